@@ -1,0 +1,11 @@
+//! Compiles the `.proto` files in pure Rust: no `protoc` is needed to build.
+
+fn main() {
+    println!("cargo:rerun-if-changed=proto");
+    let files = ["fs.proto", "control.proto", "data.proto", "store.proto"];
+    let descriptors = protox::compile(files, ["proto"]).expect("the .proto files compile");
+    tonic_prost_build::configure()
+        .bytes(".")
+        .compile_fds(descriptors)
+        .expect("code is generated from the descriptors");
+}
