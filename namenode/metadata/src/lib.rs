@@ -1,9 +1,30 @@
 //! The pure core of a namenode: the namespace and its chunks as a deterministic state machine.
 //!
-//! `apply` takes commands and a store and returns outcomes; planners take views and return what should be done.
-//! Nothing here knows a clock, a socket, a file or a random number that was not handed in, and nothing iterates
-//! over an unordered map.
+//! [`apply`] takes commands and a store and returns outcomes; [`answer`] takes a view and returns answers; planners
+//! take views and return what should be done. Nothing here knows a clock, a socket, a file or a random number that
+//! was not handed in, and nothing iterates over an unordered map.
 
+mod apply;
+pub mod check;
+mod chunk;
+mod commit;
+mod core;
+mod datanode;
+mod extents;
+mod fault;
 pub mod key;
 pub mod memory;
+mod namespace;
+mod permission;
+pub mod plan;
+mod query;
+pub mod records;
+mod resolve;
+mod session;
 pub mod store;
+#[cfg(test)]
+mod tests;
+
+pub use apply::apply;
+pub use query::answer;
+pub use records::meta;

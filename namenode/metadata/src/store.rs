@@ -15,7 +15,8 @@ pub enum Table {
     Inode = 1,
     /// (parent inode, name) -> `Dentry`.
     Dentry = 2,
-    /// (inode, file offset) -> `ExtentTail`, for files with more extents than fit the inode.
+    /// (inode, end of the extent in the file) -> `ExtentTail`, for files with more extents than fit the inode.
+    /// Keyed by its end, so that a forward scan from any offset meets the extent that covers it first.
     Extent = 3,
     /// chunk -> `Chunk`.
     Chunk = 4,

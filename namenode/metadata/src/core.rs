@@ -1,0 +1,165 @@
+//! The state a batch of commands works on: a transaction under an overlay that can be rolled back.
+//!
+//! A refused command must leave no trace although it shares its transaction with others, and the records that
+//! every command of a batch touches (a directory, a chunk, the totals) should be written once. Both follow from
+//! collecting changes in an ordered overlay with an undo journal, which is written to the transaction at the end.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, ControlFlow};
+
+use cairn_proto::ErrorCode;
+use cairn_proto::store::{Chunk, Inode, Meta};
+use prost::Message;
+
+use crate::fault::Fallible;
+use crate::store::{StoreError, Table, Txn, View};
+use crate::{key, records};
+
+type Key = (Table, Vec<u8>);
+
+/// What one batch of commands works on.
+pub(crate) struct Core<'a> {
+    base: &'a mut dyn Txn,
+    overlay: BTreeMap<Key, Option<Vec<u8>>>,
+    undo: Vec<(Key, Option<Option<Vec<u8>>>)>,
+    /// Totals and allocator marks.
+    pub meta: Meta,
+    /// The time of the commands, in nanoseconds since the epoch; it never runs backwards.
+    pub now: i64,
+}
+
+/// A point to roll back to.
+pub(crate) struct Savepoint {
+    undo: usize,
+    meta: Meta,
+}
+
+impl<'a> Core<'a> {
+    pub fn new(base: &'a mut dyn Txn, time_ns: i64) -> Result<Core<'a>, StoreError> {
+        let mut meta = records::meta(base)?.unwrap_or_default();
+        let now = time_ns.max(meta.time_ns);
+        meta.time_ns = now;
+        Ok(Core { base, overlay: BTreeMap::new(), undo: Vec::new(), meta, now })
+    }
+
+    pub fn savepoint(&self) -> Savepoint {
+        Savepoint { undo: self.undo.len(), meta: self.meta.clone() }
+    }
+
+    pub fn roll_back(&mut self, point: Savepoint) {
+        while self.undo.len() > point.undo {
+            let Some((key, old)) = self.undo.pop() else { break };
+            match old {
+                Some(value) => self.overlay.insert(key, value),
+                None => self.overlay.remove(&key),
+            };
+        }
+        self.meta = point.meta;
+    }
+
+    /// Writes everything to the transaction below.
+    pub fn finish(self) -> Result<(), StoreError> {
+        for ((table, key), value) in self.overlay {
+            match value {
+                Some(value) => self.base.put(table, &key, &value)?,
+                None => self.base.delete(table, &key)?,
+            }
+        }
+        if !self.meta.cluster_id.is_empty() {
+            self.base.put(Table::Meta, b"", &self.meta.encode_to_vec())?;
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, table: Table, key: &[u8], value: Option<Vec<u8>>) {
+        let key = (table, key.to_vec());
+        let old = self.overlay.insert(key.clone(), value);
+        self.undo.push((key, old));
+    }
+
+    pub fn set(&mut self, table: Table, key: &[u8], value: Vec<u8>) {
+        self.change(table, key, Some(value));
+    }
+
+    pub fn remove(&mut self, table: Table, key: &[u8]) {
+        self.change(table, key, None);
+    }
+
+    pub fn set_record(&mut self, table: Table, key: &[u8], record: &impl Message) {
+        self.set(table, key, record.encode_to_vec());
+    }
+
+    pub fn set_inode(&mut self, id: u64, inode: &Inode) {
+        self.set_record(Table::Inode, &key::one(id), inode);
+    }
+
+    pub fn set_chunk(&mut self, id: u64, chunk: &Chunk) {
+        self.set_record(Table::Chunk, &key::one(id), chunk);
+    }
+
+    /// The inode, which a client may still know by number although it is gone.
+    pub fn inode(&self, id: u64) -> Fallible<Inode> {
+        Ok(records::inode(self, id)?.ok_or_else(|| ErrorCode::Stale.because(format!("inode {id}")))?)
+    }
+
+    pub fn chunk(&self, id: u64) -> Fallible<Chunk> {
+        Ok(records::chunk(self, id)?.ok_or_else(|| ErrorCode::ChunkUnknown.because(format!("chunk {id}")))?)
+    }
+
+    /// Marks a change of an inode's content or attributes.
+    pub fn touch(&self, inode: &mut Inode) {
+        inode.ctime_ns = self.now;
+        inode.version += 1;
+    }
+}
+
+impl View for Core<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.overlay.get(&(table, key.to_vec())) {
+            Some(value) => Ok(value.clone()),
+            None => self.base.get(table, key),
+        }
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        start: &[u8],
+        end: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let mut over = self
+            .overlay
+            .range((Bound::Included((table, start.to_vec())), Bound::Unbounded))
+            .take_while(|((at, key), _)| *at == table && (end.is_empty() || key.as_slice() < end))
+            .peekable();
+        let mut broken = false;
+        self.base.scan(table, start, end, &mut |key, value| {
+            while let Some(((_, own), changed)) = over.next_if(|((_, own), _)| own.as_slice() <= key) {
+                if let Some(changed) = changed
+                    && visit(own, changed).is_break()
+                {
+                    broken = true;
+                    return ControlFlow::Break(());
+                }
+                if own.as_slice() == key {
+                    return ControlFlow::Continue(());
+                }
+            }
+            let flow = visit(key, value);
+            broken = flow.is_break();
+            flow
+        })?;
+        if broken {
+            return Ok(());
+        }
+        for ((_, own), changed) in over {
+            if let Some(changed) = changed
+                && visit(own, changed).is_break()
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

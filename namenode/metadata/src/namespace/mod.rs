@@ -1,0 +1,43 @@
+//! Operations on the tree, one family a file.
+
+pub(crate) mod attributes;
+pub(crate) mod create;
+pub(crate) mod link;
+pub(crate) mod open;
+pub(crate) mod rename;
+pub(crate) mod xattr;
+
+use cairn_proto::fs::FileKind;
+use cairn_proto::store::Dentry;
+
+use crate::core::Core;
+use crate::key;
+use crate::resolve::Found;
+use crate::store::Table;
+
+/// Puts a name into a directory and marks the directory changed. The caller stores the child.
+pub(crate) fn add_entry(core: &mut Core, parent: &mut Found, name: &[u8], child: &Found) {
+    let dentry = Dentry { inode: child.id, kind: child.inode.kind };
+    core.set_record(Table::Dentry, &key::named(parent.id, name), &dentry);
+    parent.inode.entries += 1;
+    if child.inode.kind() == FileKind::Directory {
+        parent.inode.nlink += 1;
+    }
+    changed(core, parent);
+}
+
+/// Takes a name out of a directory and marks the directory changed. The caller stores the child.
+pub(crate) fn remove_entry(core: &mut Core, parent: &mut Found, name: &[u8], child: &Found) {
+    core.remove(Table::Dentry, &key::named(parent.id, name));
+    parent.inode.entries = parent.inode.entries.saturating_sub(1);
+    if child.inode.kind() == FileKind::Directory {
+        parent.inode.nlink = parent.inode.nlink.saturating_sub(1);
+    }
+    changed(core, parent);
+}
+
+fn changed(core: &mut Core, directory: &mut Found) {
+    directory.inode.mtime_ns = core.now;
+    core.touch(&mut directory.inode);
+    core.set_inode(directory.id, &directory.inode);
+}

@@ -1,0 +1,1 @@
+//! Planners: what should be done, decided without doing it.

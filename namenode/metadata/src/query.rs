@@ -1,0 +1,161 @@
+//! Questions to the namespace. They change nothing and are answered from any consistent view.
+
+use std::ops::ControlFlow;
+
+use cairn_proto::fs::query::Op;
+use cairn_proto::fs::{
+    Answer, ClusterStatus, Cred, DirectoryEntry, FileKind, FsStats, GetLayout, GetXattr, Layout,
+    ListDirectory, Listing, Names, NodeRef, Query, answer,
+};
+use cairn_proto::limits::{MAX_LAYOUT_PAGE, MAX_LIST_PAGE};
+use cairn_proto::store::Dentry;
+use cairn_proto::{ErrorCode, path};
+
+use crate::fault::{Fallible, settle};
+use crate::namespace::xattr;
+use crate::permission::{READ, SEARCH, require};
+use crate::resolve::{Found, resolve};
+use crate::store::{StoreError, Table, View};
+use crate::{chunk, datanode, extents, key, records};
+
+/// Answers a question. Refusals are inside the answer; an error means the store failed.
+///
+/// What only the leader knows (liveness, free space, repair) is left at its default for the leader to add.
+pub fn answer(view: &dyn View, cred: &Cred, query: &Query) -> Result<Answer, StoreError> {
+    let result = match settle(ask(view, cred, query))? {
+        Ok(result) => result,
+        Err(error) => answer::Result::Error(error.into()),
+    };
+    Ok(Answer { result: Some(result) })
+}
+
+fn ask(view: &dyn View, cred: &Cred, query: &Query) -> Fallible<answer::Result> {
+    match query.op.as_ref().ok_or_else(|| ErrorCode::Malformed.because("the query is empty"))? {
+        Op::Stat(ask) => {
+            let found = resolve(view, cred, &ask.at, ask.follow)?;
+            Ok(answer::Result::Attr(records::attr(found.id, &found.inode)))
+        }
+        Op::ReadLink(ask) => read_link(view, cred, &ask.at),
+        Op::List(ask) => list(view, cred, ask),
+        Op::GetXattr(ask) => get_xattr(view, cred, ask),
+        Op::ListXattr(ask) => {
+            let found = resolve(view, cred, &ask.at, false)?;
+            let names = xattr::names(view, found.id)?.into_iter().map(Into::into).collect();
+            Ok(answer::Result::Names(Names { names }))
+        }
+        Op::Layout(ask) => layout(view, cred, ask),
+        Op::Chunk(ask) => {
+            let record = records::chunk(view, ask.chunk)?
+                .ok_or_else(|| ErrorCode::ChunkUnknown.because(format!("chunk {}", ask.chunk)))?;
+            Ok(answer::Result::Chunk(chunk::info(view, ask.chunk, &record)?))
+        }
+        Op::StatFs(_) => Ok(answer::Result::Fs(stats(view)?)),
+        Op::Status(_) => status(view),
+    }
+}
+
+fn read_link(view: &dyn View, cred: &Cred, at: &Option<NodeRef>) -> Fallible<answer::Result> {
+    let found = resolve(view, cred, at, false)?;
+    if found.inode.kind() != FileKind::Symlink {
+        return Err(ErrorCode::Invalid.because("not a symbolic link").into());
+    }
+    Ok(answer::Result::Bytes(found.inode.target))
+}
+
+fn get_xattr(view: &dyn View, cred: &Cred, ask: &GetXattr) -> Fallible<answer::Result> {
+    xattr::check_name(&ask.name)?;
+    let found = resolve(view, cred, &ask.at, false)?;
+    if ask.name.starts_with(b"user.") {
+        require(cred, &found.inode, READ, &path::shown(&ask.name))?;
+    }
+    let value = view
+        .get(Table::Xattr, &key::named(found.id, &ask.name))?
+        .ok_or_else(|| ErrorCode::NoAttribute.because(path::shown(&ask.name)))?;
+    Ok(answer::Result::Bytes(value.into()))
+}
+
+fn list(view: &dyn View, cred: &Cred, ask: &ListDirectory) -> Fallible<answer::Result> {
+    let directory = resolve(view, cred, &ask.at, true)?;
+    if directory.inode.kind() != FileKind::Directory {
+        return Err(ErrorCode::NotDirectory.into());
+    }
+    require(cred, &directory.inode, READ | SEARCH, "no read permission in the directory")?;
+    let limit = if ask.limit == 0 { MAX_LIST_PAGE } else { ask.limit.min(MAX_LIST_PAGE) } as usize;
+    let mut start = key::named(directory.id, &ask.after);
+    if !ask.after.is_empty() {
+        // The smallest key after the given name.
+        start.push(0);
+    }
+    let mut rows: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    let mut end = true;
+    view.scan(Table::Dentry, &start, &key::after(directory.id), &mut |at, value| {
+        if rows.len() >= limit {
+            end = false;
+            return ControlFlow::Break(());
+        }
+        rows.push((at[8..].to_vec(), value.to_vec()));
+        ControlFlow::Continue(())
+    })?;
+    let mut entries = Vec::with_capacity(rows.len());
+    for (name, value) in rows {
+        let dentry: Dentry = records::decode(Table::Dentry, &value)?;
+        let inode = records::inode(view, dentry.inode)?
+            .ok_or_else(|| StoreError::Damaged(format!("a name leads to missing inode {}", dentry.inode)))?;
+        entries.push(DirectoryEntry { name: name.into(), attr: Some(records::attr(dentry.inode, &inode)) });
+    }
+    let attr = records::attr(directory.id, &directory.inode);
+    Ok(answer::Result::Listing(Listing { entries, end, directory: Some(attr) }))
+}
+
+fn layout(view: &dyn View, cred: &Cred, ask: &GetLayout) -> Fallible<answer::Result> {
+    let Found { id, inode } = resolve(view, cred, &ask.at, ask.follow)?;
+    match inode.kind() {
+        FileKind::File => {}
+        FileKind::Directory => return Err(ErrorCode::IsDirectory.into()),
+        _ => return Err(ErrorCode::Invalid.because("not a regular file").into()),
+    }
+    if cred.uid != inode.uid {
+        require(cred, &inode, READ, "no read permission")?;
+    }
+    let limit = if ask.limit == 0 { MAX_LAYOUT_PAGE } else { ask.limit.min(MAX_LAYOUT_PAGE) } as usize;
+    let range = (ask.offset, ask.offset.saturating_add(ask.length));
+    let mut found = extents::touching(view, id, &inode, range, limit + 1)?;
+    let end = found.len() <= limit;
+    found.truncate(limit);
+    let ids: std::collections::BTreeSet<u64> = found.iter().map(|extent| extent.chunk).collect();
+    let mut chunks = Vec::with_capacity(ids.len());
+    for chunk_id in ids {
+        let record = records::chunk(view, chunk_id)?
+            .ok_or_else(|| StoreError::Damaged(format!("an extent leads to missing chunk {chunk_id}")))?;
+        chunks.push(chunk::info(view, chunk_id, &record)?);
+    }
+    let attr = records::attr(id, &inode);
+    Ok(answer::Result::Layout(Layout { attr: Some(attr), extents: found, chunks, end }))
+}
+
+fn stats(view: &dyn View) -> Result<FsStats, StoreError> {
+    let meta = records::meta(view)?.unwrap_or_default();
+    Ok(FsStats {
+        inodes: meta.files + meta.directories,
+        chunks: meta.open_chunks + meta.sealed_chunks,
+        live_bytes: meta.live_bytes,
+        default_replication: meta.default_replication,
+        chunk_size: meta.chunk_size,
+        cluster_id: meta.cluster_id,
+        ..FsStats::default()
+    })
+}
+
+fn status(view: &dyn View) -> Fallible<answer::Result> {
+    let meta = records::meta(view)?.unwrap_or_default();
+    Ok(answer::Result::Status(ClusterStatus {
+        fs: Some(stats(view)?),
+        datanodes: datanode::list(view)?,
+        open_chunks: meta.open_chunks,
+        sealed_chunks: meta.sealed_chunks,
+        sessions: meta.sessions,
+        files: meta.files,
+        directories: meta.directories,
+        ..ClusterStatus::default()
+    }))
+}
