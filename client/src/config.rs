@@ -1,0 +1,60 @@
+//! What a client is told: plain data with defaults.
+
+use std::time::Duration;
+
+/// Settings of one [`crate::Cluster`].
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Addresses of the namenodes, `host:port`. Not all need to be up.
+    pub namenodes: Vec<String>,
+    /// What this client is called in status pages and logs: `program@host:pid`.
+    pub name: String,
+    /// Name of this host: replicas here are preferred, for writing and for reading.
+    pub host: String,
+    /// How long an operation waits through leader changes and failing datanodes.
+    pub operation_timeout: Duration,
+    /// Most bytes a lane has sent and not seen acknowledged.
+    pub window_bytes: usize,
+    /// Most bytes a sequential reader has in flight ahead of its consumer.
+    pub read_ahead_bytes: usize,
+    /// Lanes shared by small writes, for each replication in use.
+    pub lanes: usize,
+    /// Most bytes of written data in memory, over all files: what is buffered or not acknowledged yet.
+    pub dirty_bytes: usize,
+    /// Bytes of one file that may lie in chunks without a commit before one is made in the background.
+    pub uncommitted_bytes: u64,
+    /// How old an uncommitted write may get before it is committed in the background.
+    pub commit_after: Duration,
+    /// How long a chain may owe acknowledgements without any progress before it is abandoned.
+    pub stall_timeout: Duration,
+    /// How long a datanode may take for a connection, or for the next piece of a read.
+    pub read_timeout: Duration,
+    /// How long a call may stay unanswered before the client looks for another leader.
+    pub probe_after: Duration,
+    /// A lane without work for so long seals its chunk.
+    pub lane_idle: Duration,
+    /// How long a datanode a chain failed on is left out of new chunks.
+    pub exclude_for: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            namenodes: Vec::new(),
+            name: format!("client:{}", std::process::id()),
+            host: String::new(),
+            operation_timeout: Duration::from_secs(60),
+            window_bytes: 8 << 20,
+            read_ahead_bytes: 8 << 20,
+            lanes: 2,
+            dirty_bytes: 64 << 20,
+            uncommitted_bytes: 64 << 20,
+            commit_after: Duration::from_secs(5),
+            stall_timeout: Duration::from_secs(2),
+            read_timeout: Duration::from_secs(2),
+            probe_after: Duration::from_secs(1),
+            lane_idle: Duration::from_secs(30),
+            exclude_for: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Plain counters of what a client did.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A reading of the counters since the client was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Metrics {
+    /// Bytes acknowledged by every replica of their chain.
+    pub bytes_written: u64,
+    /// Bytes received from datanodes, checksums verified.
+    pub bytes_read: u64,
+    /// Chains abandoned because a datanode failed or stalled.
+    pub chain_failures: u64,
+    /// Times the conversation moved to another namenode, or to the same one again.
+    pub leader_changes: u64,
+    /// Calls, appends and reads that were sent again.
+    pub retries: u64,
+}
+
+/// The counters themselves.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) bytes_written: AtomicU64,
+    pub(crate) bytes_read: AtomicU64,
+    pub(crate) chain_failures: AtomicU64,
+    pub(crate) leader_changes: AtomicU64,
+    pub(crate) retries: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn reading(&self) -> Metrics {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Metrics {
+            bytes_written: get(&self.bytes_written),
+            bytes_read: get(&self.bytes_read),
+            chain_failures: get(&self.chain_failures),
+            leader_changes: get(&self.leader_changes),
+            retries: get(&self.retries),
+        }
+    }
+
+    pub(crate) fn add(counter: &AtomicU64, by: u64) {
+        counter.fetch_add(by, Ordering::Relaxed);
+    }
+}

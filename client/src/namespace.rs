@@ -1,0 +1,229 @@
+//! The typed operations on the namespace: each one query or one mutation.
+
+use bytes::Bytes;
+use cairn_proto::limits::MAX_LAYOUT_PAGE;
+use cairn_proto::{ErrorCode, Result, fs};
+use fs::answer::Result as Answered;
+use fs::mutation::Op as Mutate;
+use fs::outcome::Result as Outcome;
+use fs::query::Op as Ask;
+
+use crate::Cluster;
+
+/// The answer was of a kind the question does not have: a newer or broken namenode.
+fn odd<T>(what: &str) -> Result<T> {
+    Err(ErrorCode::Malformed.because(format!("the namenode's answer to {what}")))
+}
+
+/// Takes the one fitting variant out of an answer.
+macro_rules! expect {
+    ($result:expr, $variant:path, $what:literal) => {
+        match $result {
+            $variant(value) => Ok(value),
+            _ => odd($what),
+        }
+    };
+}
+
+impl Cluster {
+    /// Attributes of a file; `follow` resolves a final symlink.
+    pub async fn stat(&self, cred: &fs::Cred, at: fs::NodeRef, follow: bool) -> Result<fs::Attr> {
+        expect!(self.query(cred, Ask::Stat(fs::Stat { at: Some(at), follow })).await?, Answered::Attr, "stat")
+    }
+
+    /// One page of a directory: entries with names greater than `after`.
+    pub async fn list(
+        &self,
+        cred: &fs::Cred,
+        at: fs::NodeRef,
+        after: Bytes,
+        limit: u32,
+    ) -> Result<fs::Listing> {
+        let ask = fs::ListDirectory { at: Some(at), after, limit };
+        expect!(self.query(cred, Ask::List(ask)).await?, Answered::Listing, "list")
+    }
+
+    /// Where a symlink points.
+    pub async fn read_link(&self, cred: &fs::Cred, at: fs::NodeRef) -> Result<Bytes> {
+        let ask = fs::ReadLink { at: Some(at) };
+        expect!(self.query(cred, Ask::ReadLink(ask)).await?, Answered::Bytes, "readlink")
+    }
+
+    /// Makes a file, or opens what is there, as `ask` says.
+    pub async fn create(&self, cred: &fs::Cred, ask: fs::CreateFile) -> Result<fs::Created> {
+        expect!(self.mutate(cred, Mutate::Create(ask)).await?, Outcome::Created, "create")
+    }
+
+    /// Makes a directory.
+    pub async fn mkdir(&self, cred: &fs::Cred, ask: fs::Mkdir) -> Result<fs::Attr> {
+        attr_of(self.mutate(cred, Mutate::Mkdir(ask)).await?, "mkdir")
+    }
+
+    /// Makes a symlink.
+    pub async fn symlink(&self, cred: &fs::Cred, ask: fs::Symlink) -> Result<fs::Attr> {
+        attr_of(self.mutate(cred, Mutate::Symlink(ask)).await?, "symlink")
+    }
+
+    /// Makes a fifo, a socket or a device.
+    pub async fn mknod(&self, cred: &fs::Cred, ask: fs::Mknod) -> Result<fs::Attr> {
+        attr_of(self.mutate(cred, Mutate::Mknod(ask)).await?, "mknod")
+    }
+
+    /// Makes another name for a file.
+    pub async fn link(&self, cred: &fs::Cred, ask: fs::Link) -> Result<fs::Attr> {
+        attr_of(self.mutate(cred, Mutate::Link(ask)).await?, "link")
+    }
+
+    /// Moves a name.
+    pub async fn rename(&self, cred: &fs::Cred, ask: fs::Rename) -> Result<()> {
+        self.mutate(cred, Mutate::Rename(ask)).await.map(drop)
+    }
+
+    /// Removes a name that is not a directory.
+    pub async fn unlink(&self, cred: &fs::Cred, at: fs::NodeRef) -> Result<()> {
+        self.mutate(cred, Mutate::Unlink(fs::Unlink { at: Some(at) })).await.map(drop)
+    }
+
+    /// Removes an empty directory.
+    pub async fn rmdir(&self, cred: &fs::Cred, at: fs::NodeRef) -> Result<()> {
+        self.mutate(cred, Mutate::Rmdir(fs::Rmdir { at: Some(at) })).await.map(drop)
+    }
+
+    /// Changes attributes. The size of a file that is open here changes through [`crate::File::truncate`].
+    pub async fn set_attr(&self, cred: &fs::Cred, ask: fs::SetAttr) -> Result<fs::Attr> {
+        attr_of(self.mutate(cred, Mutate::SetAttr(ask)).await?, "setattr")
+    }
+
+    /// The value of an extended attribute.
+    pub async fn get_xattr(&self, cred: &fs::Cred, at: fs::NodeRef, name: Bytes) -> Result<Bytes> {
+        let ask = fs::GetXattr { at: Some(at), name };
+        expect!(self.query(cred, Ask::GetXattr(ask)).await?, Answered::Bytes, "getxattr")
+    }
+
+    /// The names of all extended attributes.
+    pub async fn list_xattr(&self, cred: &fs::Cred, at: fs::NodeRef) -> Result<Vec<Bytes>> {
+        let ask = fs::ListXattr { at: Some(at) };
+        let names = expect!(self.query(cred, Ask::ListXattr(ask)).await?, Answered::Names, "listxattr")?;
+        Ok(names.names)
+    }
+
+    /// Sets an extended attribute.
+    pub async fn set_xattr(&self, cred: &fs::Cred, ask: fs::SetXattr) -> Result<()> {
+        self.mutate(cred, Mutate::SetXattr(ask)).await.map(drop)
+    }
+
+    /// Removes an extended attribute.
+    pub async fn remove_xattr(&self, cred: &fs::Cred, ask: fs::RemoveXattr) -> Result<()> {
+        self.mutate(cred, Mutate::RemoveXattr(ask)).await.map(drop)
+    }
+
+    /// Changes how many replicas the chunks of a file want.
+    pub async fn set_replication(
+        &self,
+        cred: &fs::Cred,
+        at: fs::NodeRef,
+        replication: u32,
+    ) -> Result<fs::Attr> {
+        let ask = fs::SetReplication { at: Some(at), replication };
+        attr_of(self.mutate(cred, Mutate::SetReplication(ask)).await?, "set replication")
+    }
+
+    /// Where the bytes `[offset, offset + length)` of a file lie, all pages joined.
+    pub async fn layout(
+        &self,
+        cred: &fs::Cred,
+        at: fs::NodeRef,
+        follow: bool,
+        offset: u64,
+        length: u64,
+    ) -> Result<fs::Layout> {
+        let end = offset.saturating_add(length);
+        let page = async |from: u64| {
+            let ask = fs::GetLayout {
+                at: Some(at.clone()),
+                follow,
+                offset: from,
+                length: end - from,
+                limit: MAX_LAYOUT_PAGE,
+            };
+            expect!(self.query(cred, Ask::Layout(ask)).await?, Answered::Layout, "layout")
+        };
+        let mut layout = page(offset).await?;
+        let mut restarts = 0;
+        while !layout.end {
+            let Some(next) = layout.extents.last().map(|e| e.file_offset.saturating_add(e.length)) else {
+                break;
+            };
+            if next >= end {
+                layout.end = true;
+                break;
+            }
+            let more = page(next).await?;
+            if version(&more) != version(&layout) && restarts < 5 {
+                // Pages of two versions do not make one file.
+                restarts += 1;
+                layout = page(offset).await?;
+                continue;
+            }
+            if more.extents.is_empty() && !more.end {
+                return odd("layout");
+            }
+            join(&mut layout, more);
+        }
+        Ok(layout)
+    }
+
+    /// Capacity and totals.
+    pub async fn fs_stats(&self) -> Result<fs::FsStats> {
+        let ask = Ask::StatFs(fs::StatFs {});
+        expect!(self.query(&root(), ask).await?, Answered::Fs, "statfs")
+    }
+
+    /// Everything the leader knows about the cluster's health.
+    pub async fn status(&self) -> Result<fs::ClusterStatus> {
+        let ask = Ask::Status(fs::GetStatus {});
+        expect!(self.query(&root(), ask).await?, Answered::Status, "status")
+    }
+
+    /// One chunk and its replicas.
+    pub async fn chunk(&self, chunk: u64) -> Result<fs::ChunkInfo> {
+        expect!(self.query(&root(), Ask::Chunk(fs::GetChunk { chunk })).await?, Answered::Chunk, "chunk")
+    }
+
+    /// Keeps a file alive for this session although its last name may go.
+    pub async fn open_inode(&self, cred: &fs::Cred, inode: u64) -> Result<()> {
+        self.mutate(cred, Mutate::Open(fs::OpenInode { inode })).await.map(drop)
+    }
+
+    /// Ends what [`Cluster::open_inode`] began.
+    pub async fn close_inodes(&self, inodes: Vec<u64>) -> Result<()> {
+        self.mutate(&root(), Mutate::Close(fs::CloseInodes { inodes })).await.map(drop)
+    }
+}
+
+/// The credentials of the client's own business, which concerns no user.
+pub(crate) fn root() -> fs::Cred {
+    fs::Cred { uid: 0, gid: 0, groups: Vec::new() }
+}
+
+fn attr_of(outcome: Outcome, what: &str) -> Result<fs::Attr> {
+    match outcome {
+        Outcome::Attr(attr) => Ok(attr),
+        Outcome::Created(fs::Created { attr: Some(attr), .. }) => Ok(attr),
+        _ => odd(what),
+    }
+}
+
+fn version(layout: &fs::Layout) -> u64 {
+    layout.attr.as_ref().map_or(0, |attr| attr.version)
+}
+
+fn join(layout: &mut fs::Layout, more: fs::Layout) {
+    layout.extents.extend(more.extents);
+    for chunk in more.chunks {
+        if !layout.chunks.iter().any(|known| known.chunk == chunk.chunk) {
+            layout.chunks.push(chunk);
+        }
+    }
+    layout.end = more.end;
+}
