@@ -128,7 +128,7 @@ pub(crate) fn admit(core: &mut Core, session: u64, extent: &fs::Extent) -> Falli
     if chunk.session != session {
         return Err(ErrorCode::ChunkNotOwned.because(format!("chunk {id}")).into());
     }
-    let end = extent.chunk_offset.checked_add(extent.length).unwrap_or(u64::MAX);
+    let end = extent.chunk_offset.saturating_add(extent.length);
     let most = if chunk.state() == ChunkState::Sealed { chunk.length } else { core.meta.chunk_size };
     if extent.length == 0 || end > most {
         let detail = format!("{} bytes at {} of chunk {id}", extent.length, extent.chunk_offset);

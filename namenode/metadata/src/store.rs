@@ -104,6 +104,9 @@ pub enum StoreError {
     Damaged(String),
 }
 
+/// What a scan calls with each key and value, until it breaks.
+pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
 /// A consistent view of the tables.
 pub trait View {
     /// The value under `key`.
@@ -111,13 +114,7 @@ pub trait View {
 
     /// Visits every pair with `start <= key < end` in key order until `visit` breaks.
     /// An empty `end` means the table's end.
-    fn scan(
-        &self,
-        table: Table,
-        start: &[u8],
-        end: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError>;
+    fn scan(&self, table: Table, start: &[u8], end: &[u8], visit: Visit<'_>) -> Result<(), StoreError>;
 }
 
 /// A view that can be changed. Changes are seen by later reads of the same transaction.

@@ -1,0 +1,216 @@
+//! The namespace against a model so simple that it must be right.
+//!
+//! The model keeps every path in a map and every file as a list of where each of its bytes came from.
+
+use std::collections::BTreeMap;
+
+use cairn_proto::fs::mutation::Op;
+use cairn_proto::fs::{Link, Rename, RenameMode, Rmdir, SetAttr, Unlink};
+use proptest::prelude::*;
+
+use super::*;
+
+/// Where a byte of a file lies: (chunk, offset), or nowhere in a hole.
+type Byte = Option<(u64, u64)>;
+
+#[derive(Debug, Clone, Default)]
+struct Model {
+    /// Path to file number, or `None` for a directory.
+    paths: BTreeMap<String, Option<usize>>,
+    files: Vec<Vec<Byte>>,
+}
+
+impl Model {
+    fn is_directory(&self, path: &str) -> bool {
+        path.is_empty() || self.paths.get(path) == Some(&None)
+    }
+
+    fn has_room(&self, path: &str) -> bool {
+        !self.paths.contains_key(path) && self.is_directory(parent(path))
+    }
+
+    fn is_empty_directory(&self, path: &str) -> bool {
+        self.is_directory(path) && !self.paths.keys().any(|other| other.starts_with(&format!("{path}/")))
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> bool {
+        let Some(&moved) = self.paths.get(from) else { return false };
+        if !self.is_directory(parent(to)) || to.starts_with(&format!("{from}/")) {
+            return false;
+        }
+        match (moved, self.paths.get(to)) {
+            (Some(file), Some(Some(other))) if file == *other => return true,
+            (None, Some(None)) if from == to => return true,
+            (_, None) | (Some(_), Some(Some(_))) => {}
+            (None, Some(None)) if self.is_empty_directory(to) => {}
+            _ => return false,
+        }
+        self.paths.remove(to);
+        let below: Vec<String> =
+            self.paths.keys().filter(|path| path.starts_with(&format!("{from}/"))).cloned().collect();
+        for path in below {
+            let node = self.paths.remove(&path).unwrap();
+            self.paths.insert(format!("{to}{}", &path[from.len()..]), node);
+        }
+        self.paths.remove(from);
+        self.paths.insert(to.to_string(), moved);
+        true
+    }
+}
+
+fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(parent, _)| parent)
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Create(String),
+    Mkdir(String),
+    Unlink(String),
+    Rmdir(String),
+    Link(String, String),
+    Rename(String, String),
+    Write(String, u64, u64),
+    Truncate(String, u64),
+}
+
+fn path() -> impl Strategy<Value = String> {
+    prop::collection::vec(prop::sample::select(vec!["a", "b", "c"]), 1..4).prop_map(|parts| parts.join("/"))
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => path().prop_map(Step::Create),
+        3 => path().prop_map(Step::Mkdir),
+        1 => path().prop_map(Step::Unlink),
+        1 => path().prop_map(Step::Rmdir),
+        1 => (path(), path()).prop_map(|(from, to)| Step::Link(from, to)),
+        2 => (path(), path()).prop_map(|(from, to)| Step::Rename(from, to)),
+        6 => (path(), 0u64..200, 1u64..80).prop_map(|(path, offset, length)| Step::Write(path, offset, length)),
+        2 => (path(), 0u64..200).prop_map(|(path, size)| Step::Truncate(path, size)),
+    ]
+}
+
+/// Does the step to both and compares whether it was allowed.
+fn take(world: &mut World, model: &mut Model, tail: &mut (u64, u64), step: &Step) {
+    let (done, expected) = match step {
+        Step::Create(path) => {
+            let expected = model.has_room(path);
+            if expected {
+                model.files.push(Vec::new());
+                model.paths.insert(path.clone(), Some(model.files.len() - 1));
+            }
+            (world.create(path).is_ok(), expected)
+        }
+        Step::Mkdir(path) => {
+            let expected = model.has_room(path);
+            if expected {
+                model.paths.insert(path.clone(), None);
+            }
+            (world.mkdir(path).is_ok(), expected)
+        }
+        Step::Unlink(path) => {
+            let expected = matches!(model.paths.get(path), Some(Some(_)));
+            if expected {
+                model.paths.remove(path);
+            }
+            (world.run(Op::Unlink(Unlink { at: at(path) })).is_ok(), expected)
+        }
+        Step::Rmdir(path) => {
+            let expected = model.paths.contains_key(path) && model.is_empty_directory(path);
+            if expected {
+                model.paths.remove(path);
+            }
+            (world.run(Op::Rmdir(Rmdir { at: at(path) })).is_ok(), expected)
+        }
+        Step::Link(from, to) => {
+            let file = model.paths.get(from).copied().flatten();
+            let expected = file.is_some() && model.has_room(to);
+            if expected {
+                model.paths.insert(to.clone(), file);
+            }
+            (world.run(Op::Link(Link { from: at(from), at: at(to) })).is_ok(), expected)
+        }
+        Step::Rename(from, to) => {
+            let expected = model.rename(from, to);
+            let ask = Rename { from: at(from), to: at(to), mode: RenameMode::Replace.into() };
+            (world.run(Op::Rename(ask)).is_ok(), expected)
+        }
+        Step::Write(path, offset, length) => write(world, model, tail, (path, *offset, *length)),
+        Step::Truncate(path, size) => {
+            let file = model.paths.get(path).copied().flatten();
+            if let Some(file) = file {
+                model.files[file].resize(*size as usize, None);
+            }
+            let ask = SetAttr { at: at(path), size: Some(*size), ..SetAttr::default() };
+            (world.run(Op::SetAttr(ask)).is_ok(), file.is_some())
+        }
+    };
+    assert_eq!(done, expected, "{step:?}");
+}
+
+fn write(
+    world: &mut World,
+    model: &mut Model,
+    tail: &mut (u64, u64),
+    (path, offset, length): (&str, u64, u64),
+) -> (bool, bool) {
+    let Some(file) = model.paths.get(path).copied().flatten() else { return (false, false) };
+    let (chunk, at) = *tail;
+    tail.1 += length;
+    let bytes = &mut model.files[file];
+    if bytes.len() < (offset + length) as usize {
+        bytes.resize((offset + length) as usize, None);
+    }
+    for step in 0..length {
+        bytes[(offset + step) as usize] = Some((chunk, at + step));
+    }
+    let inode = world.stat(path).unwrap().inode;
+    (world.commit(inode, vec![extent(offset, chunk, at, length)]).is_ok(), true)
+}
+
+/// A file as the layout describes it, byte by byte.
+fn bytes_of(world: &World, attr: &Attr) -> Vec<Byte> {
+    let mut bytes = vec![None; attr.size as usize];
+    for extent in world.extents(attr.inode) {
+        for step in 0..extent.length {
+            bytes[(extent.file_offset + step) as usize] = Some((extent.chunk, extent.chunk_offset + step));
+        }
+    }
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_namespace_behaves_like_the_model(steps in prop::collection::vec(step(), 1..60)) {
+        let mut world = World::new();
+        let mut model = Model::default();
+        let mut tail = (world.allocate(), 0);
+        for step in &steps {
+            take(&mut world, &mut model, &mut tail, step);
+        }
+        world.assert_sound();
+        for (path, node) in &model.paths {
+            let attr = world.stat(path).unwrap();
+            if let Some(file) = node {
+                prop_assert_eq!(&bytes_of(&world, &attr), &model.files[*file], "{}", path);
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_log_gives_the_same_store(steps in prop::collection::vec(step(), 1..30)) {
+        let run = || {
+            let mut world = World::new();
+            let mut tail = (world.allocate(), 0);
+            let mut model = Model::default();
+            for step in &steps {
+                take(&mut world, &mut model, &mut tail, step);
+            }
+            format!("{:?}", world.store)
+        };
+        prop_assert_eq!(run(), run());
+    }
+}
