@@ -61,6 +61,7 @@ codes! {
     NotFound = 2, ENOENT, Fail, "no such file or directory", "";
     Io = 5, EIO, Fail, "input/output error", "see the node's log for the cause";
     PermissionDenied = 13, EACCES, Fail, "permission denied", "";
+    Busy = 16, EBUSY, Fail, "device or resource busy", "";
     Exists = 17, EEXIST, Fail, "file exists", "";
     NotDirectory = 20, ENOTDIR, Fail, "not a directory", "";
     IsDirectory = 21, EISDIR, Fail, "is a directory", "";
@@ -108,6 +109,7 @@ mod errno {
     pub const EIO: i32 = 5;
     pub const EAGAIN: i32 = 11;
     pub const EACCES: i32 = 13;
+    pub const EBUSY: i32 = 16;
     pub const EEXIST: i32 = 17;
     pub const ENOTDIR: i32 = 20;
     pub const EISDIR: i32 = 21;
