@@ -1,1 +1,55 @@
-//! Planners: what should be done, decided without doing it.
+//! Planners: what the leader should do about datanodes and replicas, from a view of them.
+//!
+//! Everything here is a function of its arguments. Times are milliseconds on the leader's monotonic clock
+//! (garbage: nanoseconds of the log's time), randomness is a seed. The executor beside the planners
+//! (`namenode/src/attend/`) makes the plans true and looks again; a plan is never remembered, so a plan that was
+//! wrong, late or lost is simply made anew.
+
+pub mod backoff;
+pub mod garbage;
+pub mod liveness;
+pub mod placement;
+pub mod problems;
+mod random;
+pub mod reconcile;
+pub mod repair;
+pub mod verdict;
+
+#[cfg(test)]
+mod model;
+
+use std::collections::BTreeMap;
+
+use cairn_proto::fs::{AdminState, Liveness};
+
+/// A datanode as planners see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// The leader's judgement.
+    pub liveness: Liveness,
+    /// What the operator wants of it.
+    pub admin: AdminState,
+    /// Machine it runs on.
+    pub host: String,
+    /// Failure domain of that machine.
+    pub rack: String,
+    /// Free bytes, less what was promised to copies on their way.
+    pub available: u64,
+    /// Bytes in all, used and free.
+    pub capacity: u64,
+}
+
+impl Node {
+    /// Counts as present: heard lately, or the leader is too new to have heard.
+    pub fn is_present(&self) -> bool {
+        matches!(self.liveness, Liveness::Live | Liveness::Unknown)
+    }
+
+    /// New replicas may be put here.
+    pub fn takes_replicas(&self) -> bool {
+        self.is_present() && self.admin == AdminState::Normal
+    }
+}
+
+/// Every registered datanode by number.
+pub type Nodes = BTreeMap<u32, Node>;

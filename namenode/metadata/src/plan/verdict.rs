@@ -1,0 +1,243 @@
+//! What is wrong with one sealed chunk.
+
+use cairn_proto::fs::{AdminState, ChunkState, Liveness};
+use cairn_proto::store::Chunk;
+
+use super::placement::crowding;
+use super::{Node, Nodes};
+
+/// What a planner needs of a sealed chunk's record, and what the leader believes beyond it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holding {
+    /// Sealed length, in bytes.
+    pub length: u64,
+    /// Wanted replicas.
+    pub wanted: usize,
+    /// Some file has bytes in it.
+    pub live: bool,
+    /// Nodes counted on.
+    pub replicas: Vec<u32>,
+    /// Nodes told to delete theirs.
+    pub dropping: Vec<u32>,
+    /// Those of `replicas` that are known to be short, corrupt or gone.
+    pub bad: Vec<u32>,
+}
+
+impl Holding {
+    /// The view of a sealed chunk's record; `None` while the chunk is open: its writer looks after it.
+    pub fn of(chunk: &Chunk, is_bad: impl Fn(u32) -> bool) -> Option<Holding> {
+        (chunk.state() == ChunkState::Sealed).then(|| Holding {
+            length: chunk.length,
+            wanted: chunk.replication.max(1) as usize,
+            live: chunk.live_bytes > 0,
+            replicas: chunk.replicas.clone(),
+            dropping: chunk.dropping.clone(),
+            bad: chunk.replicas.iter().copied().filter(|node| is_bad(*node)).collect(),
+        })
+    }
+
+    /// Good replicas whose nodes satisfy `of`.
+    fn good<'a>(
+        &'a self,
+        nodes: &'a Nodes,
+        of: impl Fn(&Node) -> bool + 'a,
+    ) -> impl Iterator<Item = u32> + 'a {
+        self.replicas
+            .iter()
+            .copied()
+            .filter(|node| !self.bad.contains(node))
+            .filter(move |node| nodes.get(node).is_some_and(&of))
+    }
+
+    /// Nodes to copy from, the likeliest to answer first.
+    pub fn sources(&self, nodes: &Nodes) -> Vec<u32> {
+        let mut sources: Vec<(u8, u32)> = self
+            .good(nodes, |node| node.liveness != Liveness::Dead)
+            .map(|id| (nodes.get(&id).map_or(3, |node| preference(node.liveness)), id))
+            .collect();
+        sources.sort_unstable();
+        sources.into_iter().map(|(_, id)| id).collect()
+    }
+}
+
+/// Readers and copiers ask live nodes first and dead ones last.
+pub fn preference(liveness: Liveness) -> u8 {
+    match liveness {
+        Liveness::Live => 0,
+        Liveness::Unknown => 1,
+        Liveness::Suspect => 2,
+        Liveness::Dead => 3,
+    }
+}
+
+/// What should change about a chunk.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Good replicas on nodes that are present: how far the chunk is from being lost.
+    pub survivors: usize,
+    /// Replicas to make.
+    pub lack: usize,
+    /// Nobody who is not dead holds a good replica.
+    pub missing: bool,
+    /// The one to give up, when there are more than wanted.
+    pub surplus: Option<u32>,
+    /// Bad replicas that can go, because a good one is live.
+    pub drop_bad: Vec<u32>,
+    /// Dropped replicas that can be deleted.
+    pub delete: Vec<u32>,
+}
+
+impl Verdict {
+    /// Nothing should change, and nothing is lost.
+    pub fn is_fine(&self) -> bool {
+        *self == Verdict { survivors: self.survivors, ..Verdict::default() }
+    }
+}
+
+/// Judges a sealed chunk.
+///
+/// How long to wait for a silent node depends on the risk: a chunk with two live replicas waits until the node is
+/// dead, so that a reboot starts no storm; one that is down to its last does not count on suspects.
+/// A replica on a node that is leaving is a source and a survivor, but is not counted.
+/// Nothing is given up or deleted unless a good replica is on a node heard just now.
+pub fn judge(chunk: &Holding, nodes: &Nodes) -> Verdict {
+    let normal = |node: &Node| node.admin == AdminState::Normal;
+    let survivors = chunk.good(nodes, Node::is_present).count();
+    let firm = chunk.good(nodes, |node| node.is_present() && normal(node)).count();
+    let weak = chunk.good(nodes, |node| node.liveness == Liveness::Suspect && normal(node)).count();
+    let heard = chunk.good(nodes, |node| node.liveness == Liveness::Live).count();
+    let reachable = |node: u32| nodes.get(&node).is_some_and(|node| node.liveness == Liveness::Live);
+
+    let mut verdict = Verdict { survivors, ..Verdict::default() };
+    if heard > 0 || !chunk.live {
+        verdict.delete = chunk.dropping.iter().copied().filter(|node| reachable(*node)).collect();
+    }
+    if !chunk.live {
+        return verdict;
+    }
+    let counted = if survivors <= 1 { firm } else { firm + weak };
+    verdict.lack = chunk.wanted.saturating_sub(counted);
+    verdict.missing = chunk.good(nodes, |node| node.liveness != Liveness::Dead).next().is_none();
+    if heard > 0 {
+        verdict.drop_bad = chunk.bad.clone();
+    }
+    if verdict.lack == 0 {
+        verdict.surplus = surplus(chunk, nodes);
+    }
+    verdict
+}
+
+/// The replica to give up: one on a leaving node first, then where the chunk is most crowded, then on the node with
+/// the least free space.
+fn surplus(chunk: &Holding, nodes: &Nodes) -> Option<u32> {
+    let is_live = |node: &Node| node.liveness == Liveness::Live;
+    let staying: Vec<u32> =
+        chunk.good(nodes, |node| is_live(node) && node.admin == AdminState::Normal).collect();
+    let leaving = chunk.good(nodes, |node| is_live(node) && node.admin != AdminState::Normal).max();
+    if staying.len() >= chunk.wanted && leaving.is_some() {
+        return leaving;
+    }
+    if staying.len() <= chunk.wanted {
+        return None;
+    }
+    let weight = |id: u32| {
+        nodes.get(&id).map(|node| (crowding(nodes, &staying, node), std::cmp::Reverse(node.available), id))
+    };
+    staying.iter().copied().max_by_key(|id| weight(*id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nodes(states: &[Liveness]) -> Nodes {
+        let node = |liveness| Node {
+            liveness,
+            admin: AdminState::Normal,
+            host: String::new(),
+            rack: "r".into(),
+            available: 100 << 30,
+            capacity: 200 << 30,
+        };
+        (1..).zip(states.iter().map(|liveness| node(*liveness))).collect()
+    }
+
+    fn chunk(replicas: &[u32]) -> Holding {
+        Holding { length: 100, wanted: 3, live: true, replicas: replicas.to_vec(), ..Holding::default() }
+    }
+
+    use Liveness::{Dead, Live, Suspect, Unknown};
+
+    #[test]
+    fn three_live_replicas_are_fine() {
+        assert!(judge(&chunk(&[1, 2, 3]), &nodes(&[Live, Live, Live])).is_fine());
+        assert!(judge(&chunk(&[1, 2, 3]), &nodes(&[Live, Unknown, Unknown])).is_fine());
+    }
+
+    #[test]
+    fn two_live_wait_for_dead_and_one_live_does_not() {
+        let lack = |states: &[Liveness]| judge(&chunk(&[1, 2, 3]), &nodes(states)).lack;
+        assert_eq!(lack(&[Live, Live, Suspect]), 0);
+        assert_eq!(lack(&[Live, Live, Dead]), 1);
+        assert_eq!(lack(&[Live, Suspect, Suspect]), 2);
+        assert_eq!(lack(&[Live, Suspect, Dead]), 2);
+    }
+
+    #[test]
+    fn a_chunk_nobody_holds_is_missing_and_suspects_are_not_nobody() {
+        let verdict = judge(&chunk(&[1, 2]), &nodes(&[Dead, Dead]));
+        assert!(verdict.missing);
+        assert!(!judge(&chunk(&[1, 2]), &nodes(&[Suspect, Dead])).missing);
+        assert!(judge(&Holding { bad: vec![1], ..chunk(&[1, 2]) }, &nodes(&[Live, Dead])).missing);
+    }
+
+    #[test]
+    fn a_dead_chunk_needs_nothing() {
+        let garbage = Holding { live: false, ..chunk(&[1]) };
+        assert!(judge(&garbage, &nodes(&[Dead])).is_fine());
+    }
+
+    #[test]
+    fn leaving_nodes_are_sources_but_not_counted_and_give_up_first() {
+        let mut five = nodes(&[Live; 5]);
+        five.get_mut(&1).unwrap().admin = AdminState::Decommissioning;
+        let verdict = judge(&chunk(&[1, 2, 3]), &five);
+        assert_eq!((verdict.lack, verdict.survivors, verdict.surplus), (1, 3, None));
+        assert_eq!(chunk(&[1, 2, 3]).sources(&five), [1, 2, 3]);
+        assert_eq!(judge(&chunk(&[1, 2, 3, 4]), &five).surplus, Some(1));
+    }
+
+    #[test]
+    fn surplus_counts_only_nodes_heard_just_now() {
+        let four = |last| judge(&chunk(&[1, 2, 3, 4]), &nodes(&[Live, Live, Live, last])).surplus;
+        assert!(four(Live).is_some());
+        assert_eq!(four(Suspect), None);
+        assert_eq!(four(Unknown), None);
+        assert_eq!(four(Dead), None);
+    }
+
+    #[test]
+    fn surplus_goes_from_the_crowded_rack_and_there_from_the_fullest_node() {
+        let mut four = nodes(&[Live; 4]);
+        four.get_mut(&1).unwrap().rack = "other".into();
+        four.get_mut(&1).unwrap().available = 0;
+        four.get_mut(&3).unwrap().available = 1;
+        assert_eq!(judge(&chunk(&[1, 2, 3, 4]), &four).surplus, Some(3));
+    }
+
+    #[test]
+    fn a_bad_replica_goes_only_while_a_good_one_is_live() {
+        let bad = Holding { bad: vec![2], ..chunk(&[1, 2]) };
+        let with_good = judge(&bad, &nodes(&[Live, Live]));
+        assert_eq!((with_good.drop_bad, with_good.lack, with_good.survivors), (vec![2], 2, 1));
+        assert!(judge(&bad, &nodes(&[Suspect, Live])).drop_bad.is_empty());
+    }
+
+    #[test]
+    fn dropped_replicas_are_deleted_only_while_a_good_one_is_live() {
+        let dropped = Holding { dropping: vec![4], ..chunk(&[1]) };
+        assert_eq!(judge(&dropped, &nodes(&[Live, Dead, Dead, Live])).delete, [4]);
+        assert!(judge(&dropped, &nodes(&[Dead, Dead, Dead, Live])).delete.is_empty());
+        assert!(judge(&dropped, &nodes(&[Live, Dead, Dead, Dead])).delete.is_empty(), "nobody to tell");
+    }
+}
