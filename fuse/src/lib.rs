@@ -1,1 +1,25 @@
-//! cairn-fuse
+//! The FUSE mount: a cluster as a directory of this host.
+//!
+//! [`mount`] serves the kernel's requests from a [`cairn_client::Cluster`]. Why it behaves as it does (who checks
+//! permissions, what is cached for how long, what the FUSE binding cannot do) is in `docs/decisions/0005-mount.md`.
+//!
+//! A request comes in at `filesystem`, is carried out by one of `operations`, and is answered from whichever thread
+//! finishes it (`dispatch`). Inode numbers are the cluster's own, so nothing is translated and nothing is forgotten.
+
+mod attr;
+mod directory;
+mod dispatch;
+mod errno;
+mod filesystem;
+mod handles;
+mod holds;
+mod inodes;
+mod mount;
+mod mount_point;
+mod operations;
+mod sparse;
+mod versions;
+mod view;
+
+pub use mount::{MountOptions, Mounted, mount};
+pub use mount_point::unmount;

@@ -1,0 +1,593 @@
+//! The kernel's requests, each handed to the operation that carries it out.
+//!
+//! Permissions, locks, `poll` and `copy_file_range` are left to the kernel: where an operation is answered with
+//! "not implemented", it does what is asked by itself and does not ask again.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle as HandleNo, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags,
+    PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use tokio::runtime::Handle;
+
+use crate::attr::{file_attr, file_type};
+use crate::dispatch::serve;
+use crate::errno::errno;
+use crate::operations::attributes::Change;
+use crate::operations::space::UNIT;
+use crate::view::{Caller, View};
+
+/// Inode numbers are never used again, so one generation is enough.
+const GENERATION: Generation = Generation(0);
+/// Most bytes of one write request: larger ones gain nothing and hold more memory.
+const MAX_WRITE: u32 = 1 << 20;
+/// Most requests that the kernel sends without somebody waiting for each, such as read-ahead.
+const MAX_BACKGROUND: u16 = 64;
+
+/// One mount, as the FUSE binding calls it.
+pub(crate) struct CairnFs {
+    view: Arc<View>,
+    runtime: Handle,
+}
+
+impl CairnFs {
+    /// Serves `view`, waiting on `runtime` where it must.
+    pub(crate) fn new(view: Arc<View>, runtime: Handle) -> CairnFs {
+        CairnFs { view, runtime }
+    }
+
+    fn serve<F: Future<Output = ()> + Send + 'static>(&self, request: impl FnOnce(Arc<View>) -> F) {
+        serve(&self.runtime, request(self.view.clone()));
+    }
+}
+
+/// Answers a request that has nothing to return but success.
+fn finish(reply: ReplyEmpty, operation: &'static str, inode: u64, result: cairn_proto::Result<()>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(operation, inode, &error)),
+    }
+}
+
+/// Answers a request that returns an inode under a name.
+fn finish_entry(
+    reply: ReplyEntry,
+    view: &View,
+    operation: &'static str,
+    inode: u64,
+    result: cairn_proto::Result<cairn_proto::fs::Attr>,
+) {
+    match result {
+        Ok(attr) => reply.entry_with_ttls(
+            &view.options.attr_ttl,
+            &view.options.entry_ttl,
+            &file_attr(&attr),
+            GENERATION,
+        ),
+        Err(error) => reply.error(errno(operation, inode, &error)),
+    }
+}
+
+/// Answers with a value or, if no room was offered, with its length.
+fn finish_value(
+    reply: ReplyXattr,
+    operation: &'static str,
+    inode: u64,
+    room: u32,
+    result: cairn_proto::Result<Bytes>,
+) {
+    match result {
+        Ok(value) if room == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() > room as usize => reply.error(Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+        Err(error) => reply.error(errno(operation, inode, &error)),
+    }
+}
+
+impl Filesystem for CairnFs {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let wanted = [
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            // A read looks whether the file has changed elsewhere, at most every attr_ttl.
+            InitFlags::FUSE_AUTO_INVAL_DATA,
+            // Without it, the kernel asks for security.capability before every write.
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+        ];
+        for flag in wanted {
+            if config.add_capabilities(flag).is_err() {
+                tracing::debug!(?flag, "this kernel does not offer it");
+            }
+        }
+        // Refused values are only ever replaced by the nearest that is possible.
+        if let Err(most) = config.set_max_write(MAX_WRITE) {
+            let _ = config.set_max_write(most);
+        }
+        let ahead = u32::try_from(self.view.options.read_ahead_kib.saturating_mul(1024)).unwrap_or(u32::MAX);
+        if let Err(most) = config.set_max_readahead(ahead.max(UNIT)) {
+            let _ = config.set_max_readahead(most);
+        }
+        let _ = config.set_max_background(MAX_BACKGROUND);
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        // Also called when a mount was never completed, perhaps on a thread of the runtime, which must not block.
+        if !self.view.is_idle() {
+            self.runtime.block_on(self.view.settle());
+        }
+    }
+
+    // `forget` is ignored: an inode number is the cluster's own and stays good for as long as the inode exists, so
+    // there is nothing to count lookups for.
+
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (caller, name) = (Caller::from(request), name.to_owned());
+        self.serve(|view| async move {
+            let found = view.lookup(caller, parent.0, &name).await;
+            finish_entry(reply, &view, "lookup", parent.0, found);
+        });
+    }
+
+    fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<HandleNo>, reply: ReplyAttr) {
+        self.serve(|view| async move {
+            match view.getattr(ino.0).await {
+                Ok((attr, ttl)) => reply.attr(&ttl, &file_attr(&attr)),
+                Err(error) => reply.error(errno("getattr", ino.0, &error)),
+            }
+        });
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<HandleNo>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let caller = Caller::from(request);
+        let change = Change { mode, uid, gid, size, atime, mtime };
+        self.serve(|view| async move {
+            match view.setattr(caller, ino.0, change).await {
+                Ok(attr) => reply.attr(&view.options.attr_ttl, &file_attr(&attr)),
+                Err(error) => reply.error(errno("setattr", ino.0, &error)),
+            }
+        });
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        self.serve(|view| async move {
+            match view.readlink(ino.0).await {
+                Ok(target) => reply.data(&target),
+                Err(error) => reply.error(errno("readlink", ino.0, &error)),
+            }
+        });
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let (caller, name) = (Caller::from(request), name.to_owned());
+        self.serve(|view| async move {
+            let made = view.mknod(caller, parent.0, &name, mode, rdev).await;
+            finish_entry(reply, &view, "mknod", parent.0, made);
+        });
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let (caller, name) = (Caller::from(request), name.to_owned());
+        self.serve(|view| async move {
+            let made = view.mkdir(caller, parent.0, &name, mode).await;
+            finish_entry(reply, &view, "mkdir", parent.0, made);
+        });
+    }
+
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (caller, name) = (Caller::from(request), name.to_owned());
+        self.serve(|view| async move {
+            finish(reply, "unlink", parent.0, view.unlink(caller, parent.0, &name).await);
+        });
+    }
+
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (caller, name) = (Caller::from(request), name.to_owned());
+        self.serve(|view| async move {
+            finish(reply, "rmdir", parent.0, view.rmdir(caller, parent.0, &name).await);
+        });
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let (caller, name, target) = (Caller::from(request), name.to_owned(), OsString::from(target));
+        self.serve(|view| async move {
+            let made = view.symlink(caller, parent.0, &name, &target).await;
+            finish_entry(reply, &view, "symlink", parent.0, made);
+        });
+    }
+
+    fn rename(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let (caller, name, newname) = (Caller::from(request), name.to_owned(), newname.to_owned());
+        self.serve(|view| async move {
+            let renamed = view.rename(caller, (parent.0, &name), (newparent.0, &newname), flags).await;
+            finish(reply, "rename", parent.0, renamed);
+        });
+    }
+
+    fn link(&self, request: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        let (caller, newname) = (Caller::from(request), newname.to_owned());
+        self.serve(|view| async move {
+            let linked = view.link(caller, ino.0, newparent.0, &newname).await;
+            finish_entry(reply, &view, "link", ino.0, linked);
+        });
+    }
+
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let caller = Caller::from(request);
+        self.serve(|view| async move {
+            match view.open(caller, ino.0, flags.0).await {
+                Ok(opened) => reply.opened(HandleNo(opened.handle), opened.flags),
+                Err(error) => reply.error(errno("open", ino.0, &error)),
+            }
+        });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (caller, name) = (Caller::from(request), name.to_owned());
+        self.serve(|view| async move {
+            match view.create(caller, parent.0, &name, mode, flags).await {
+                Ok((attr, opened)) => {
+                    let ttl = view.options.attr_ttl.min(view.options.entry_ttl);
+                    let handle = HandleNo(opened.handle);
+                    reply.created(&ttl, &file_attr(&attr), GENERATION, handle, opened.flags);
+                }
+                Err(error) => reply.error(errno("create", parent.0, &error)),
+            }
+        });
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: HandleNo,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let Some(handle) = self.view.files.get(fh.0) else { return reply.error(Errno::EBADF) };
+        self.serve(|_| async move {
+            match handle.open.file.read_at(offset, size as usize).await {
+                Ok(data) => reply.data(&data),
+                Err(error) => reply.error(errno("read", ino.0, &error)),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: HandleNo,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let Some(handle) = self.view.files.get(fh.0) else { return reply.error(Errno::EBADF) };
+        let data = Bytes::copy_from_slice(data);
+        let unprivileged = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let from_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        self.serve(|view| async move {
+            match view.write(&handle, offset, data, unprivileged, from_cache).await {
+                Ok(length) => reply.written(length),
+                Err(error) => reply.error(errno("write", ino.0, &error)),
+            }
+        });
+    }
+
+    fn flush(&self, _request: &Request, ino: INodeNo, fh: HandleNo, _owner: LockOwner, reply: ReplyEmpty) {
+        let Some(handle) = self.view.files.get(fh.0) else { return reply.error(Errno::EBADF) };
+        self.serve(|view| async move { finish(reply, "flush", ino.0, view.flush(&handle).await) });
+    }
+
+    fn fsync(&self, _request: &Request, ino: INodeNo, fh: HandleNo, _datasync: bool, reply: ReplyEmpty) {
+        let Some(handle) = self.view.files.get(fh.0) else { return reply.error(Errno::EBADF) };
+        self.serve(|_| async move {
+            finish(reply, "fsync", ino.0, handle.open.file.sync().await.map(|_| ()));
+        });
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: HandleNo,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.serve(|view| async move {
+            view.release(fh.0).await;
+            reply.ok();
+        });
+    }
+
+    fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let caller = Caller::from(request);
+        self.serve(|view| async move {
+            match view.opendir(caller, ino.0).await {
+                Ok(handle) => reply.opened(HandleNo(handle), FopenFlags::empty()),
+                Err(error) => reply.error(errno("opendir", ino.0, &error)),
+            }
+        });
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: HandleNo,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let Some(stream) = self.view.directories.get(fh.0) else { return reply.error(Errno::EBADF) };
+        self.serve(|view| async move {
+            let read = view.readdir(ino.0, &stream, offset, |line| {
+                let name = OsStr::from_bytes(line.name);
+                reply.add(INodeNo(line.attr.inode), line.next, file_type(line.attr.kind()), name)
+            });
+            match read.await {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno("readdir", ino.0, &error)),
+            }
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: HandleNo,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let Some(stream) = self.view.directories.get(fh.0) else { return reply.error(Errno::EBADF) };
+        self.serve(|view| async move {
+            let ttl: Duration = view.options.attr_ttl.min(view.options.entry_ttl);
+            let read = view.readdir(ino.0, &stream, offset, |line| {
+                let name = OsStr::from_bytes(line.name);
+                let number = INodeNo(line.attr.inode);
+                let full = reply.add(number, line.next, name, &ttl, &file_attr(line.attr), GENERATION);
+                if !full {
+                    view.versions.told(line.attr.inode, line.attr.version);
+                }
+                full
+            });
+            match read.await {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno("readdir", ino.0, &error)),
+            }
+        });
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: HandleNo,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.view.releasedir(fh.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _request: &Request, _ino: INodeNo, _fh: HandleNo, _datasync: bool, reply: ReplyEmpty) {
+        // Every change of a name is in the log of a majority before it is acknowledged.
+        reply.ok();
+    }
+
+    fn statfs(&self, _request: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        self.serve(|view| async move {
+            match view.statfs().await {
+                Ok(space) => {
+                    // Inodes are not limited: as many more as there are units of space.
+                    let files = space.inodes.saturating_add(space.free);
+                    let longest = cairn_proto::limits::MAX_NAME as u32;
+                    reply.statfs(space.total, space.free, space.free, files, space.free, UNIT, longest, UNIT);
+                }
+                Err(error) => reply.error(errno("statfs", ino.0, &error)),
+            }
+        });
+    }
+
+    fn setxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let (caller, name, value) = (Caller::from(request), name.to_owned(), Bytes::copy_from_slice(value));
+        self.serve(|view| async move {
+            finish(reply, "setxattr", ino.0, view.setxattr(caller, ino.0, &name, &value, flags).await);
+        });
+    }
+
+    fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let (caller, name) = (Caller::from(request), name.to_owned());
+        self.serve(|view| async move {
+            finish_value(reply, "getxattr", ino.0, size, view.getxattr(caller, ino.0, &name).await);
+        });
+    }
+
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let caller = Caller::from(request);
+        self.serve(|view| async move {
+            finish_value(reply, "listxattr", ino.0, size, view.listxattr(caller, ino.0).await);
+        });
+    }
+
+    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (caller, name) = (Caller::from(request), name.to_owned());
+        self.serve(|view| async move {
+            finish(reply, "removexattr", ino.0, view.removexattr(caller, ino.0, &name).await);
+        });
+    }
+
+    fn access(&self, request: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        let caller = Caller::from(request);
+        self.serve(|view| async move {
+            finish(reply, "access", ino.0, view.access(caller, ino.0, mask).await);
+        });
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: HandleNo,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let Some(handle) = self.view.files.get(fh.0) else { return reply.error(Errno::EBADF) };
+        self.serve(|view| async move {
+            finish(reply, "fallocate", ino.0, view.fallocate(&handle, offset, length, mode).await);
+        });
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: HandleNo,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let Some(handle) = self.view.files.get(fh.0) else { return reply.error(Errno::EBADF) };
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        self.serve(|view| async move {
+            match view.lseek(&handle, offset, whence).await {
+                Ok(Some(found)) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
+                Ok(None) => reply.error(Errno::ENXIO),
+                Err(error) => reply.error(errno("lseek", ino.0, &error)),
+            }
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        _ino_in: INodeNo,
+        _fh_in: HandleNo,
+        _offset_in: u64,
+        _ino_out: INodeNo,
+        _fh_out: HandleNo,
+        _offset_out: u64,
+        _len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn bmap(&self, _request: &Request, _ino: INodeNo, _blocksize: u32, _idx: u64, reply: ReplyBmap) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: HandleNo,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn poll(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: HandleNo,
+        _notifier: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+}

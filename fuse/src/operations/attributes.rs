@@ -1,0 +1,194 @@
+//! Attributes of one inode: asking for them and changing them.
+
+use std::time::Duration;
+
+use cairn_proto::fs::{Attr, Cred, FileKind, SetAttr};
+use cairn_proto::limits::MAX_FILE_SIZE;
+use cairn_proto::{ErrorCode, Result};
+use fuser::{AccessFlags, TimeOrNow};
+
+use crate::attr::{nanoseconds, without_privileges};
+use crate::inodes::OpenInode;
+use crate::view::{Caller, ROOT, View, node};
+
+/// What a `setattr` is to change.
+#[derive(Debug, Default)]
+pub(crate) struct Change {
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub size: Option<u64>,
+    pub atime: Option<TimeOrNow>,
+    pub mtime: Option<TimeOrNow>,
+}
+
+impl Change {
+    fn is_nothing(&self) -> bool {
+        self.mode.is_none()
+            && self.uid.is_none()
+            && self.gid.is_none()
+            && self.size.is_none()
+            && self.atime.is_none()
+            && self.mtime.is_none()
+    }
+
+    fn request(&self, inode: u64) -> SetAttr {
+        let exact = |time: Option<TimeOrNow>| match time {
+            Some(TimeOrNow::SpecificTime(time)) => Some(nanoseconds(time)),
+            _ => None,
+        };
+        SetAttr {
+            at: Some(node(inode)),
+            follow: false,
+            mode: self.mode.map(|mode| mode & 0o7777),
+            uid: self.uid,
+            gid: self.gid,
+            size: self.size,
+            atime_ns: exact(self.atime),
+            mtime_ns: exact(self.mtime),
+            atime_now: matches!(self.atime, Some(TimeOrNow::Now)),
+            mtime_now: matches!(self.mtime, Some(TimeOrNow::Now)),
+        }
+    }
+}
+
+impl View {
+    /// The attributes, and how long the kernel may keep them.
+    pub(crate) async fn getattr(&self, inode: u64) -> Result<(Attr, Duration)> {
+        let epoch = self.epoch();
+        let ttl = self.options.attr_ttl;
+        if let Some(open) = self.inodes.get(inode)
+            && let Some(left) = open.fresh_for(ttl, epoch)
+        {
+            let attr = open.file.attr();
+            self.versions.told(inode, attr.version);
+            return Ok((attr, left));
+        }
+        let attr = self.cluster.stat(&ROOT, node(inode), false).await?;
+        Ok((self.present(attr, epoch), ttl))
+    }
+
+    /// Changes attributes and returns them all.
+    pub(crate) async fn setattr(&self, caller: Caller, inode: u64, mut change: Change) -> Result<Attr> {
+        if change.is_nothing() {
+            return Ok(self.getattr(inode).await?.0);
+        }
+        if change.size.is_some_and(|size| size > MAX_FILE_SIZE) {
+            return Err(ErrorCode::FileTooBig.into());
+        }
+        let epoch = self.epoch();
+        let cred = self.cred(caller);
+        let resized = change.size.is_some();
+        if resized && matches!(change.mtime, Some(TimeOrNow::Now)) {
+            // A change of size says so already.
+            change.mtime = None;
+        }
+        let open = self.inodes.get(inode);
+        if let Some(open) = &open {
+            if let Some(size) = change.size.take() {
+                // After what was written here before, which the namenode does not know of yet.
+                open.file.truncate(size).await?;
+            }
+            if (change.atime.is_some() || change.mtime.is_some()) && open.file.dirty_bytes() > 0 {
+                // A later commit of these bytes would set its own time.
+                open.file.flush().await?;
+            }
+        }
+        let mut heard = match change.is_nothing() {
+            true => None,
+            false => Some(self.cluster.set_attr(&cred, change.request(inode)).await?),
+        };
+        let mode = heard.as_ref().map(|attr| attr.mode).or_else(|| Some(open.as_ref()?.file.attr().mode));
+        if resized
+            && caller.uid != 0
+            && change.mode.is_none()
+            && let Some(mode) = mode.and_then(without_privileges)
+        {
+            heard = Some(self.set_mode(&ROOT, inode, mode).await?);
+        }
+        match heard {
+            Some(attr) => Ok(self.present(attr, epoch)),
+            // Only the size changed, and the open file knows what it is.
+            None => Ok(self.getattr(inode).await?.0),
+        }
+    }
+
+    async fn set_mode(&self, cred: &Cred, inode: u64, mode: u32) -> Result<Attr> {
+        let ask = SetAttr { at: Some(node(inode)), mode: Some(mode), ..SetAttr::default() };
+        self.cluster.set_attr(cred, ask).await
+    }
+
+    /// Takes the set-id bits from a file whose content is being changed by somebody who may not leave them.
+    pub(crate) async fn strip_privileges(&self, open: &OpenInode) -> Result<()> {
+        let Some(mode) = without_privileges(open.file.attr().mode) else { return Ok(()) };
+        let epoch = self.epoch();
+        // Not with the caller's rights: a writer need not be the owner.
+        let attr = self.set_mode(&ROOT, open.file.inode(), mode).await?;
+        open.learn(&attr, epoch);
+        Ok(())
+    }
+
+    /// The answer to `access`, which the kernel only asks for when it does not check permissions itself.
+    pub(crate) async fn access(&self, caller: Caller, inode: u64, mask: AccessFlags) -> Result<()> {
+        let (attr, _) = self.getattr(inode).await?;
+        self.require(caller, &attr, mask)
+    }
+
+    /// Refuses what the caller may not do, where the kernel has not done so.
+    pub(crate) fn require(&self, caller: Caller, attr: &Attr, mask: AccessFlags) -> Result<()> {
+        if self.options.default_permissions || allowed(attr, caller, mask) {
+            return Ok(());
+        }
+        Err(ErrorCode::PermissionDenied.into())
+    }
+}
+
+fn allowed(attr: &Attr, caller: Caller, mask: AccessFlags) -> bool {
+    let wanted = (mask.bits() & 0o7) as u32;
+    if caller.uid == 0 {
+        let runs = attr.kind() == FileKind::Directory || attr.mode & 0o111 != 0;
+        return wanted & 0o1 == 0 || runs;
+    }
+    let granted = if caller.uid == attr.uid {
+        attr.mode >> 6
+    } else if caller.gid == attr.gid {
+        attr.mode >> 3
+    } else {
+        attr.mode
+    };
+    wanted & !granted == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    #[test]
+    fn a_change_becomes_one_request() {
+        let change = Change {
+            mode: Some(0o100644),
+            size: Some(7),
+            atime: Some(TimeOrNow::Now),
+            mtime: Some(TimeOrNow::SpecificTime(UNIX_EPOCH + Duration::from_nanos(5))),
+            ..Change::default()
+        };
+        let ask = change.request(3);
+        assert_eq!((ask.mode, ask.size, ask.uid), (Some(0o644), Some(7), None));
+        assert!(ask.atime_now && !ask.mtime_now);
+        assert_eq!((ask.atime_ns, ask.mtime_ns), (None, Some(5)));
+        assert!(!change.is_nothing() && Change::default().is_nothing());
+    }
+
+    #[test]
+    fn access_looks_at_the_class_that_applies_and_no_other() {
+        let attr = Attr { mode: 0o074, uid: 1, gid: 2, ..Attr::default() };
+        let may = |uid, gid, mask| allowed(&attr, Caller { uid, gid }, mask);
+        assert!(!may(1, 2, AccessFlags::R_OK));
+        assert!(may(5, 2, AccessFlags::R_OK | AccessFlags::X_OK));
+        assert!(may(5, 5, AccessFlags::R_OK) && !may(5, 5, AccessFlags::W_OK));
+        assert!(may(0, 0, AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK));
+        assert!(may(1, 2, AccessFlags::F_OK));
+    }
+}

@@ -1,0 +1,76 @@
+//! Reading directories.
+
+use cairn_proto::Result;
+use cairn_proto::fs::{Attr, DirectoryEntry};
+use fuser::AccessFlags;
+use tokio::sync::Mutex;
+
+use crate::directory::{DOTS, DirectoryStream};
+use crate::view::{Caller, ROOT, View, node};
+
+/// Entries asked for at a time: more than one reply holds, and still small in memory for a thousand open directories.
+const PAGE: u32 = 512;
+
+/// One line of a directory's answer to the kernel.
+pub(crate) struct Line<'a> {
+    /// What comes after it.
+    pub next: u64,
+    pub name: &'a [u8],
+    pub attr: &'a Attr,
+}
+
+impl View {
+    /// Opens a directory.
+    pub(crate) async fn opendir(&self, caller: Caller, inode: u64) -> Result<u64> {
+        if !self.options.default_permissions {
+            self.access(caller, inode, AccessFlags::R_OK).await?;
+        }
+        Ok(self.directories.insert(Mutex::new(DirectoryStream::default())))
+    }
+
+    /// Puts what follows `offset` into `full`, line by line, until that says it has no more room.
+    ///
+    /// An answer ends with a page, so that the kernel, going back within it, finds it still here.
+    pub(crate) async fn readdir(
+        &self,
+        inode: u64,
+        stream: &Mutex<DirectoryStream>,
+        offset: u64,
+        mut full: impl FnMut(Line<'_>) -> bool,
+    ) -> Result<()> {
+        let mut stream = stream.lock().await;
+        if offset == 0 {
+            stream.rewind();
+        }
+        let mut epoch = self.epoch();
+        while let Some(fetch) = stream.missing(offset) {
+            epoch = self.epoch();
+            let listing = self.cluster.list(&ROOT, node(inode), fetch.after.clone(), PAGE).await?;
+            stream.supply(&fetch, listing);
+        }
+        let own = stream.attr().cloned().unwrap_or(Attr { inode, ..Attr::default() });
+        // Nobody reads the inode of `..` from here: the kernel knows the parent itself.
+        for (at, name) in [b".".as_slice(), b".."].into_iter().enumerate() {
+            if offset <= at as u64 && full(Line { next: at as u64 + 1, name, attr: &own }) {
+                return Ok(());
+            }
+        }
+        for (next, DirectoryEntry { name, attr }) in stream.entries(offset.max(DOTS)) {
+            let Some(attr) = attr else { continue };
+            let open = self.inodes.get(attr.inode);
+            let shown = open.map(|open| {
+                open.learn(attr, epoch);
+                open.file.attr()
+            });
+            if full(Line { next, name, attr: shown.as_ref().unwrap_or(attr) }) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes a directory.
+    pub(crate) fn releasedir(&self, handle: u64) {
+        self.directories.remove(handle);
+    }
+}

@@ -1,0 +1,274 @@
+//! Files that are open: their bytes, and when those become everybody's.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cairn_proto::fs::{Attr, CreateFile};
+use cairn_proto::{ErrorCode, Result};
+use fuser::{AccessFlags, FopenFlags};
+
+use crate::handles::FileHandle;
+use crate::inodes::OpenInode;
+use crate::view::{Caller, ROOT, View, child, node};
+
+/// A file that has been opened.
+pub(crate) struct Opened {
+    /// Its handle.
+    pub handle: u64,
+    /// How the kernel is to treat it.
+    pub flags: FopenFlags,
+}
+
+/// What the flags given to `open` ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Wanted {
+    writable: bool,
+    append: bool,
+    direct: bool,
+    sync: bool,
+    truncate: bool,
+    exclusive: bool,
+}
+
+impl From<i32> for Wanted {
+    fn from(flags: i32) -> Wanted {
+        let writable = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        Wanted {
+            writable,
+            append: writable && flags & libc::O_APPEND != 0,
+            direct: flags & libc::O_DIRECT != 0,
+            // O_SYNC includes the bit of O_DSYNC.
+            sync: writable && flags & libc::O_DSYNC != 0,
+            truncate: writable && flags & libc::O_TRUNC != 0,
+            exclusive: flags & libc::O_EXCL != 0,
+        }
+    }
+}
+
+impl Wanted {
+    /// Whether the kernel's page cache is left out.
+    ///
+    /// Appends go around it because the kernel would cache them at the offset it believes in.
+    fn uncached(self) -> bool {
+        self.direct || self.append
+    }
+
+    fn kernel_flags(self, pages_are_current: bool) -> FopenFlags {
+        let mut flags = FopenFlags::empty();
+        if self.uncached() {
+            flags |= FopenFlags::FOPEN_DIRECT_IO;
+            if !self.append {
+                flags |= FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
+            }
+        }
+        if pages_are_current {
+            flags |= FopenFlags::FOPEN_KEEP_CACHE;
+        }
+        if !self.writable {
+            flags |= FopenFlags::FOPEN_NOFLUSH;
+        }
+        flags
+    }
+}
+
+/// What the caller must be allowed for an open with these flags.
+fn access_of(flags: i32) -> AccessFlags {
+    /// The kernel's internal mark of an open for execution.
+    const FOR_EXEC: i32 = 0x20;
+    match flags & libc::O_ACCMODE {
+        libc::O_RDONLY if flags & FOR_EXEC != 0 => AccessFlags::X_OK,
+        libc::O_RDONLY => AccessFlags::R_OK,
+        libc::O_WRONLY => AccessFlags::W_OK,
+        _ => AccessFlags::R_OK | AccessFlags::W_OK,
+    }
+}
+
+impl View {
+    /// Opens a file that exists: sees whatever was closed or synced before, anywhere.
+    pub(crate) async fn open(&self, caller: Caller, inode: u64, flags: i32) -> Result<Opened> {
+        let wanted = Wanted::from(flags);
+        let epoch = self.epoch();
+        let (held, attr) =
+            tokio::join!(self.holds.hold(&self.cluster, inode), self.cluster.stat(&ROOT, node(inode), false));
+        let attr = match (held, attr) {
+            (Ok(()), Ok(attr)) => attr,
+            (Ok(()), Err(error)) => {
+                self.holds.let_go(inode);
+                return Err(error);
+            }
+            (Err(error), _) => return Err(error),
+        };
+        if let Err(error) = self.require(caller, &attr, access_of(flags)) {
+            self.holds.let_go(inode);
+            return Err(error);
+        }
+        let open = self.inodes.acquire(&self.cluster, &ROOT, &attr, epoch);
+        if !self.versions.attributes_are(inode, attr.version) {
+            // The kernel does not take attributes from an open, and would trust its old size for a while.
+            self.forget_attributes(inode);
+        }
+        if wanted.truncate
+            && let Err(error) = self.empty(caller, &open).await
+        {
+            self.inodes.release(inode);
+            self.holds.let_go(inode);
+            return Err(error);
+        }
+        let current = self.versions.keep_pages(inode, attr.version);
+        Ok(self.opened(open, wanted, current))
+    }
+
+    /// Makes a file and opens it, in one step; opens it if it is there already and may be.
+    pub(crate) async fn create(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        flags: i32,
+    ) -> Result<(Attr, Opened)> {
+        let wanted = Wanted::from(flags);
+        let epoch = self.epoch();
+        let ask = CreateFile {
+            at: Some(child(parent, name)?),
+            mode: mode & 0o7777,
+            uid: caller.uid,
+            gid: caller.gid,
+            exclusive: wanted.exclusive,
+            truncate: wanted.truncate,
+            open: true,
+            replication: 0,
+        };
+        let created = self.cluster.create(&self.cred(caller), ask).await?;
+        let attr =
+            created.attr.ok_or_else(|| ErrorCode::Malformed.because("a created file without attributes"))?;
+        let inode = attr.inode;
+        if created.existed {
+            self.require(caller, &attr, access_of(flags))?;
+            // A close of it may have been on its way, and passed by the create.
+            self.holds.hold(&self.cluster, inode).await?;
+        } else {
+            self.holds.adopt(inode);
+        }
+        let open = self.inodes.acquire(&self.cluster, &ROOT, &attr, epoch);
+        if created.existed
+            && wanted.truncate
+            && let Err(error) = self.empty(caller, &open).await
+        {
+            self.inodes.release(inode);
+            self.holds.let_go(inode);
+            return Err(error);
+        }
+        let attr = open.file.attr();
+        self.versions.told(inode, attr.version);
+        let current = self.versions.keep_pages(inode, attr.version);
+        Ok((attr, self.opened(open, wanted, current)))
+    }
+
+    fn opened(&self, open: Arc<OpenInode>, wanted: Wanted, pages_are_current: bool) -> Opened {
+        let handle = FileHandle {
+            open,
+            writable: wanted.writable,
+            append: wanted.append,
+            // For cached files the kernel asks for a sync after each write itself.
+            sync: wanted.sync && wanted.uncached(),
+        };
+        Opened { handle: self.files.insert(handle), flags: wanted.kernel_flags(pages_are_current) }
+    }
+
+    /// Truncates to nothing, after what was written here before.
+    async fn empty(&self, caller: Caller, open: &OpenInode) -> Result<()> {
+        open.file.truncate(0).await?;
+        if caller.uid != 0 {
+            self.strip_privileges(open).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes. `offset` counts unless the file was opened for appending.
+    ///
+    /// `unprivileged` is the kernel's word that the writer may not leave set-id bits behind; `from_cache`, that the
+    /// bytes come from a mapping, whose offsets are exact and whose handle is a guess.
+    pub(crate) async fn write(
+        &self,
+        handle: &FileHandle,
+        offset: u64,
+        data: Bytes,
+        unprivileged: bool,
+        from_cache: bool,
+    ) -> Result<u32> {
+        let length = u32::try_from(data.len()).map_err(|_| ErrorCode::TooLarge.because("a write"))?;
+        if unprivileged {
+            self.strip_privileges(&handle.open).await?;
+        }
+        if handle.append && !from_cache {
+            handle.open.file.append(data).await?;
+        } else {
+            handle.open.file.write_at(offset, data).await?;
+        }
+        if handle.sync && !from_cache {
+            handle.open.file.sync().await?;
+        }
+        Ok(length)
+    }
+
+    /// A descriptor is being closed: what was written becomes everybody's, and `close` hears if it could not.
+    pub(crate) async fn flush(&self, handle: &FileHandle) -> Result<()> {
+        if handle.writable || handle.open.file.dirty_bytes() > 0 {
+            handle.open.file.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// The last descriptor of an open is closed and its mappings are gone.
+    pub(crate) async fn release(&self, number: u64) {
+        let Some(handle) = self.files.remove(number) else { return };
+        let inode = handle.open.file.inode();
+        // Mappings may have written after the last close.
+        if handle.open.file.dirty_bytes() > 0
+            && let Err(error) = handle.open.file.flush().await
+        {
+            tracing::error!(inode, %error, "bytes written through a mapping could not be committed");
+        }
+        self.inodes.release(inode);
+        self.holds.let_go(inode);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_needs_no_flush_and_keeps_current_pages() {
+        let wanted = Wanted::from(libc::O_RDONLY | libc::O_APPEND | libc::O_TRUNC);
+        assert!(!wanted.writable && !wanted.append && !wanted.truncate);
+        assert_eq!(wanted.kernel_flags(true), FopenFlags::FOPEN_NOFLUSH | FopenFlags::FOPEN_KEEP_CACHE);
+        assert_eq!(Wanted::from(libc::O_RDWR).kernel_flags(false), FopenFlags::empty());
+    }
+
+    #[test]
+    fn appends_go_around_the_page_cache_one_at_a_time() {
+        let flags = Wanted::from(libc::O_WRONLY | libc::O_APPEND).kernel_flags(false);
+        assert_eq!(flags, FopenFlags::FOPEN_DIRECT_IO);
+        let flags = Wanted::from(libc::O_RDWR | libc::O_DIRECT).kernel_flags(false);
+        assert_eq!(flags, FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
+    }
+
+    #[test]
+    fn an_open_needs_the_rights_it_gives() {
+        assert_eq!(access_of(libc::O_RDONLY), AccessFlags::R_OK);
+        assert_eq!(access_of(libc::O_WRONLY | libc::O_TRUNC), AccessFlags::W_OK);
+        assert_eq!(access_of(libc::O_RDWR), AccessFlags::R_OK | AccessFlags::W_OK);
+        assert_eq!(access_of(libc::O_RDONLY | 0x20), AccessFlags::X_OK);
+    }
+
+    #[test]
+    fn both_kinds_of_synchronous_opens_count() {
+        for flags in [libc::O_SYNC, libc::O_DSYNC] {
+            assert!(Wanted::from(flags | libc::O_WRONLY).sync);
+        }
+        assert!(!Wanted::from(libc::O_SYNC).sync);
+    }
+}

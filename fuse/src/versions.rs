@@ -1,0 +1,98 @@
+//! What the kernel holds of each inode, by version, so that an open knows what of it is stale.
+//!
+//! Close-to-open: what another client's close returned must be seen by an open here, although the kernel would go on
+//! for a while with the attributes and pages it has. An inode that is not remembered counts as stale, so forgetting
+//! is safe and the memory is bounded.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Inodes remembered per generation; there are two.
+const GENERATION: usize = 32 << 10;
+
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    attributes: Option<u64>,
+    pages: Option<u64>,
+}
+
+#[derive(Default)]
+struct Generations {
+    young: HashMap<u64, Seen>,
+    old: HashMap<u64, Seen>,
+}
+
+impl Generations {
+    fn entry(&mut self, inode: u64) -> &mut Seen {
+        if self.young.len() >= GENERATION {
+            self.old = std::mem::take(&mut self.young);
+        }
+        let old = self.old.get(&inode).copied().unwrap_or_default();
+        self.young.entry(inode).or_insert(old)
+    }
+}
+
+/// Versions the kernel has been given.
+#[derive(Default)]
+pub(crate) struct Versions {
+    seen: Mutex<Generations>,
+}
+
+impl Versions {
+    fn lock(&self) -> MutexGuard<'_, Generations> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The kernel is being given the attributes of this version.
+    pub(crate) fn told(&self, inode: u64, version: u64) {
+        self.lock().entry(inode).attributes = Some(version);
+    }
+
+    /// Whether the kernel's attributes, if it still has any, are of this version.
+    pub(crate) fn attributes_are(&self, inode: u64, version: u64) -> bool {
+        self.lock().entry(inode).attributes == Some(version)
+    }
+
+    /// The file is being opened at this version: whether the pages that the kernel may have are of it too.
+    ///
+    /// Between two opens at the same version nothing changed, so whatever was read meanwhile is of that version.
+    pub(crate) fn keep_pages(&self, inode: u64, version: u64) -> bool {
+        self.lock().entry(inode).pages.replace(version) == Some(version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_kept_from_one_open_to_the_next_of_the_same_version() {
+        let versions = Versions::default();
+        assert!(!versions.keep_pages(5, 1));
+        assert!(versions.keep_pages(5, 1));
+        assert!(!versions.keep_pages(5, 2));
+        assert!(!versions.keep_pages(5, 1));
+    }
+
+    #[test]
+    fn only_the_latest_attributes_count() {
+        let versions = Versions::default();
+        assert!(!versions.attributes_are(5, 1));
+        versions.told(5, 1);
+        assert!(versions.attributes_are(5, 1));
+        versions.told(5, 2);
+        assert!(!versions.attributes_are(5, 1));
+    }
+
+    #[test]
+    fn what_is_forgotten_is_stale_and_what_is_used_stays() {
+        let versions = Versions::default();
+        for inode in 0..4 * GENERATION as u64 {
+            versions.told(inode, 9);
+            assert!(versions.attributes_are(1, 9) || inode == 0);
+        }
+        assert!(!versions.attributes_are(2, 9));
+        let seen = versions.lock();
+        assert!(seen.young.len() <= GENERATION && seen.old.len() <= GENERATION);
+    }
+}
