@@ -1,1 +1,98 @@
-//! cairn-datanode
+//! A CairnFS datanode: keeps replicas of chunks on disk, takes appends down chains of datanodes, serves
+//! verified reads, and does what the leading namenode orders.
+//!
+//! Start at [`run`]. [`store`] is the only module that touches files; [`server`] and what hangs on it is the
+//! data plane, a thread a connection; [`attend`] is the control plane, on the runtime.
+
+pub mod attend;
+mod chain;
+mod config;
+mod connection;
+mod copy;
+pub mod orders;
+mod peer;
+pub mod server;
+pub mod settings;
+pub mod socket;
+pub mod store;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use cairn_proto::{ErrorCode, Result};
+use tokio::sync::watch;
+
+pub use config::Config;
+
+use attend::{Attendance, stopped};
+use orders::Executor;
+use server::Server;
+use store::Store;
+
+/// How long a stop lets connections finish.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Runs a datanode until `shutdown` turns true, or until it turns out that it must not run: wrong settings,
+/// directories of another cluster, an address that is taken. Namenodes need not be up.
+pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<()> {
+    config.check()?;
+    raise_descriptor_limit();
+    // The port first: a second start of the same datanode says so before it waits for its directories.
+    let listener = server::bind(config.listen)?;
+    let store_config = config.store();
+    let store = tokio::task::spawn_blocking(move || Store::open(&store_config))
+        .await
+        .map_err(|error| ErrorCode::Io.because(format!("opening the store: {error}")))??;
+    let store = Arc::new(store);
+    let server = Server::start(listener, store.clone(), config.settings())?;
+    let advertise = config.advertised(server.local_addr());
+    let executor = Executor::new(store.clone(), server.shared().settings.clone(), config.copies);
+    let attendance = Attendance {
+        shared: server.shared().clone(),
+        executor: executor.clone(),
+        namenodes: config.namenodes.clone(),
+        advertise: advertise.clone(),
+        rack: config.rack.clone(),
+        host: config.host_name(),
+    };
+    tracing::info!(
+        listen = %server.local_addr(), %advertise, uuid = store.uuid(), replicas = store.space().replicas,
+        "datanode ready"
+    );
+    let stopping = Arc::new(AtomicBool::new(false));
+    let checker = {
+        let (store, stopping) = (store.clone(), stopping.clone());
+        tokio::task::spawn_blocking(move || store.check_all(|| stopping.load(Ordering::Acquire)))
+    };
+    let ended = tokio::select! {
+        ended = attendance.run(shutdown.clone()) => ended,
+        () = stopped(&mut shutdown) => Ok(()),
+    };
+    stopping.store(true, Ordering::Release);
+    executor.stop();
+    // A check that panicked has left its replica unchecked, which the close respects.
+    let _ = checker.await;
+    let closed = tokio::task::spawn_blocking(move || {
+        server.stop(GRACE);
+        store.close();
+    });
+    let _ = closed.await;
+    tracing::info!("datanode stopped");
+    ended
+}
+
+/// Chains and open chunks take a few descriptors each; the soft limit of many systems is low.
+fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid rlimit for both calls, which read or write nothing else. That it cannot be
+    // raised is no reason not to run.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && limit.rlim_cur < limit.rlim_max {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! A datanode's attendance: a stream to the leader that carries reports up and orders down.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_proto::control::namenode_client::NamenodeClient;
+use cairn_proto::control::{
+    DatanodeMessage, DiskSpace, Heartbeat, NamenodeMessage, Order, Register, Registered, ReplicaBad,
+    WhoLeadsRequest, datanode_message, namenode_message, order,
+};
+use cairn_proto::error::Reaction;
+use cairn_proto::limits::{HEARTBEAT_MS, MAX_MESSAGE};
+use cairn_proto::{Error, ErrorCode, Result};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, interval, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::orders::Executor;
+use crate::server::Shared;
+use crate::store::Store;
+
+/// Between attempts to find the leader.
+const RETRY: Duration = Duration::from_millis(200);
+/// After a refusal that will not pass at once.
+const RETRY_REFUSED: Duration = Duration::from_secs(1);
+/// For a namenode to answer a single question.
+const ANSWER: Duration = Duration::from_secs(1);
+/// For the leader to register a datanode: that goes through the log.
+const REGISTRATION: Duration = Duration::from_secs(10);
+/// The leader acknowledges every heartbeat; one that is silent for so long is left.
+const SILENCE: Duration = Duration::from_secs(4);
+/// Between whole inventories.
+const INVENTORY: Duration = Duration::from_secs(600);
+/// Replicas in a page of inventory.
+const PAGE: usize = 10_000;
+/// Messages that may wait for the stream.
+const OUTBOX: usize = 64;
+
+/// Who attends, and where.
+#[derive(Clone)]
+pub struct Attendance {
+    /// The data plane, which learns its node number here.
+    pub shared: Arc<Shared>,
+    /// Carries out orders.
+    pub executor: Executor,
+    /// All namenodes.
+    pub namenodes: Vec<String>,
+    /// The data plane's address for others.
+    pub advertise: String,
+    /// Failure domain.
+    pub rack: String,
+    /// Machine.
+    pub host: String,
+}
+
+/// How one stream ended.
+enum End {
+    /// The leader is said to be elsewhere.
+    Moved(String),
+    /// It broke, or there was none.
+    Lost(Error),
+    /// The leader refuses this datanode for now.
+    Refused(Error),
+    /// This datanode must stop.
+    Final(Error),
+    /// The process stops.
+    Shutdown,
+}
+
+impl Attendance {
+    /// Attends whoever leads until told to stop. The error is one that no retry can mend.
+    pub async fn run(&self, mut shutdown: watch::Receiver<bool>) -> Result<()> {
+        let mut hint = String::new();
+        let mut said = String::new();
+        loop {
+            let end = tokio::select! {
+                end = self.attend_once(std::mem::take(&mut hint), shutdown.clone()) => end,
+                _ = stopped(&mut shutdown) => return Ok(()),
+            };
+            let pause = match end {
+                End::Shutdown => return Ok(()),
+                End::Final(error) => return Err(error),
+                End::Moved(address) => {
+                    hint = address;
+                    RETRY
+                }
+                End::Lost(error) => {
+                    // Once a cause, not five times a second.
+                    if said != error.to_string() {
+                        said = error.to_string();
+                        tracing::warn!(%error, "not attending");
+                    }
+                    RETRY
+                }
+                End::Refused(error) => {
+                    tracing::error!(%error, "the namenode refuses this datanode");
+                    RETRY_REFUSED
+                }
+            };
+            tokio::select! {
+                _ = tokio::time::sleep(pause) => {}
+                _ = stopped(&mut shutdown) => return Ok(()),
+            }
+        }
+    }
+
+    async fn attend_once(&self, hint: String, shutdown: watch::Receiver<bool>) -> End {
+        let leader = if hint.is_empty() { find_leader(&self.namenodes).await } else { Ok(hint) };
+        let opened = match leader {
+            Ok(leader) => self.open(&leader).await.map(|opened| (leader, opened)),
+            Err(error) => Err(error),
+        };
+        let (leader, (outbox, mut inbox)) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return End::Lost(error),
+        };
+        match self.register(&mut inbox).await {
+            Ok(registered) => {
+                let (node, cluster) = (registered.node, &registered.cluster_id);
+                tracing::info!(node, %cluster, %leader, "attending");
+                let stream = Stream { attendance: self, outbox, heartbeat_ms: registered.heartbeat_ms };
+                stream.run(inbox, shutdown).await
+            }
+            Err(end) => end,
+        }
+    }
+
+    /// Opens the stream and sends the registration.
+    async fn open(
+        &self,
+        leader: &str,
+    ) -> Result<(mpsc::Sender<DatanodeMessage>, Streaming<NamenodeMessage>)> {
+        let lost = |error: &dyn std::fmt::Display| ErrorCode::Unavailable.because(format!("namenode {leader}: {error}"));
+        let mut client = connect(leader).await?;
+        let (outbox, queue) = mpsc::channel(OUTBOX);
+        let register = Register {
+            uuid: self.store().uuid(),
+            cluster_id: self.store().cluster_id().unwrap_or_default(),
+            address: self.advertise.clone(),
+            rack: self.rack.clone(),
+            host: self.host.clone(),
+            space: Some(measure(self.store().clone()).await),
+        };
+        outbox.send(message(datanode_message::Kind::Register(register))).await.map_err(|error| lost(&error))?;
+        let stream = timeout(REGISTRATION, client.attend(ReceiverStream::new(queue)))
+            .await
+            .map_err(|error| lost(&error))?
+            .map_err(|status| lost(&status.message()))?;
+        Ok((outbox, stream.into_inner()))
+    }
+
+    async fn register(&self, inbox: &mut Streaming<NamenodeMessage>) -> Result<Registered, End> {
+        let lost = |detail: String| End::Lost(ErrorCode::Unavailable.because(detail));
+        let first = timeout(REGISTRATION, inbox.message())
+            .await
+            .map_err(|_| lost("registration is not answered".into()))?
+            .map_err(|status| lost(status.message().to_owned()))?
+            .ok_or_else(|| lost("the namenode ended the stream".into()))?;
+        match first.kind {
+            Some(namenode_message::Kind::Registered(registered)) => {
+                match self.store().adopt_cluster(&registered.cluster_id) {
+                    Ok(()) => {}
+                    Err(error) if error.code == ErrorCode::WrongCluster => return Err(End::Final(error)),
+                    Err(error) => return Err(End::Refused(error)),
+                }
+                self.shared.set_node(registered.node);
+                Ok(registered)
+            }
+            Some(namenode_message::Kind::Refused(refused)) => Err(refusal(refused.into(), first.leader_address)),
+            _ => Err(lost("the namenode answered the registration with something else".into())),
+        }
+    }
+
+    fn store(&self) -> &Arc<Store> {
+        &self.shared.store
+    }
+}
+
+fn refusal(error: Error, leader_address: String) -> End {
+    match error.code.reaction() {
+        Reaction::Stop => End::Final(error),
+        _ if error.code == ErrorCode::NotLeader && !leader_address.is_empty() => End::Moved(leader_address),
+        Reaction::Retry | Reaction::Redirect => End::Lost(error),
+        Reaction::Fail => End::Refused(error),
+    }
+}
+
+/// One registered stream.
+struct Stream<'a> {
+    attendance: &'a Attendance,
+    outbox: mpsc::Sender<DatanodeMessage>,
+    heartbeat_ms: u32,
+}
+
+impl Stream<'_> {
+    async fn run(&self, mut inbox: Streaming<NamenodeMessage>, mut shutdown: watch::Receiver<bool>) -> End {
+        let store = self.attendance.store();
+        let every = if self.heartbeat_ms == 0 { HEARTBEAT_MS } else { u64::from(self.heartbeat_ms).max(50) };
+        let mut heartbeat = interval(Duration::from_millis(every));
+        heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut inventory = interval(INVENTORY);
+        // Dropping the set with the stream aborts orders that only wait; those that run go on to their end.
+        let mut orders = JoinSet::new();
+        let mut heard = Instant::now();
+        if let Err(end) = self.send_bad(store.notices().all_bad()).await {
+            return end;
+        }
+        loop {
+            let sent = tokio::select! {
+                _ = stopped(&mut shutdown) => return End::Shutdown,
+                message = inbox.message() => {
+                    heard = Instant::now();
+                    match message {
+                        Ok(Some(message)) => self.take(message, &mut orders).await,
+                        Ok(None) => Err(End::Lost(ErrorCode::Unavailable.because("the namenode ended the stream"))),
+                        Err(status) => Err(End::Lost(ErrorCode::Unavailable.because(status.message()))),
+                    }
+                }
+                _ = heartbeat.tick() => {
+                    if heard.elapsed() > SILENCE.max(Duration::from_millis(every) * 3) {
+                        return End::Lost(ErrorCode::Timeout.because("the namenode is silent"));
+                    }
+                    let space = measure(store.clone()).await;
+                    self.send(datanode_message::Kind::Heartbeat(Heartbeat { space: Some(space) })).await
+                }
+                _ = inventory.tick() => self.send_inventory().await,
+                () = store.notices().wait() => self.send_news().await,
+                Some(_) = orders.join_next(), if !orders.is_empty() => Ok(()),
+            };
+            if let Err(end) = sent {
+                return end;
+            }
+        }
+    }
+
+    async fn take(&self, message: NamenodeMessage, orders: &mut JoinSet<()>) -> Result<(), End> {
+        match message.kind {
+            Some(namenode_message::Kind::Order(order)) => self.order(order, orders).await,
+            Some(namenode_message::Kind::Refused(refused)) => {
+                Err(refusal(refused.into(), message.leader_address))
+            }
+            Some(namenode_message::Kind::Ack(_) | namenode_message::Kind::Registered(_)) | None => Ok(()),
+        }
+    }
+
+    async fn order(&self, order: Order, orders: &mut JoinSet<()>) -> Result<(), End> {
+        if matches!(order.kind, Some(order::Kind::Inventory(_))) {
+            self.send_inventory().await?;
+        }
+        let (executor, outbox) = (self.attendance.executor.clone(), self.outbox.clone());
+        orders.spawn(async move {
+            let done = executor.execute(order).await;
+            // A stream that is gone has no use for the answer: the leader plans anew.
+            let _ = outbox.send(message(datanode_message::Kind::Done(done))).await;
+        });
+        Ok(())
+    }
+
+    async fn send(&self, kind: datanode_message::Kind) -> Result<(), End> {
+        let lost = || End::Lost(ErrorCode::Unavailable.because("the stream to the namenode is stuck"));
+        match timeout(SILENCE, self.outbox.send(message(kind))).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(lost()),
+        }
+    }
+
+    async fn send_inventory(&self) -> Result<(), End> {
+        let mut first = 0;
+        loop {
+            let page = self.attendance.store().inventory_page(first, PAGE);
+            first = page.next;
+            self.send(datanode_message::Kind::Inventory(page)).await?;
+            if first == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn send_news(&self) -> Result<(), End> {
+        let store = self.attendance.store();
+        let news = store.notices().take();
+        self.send_bad(news.bad).await?;
+        if news.everything || news.changed.len() > 100 {
+            return self.send_inventory().await;
+        }
+        for chunk in news.changed {
+            self.send(datanode_message::Kind::Inventory(store.inventory_of(chunk))).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_bad(&self, bad: std::collections::BTreeMap<u64, String>) -> Result<(), End> {
+        for (chunk, reason) in bad {
+            self.send(datanode_message::Kind::Bad(ReplicaBad { chunk, reason })).await?;
+        }
+        Ok(())
+    }
+}
+
+fn message(kind: datanode_message::Kind) -> DatanodeMessage {
+    DatanodeMessage { kind: Some(kind) }
+}
+
+/// Resolves when the process is to stop, also when whoever would say so is gone.
+pub(crate) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    // An error means that the sender is gone: that is a stop, too.
+    let _ = shutdown.wait_for(|&stop| stop).await;
+}
+
+/// The space, asked for where a stalled disk holds up nothing else.
+async fn measure(store: Arc<Store>) -> DiskSpace {
+    tokio::task::spawn_blocking(move || store.space()).await.unwrap_or_default()
+}
+
+async fn connect(address: &str) -> Result<NamenodeClient<Channel>> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|error| ErrorCode::Invalid.because(format!("namenode address {address}: {error}")))?
+        .connect_timeout(ANSWER)
+        .http2_keep_alive_interval(ANSWER)
+        .keep_alive_timeout(ANSWER * 2)
+        .keep_alive_while_idle(true)
+        .tcp_nodelay(true);
+    let channel = endpoint
+        .connect()
+        .await
+        .map_err(|error| ErrorCode::Unavailable.because(format!("namenode {address}: {error}")))?;
+    Ok(NamenodeClient::new(channel).max_decoding_message_size(MAX_MESSAGE))
+}
+
+/// Asks all namenodes at once; the answer of the highest term counts.
+async fn find_leader(namenodes: &[String]) -> Result<String> {
+    let mut asked = JoinSet::new();
+    for address in namenodes.iter().cloned() {
+        asked.spawn(async move {
+            let ask = async {
+                let mut client = connect(&address).await?;
+                let reply = client.who_leads(WhoLeadsRequest {}).await;
+                reply.map(|reply| reply.into_inner()).map_err(|status| {
+                    ErrorCode::Unavailable.because(format!("namenode {address}: {}", status.message()))
+                })
+            };
+            timeout(ANSWER, ask).await.unwrap_or_else(|_| {
+                Err(ErrorCode::Timeout.because(format!("namenode {address}")))
+            })
+        });
+    }
+    let mut best: Option<(u64, String)> = None;
+    let mut failure = ErrorCode::NoLeader.because("namenodes");
+    while let Some(answer) = asked.join_next().await {
+        match answer {
+            Ok(Ok(reply)) if !reply.leader_address.is_empty() => {
+                if best.as_ref().is_none_or(|(term, _)| *term < reply.term) {
+                    best = Some((reply.term, reply.leader_address));
+                }
+            }
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => failure = error,
+            Err(error) => failure = ErrorCode::Io.because(error.to_string()),
+        }
+    }
+    best.map(|(_, address)| address).ok_or(failure)
+}

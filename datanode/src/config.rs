@@ -1,0 +1,171 @@
+//! A datanode's settings: plain data, as a configuration file spells them.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cairn_proto::{ErrorCode, Result};
+use serde::Deserialize;
+
+use crate::settings::Settings;
+use crate::store::StoreConfig;
+
+/// Everything a datanode is told. Unknown keys are an error.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Data directories, best one a disk.
+    pub dirs: Vec<PathBuf>,
+    /// Where the data plane listens.
+    pub listen: SocketAddr,
+    /// `host:port` under which others reach it; empty: the host's name (or the listening address) and port.
+    pub advertise: String,
+    /// Addresses of all namenodes.
+    pub namenodes: Vec<String>,
+    /// Failure domain; replicas are spread over racks.
+    pub rack: String,
+    /// Name of this machine; a client on a host of the same name gets its replicas here.
+    pub host: String,
+    /// Bytes of each file system that are left free.
+    pub reserve_bytes: u64,
+    /// Most bytes that all replicas together may hold: for several datanodes on one disk.
+    pub capacity_limit: Option<u64>,
+    /// Data-plane connections at once.
+    pub max_connections: usize,
+    /// Milliseconds without an acknowledgement after which the next link of a chain is given up.
+    pub chain_stall_ms: u64,
+    /// The same while a sync is outstanding.
+    pub sync_stall_ms: u64,
+    /// Milliseconds to connect to another datanode.
+    pub connect_timeout_ms: u64,
+    /// Milliseconds a stranger has to say hello.
+    pub handshake_timeout_ms: u64,
+    /// Seconds after which an idle reader's connection is closed.
+    pub idle_timeout_s: u64,
+    /// Copies that run at once.
+    pub copies: usize,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            dirs: Vec::new(),
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            advertise: String::new(),
+            namenodes: Vec::new(),
+            rack: "default".into(),
+            host: String::new(),
+            reserve_bytes: 1 << 30,
+            capacity_limit: None,
+            max_connections: 1024,
+            chain_stall_ms: 5_000,
+            sync_stall_ms: 15_000,
+            connect_timeout_ms: 1_000,
+            handshake_timeout_ms: 10_000,
+            idle_timeout_s: 300,
+            copies: 4,
+        }
+    }
+}
+
+impl Config {
+    /// Refuses settings that cannot work, naming the one that is wrong.
+    pub fn check(&self) -> Result<()> {
+        let refuse = |what: &str| Err(ErrorCode::Invalid.because(what));
+        if self.dirs.is_empty() {
+            return refuse("`dirs` is empty: a datanode needs at least one data directory");
+        }
+        if self.namenodes.is_empty() {
+            return refuse("`namenodes` is empty: name the addresses of the namenodes");
+        }
+        if self.max_connections == 0 || self.copies == 0 {
+            return refuse("`max_connections` and `copies` are at least 1");
+        }
+        let times = [self.chain_stall_ms, self.sync_stall_ms, self.connect_timeout_ms, self.handshake_timeout_ms];
+        if times.contains(&0) || self.idle_timeout_s == 0 {
+            return refuse("a timeout of 0 would refuse everything");
+        }
+        if !self.advertise.is_empty() && !self.advertise.contains(':') {
+            return refuse("`advertise` is host:port");
+        }
+        Ok(())
+    }
+
+    pub(crate) fn store(&self) -> StoreConfig {
+        StoreConfig {
+            dirs: self.dirs.clone(),
+            reserve_bytes: self.reserve_bytes,
+            capacity_limit: self.capacity_limit,
+        }
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        Settings {
+            max_connections: self.max_connections,
+            handshake: Duration::from_millis(self.handshake_timeout_ms),
+            idle: Duration::from_secs(self.idle_timeout_s),
+            connect: Duration::from_millis(self.connect_timeout_ms),
+            stall: Duration::from_millis(self.chain_stall_ms),
+            sync_stall: Duration::from_millis(self.sync_stall_ms),
+            ..Settings::default()
+        }
+    }
+
+    /// This machine's name, unless another was given.
+    pub(crate) fn host_name(&self) -> String {
+        if !self.host.is_empty() {
+            return self.host.clone();
+        }
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        name.trim().to_owned()
+    }
+
+    /// The address that others are told, given the one that was bound.
+    pub(crate) fn advertised(&self, bound: SocketAddr) -> String {
+        if !self.advertise.is_empty() {
+            return self.advertise.clone();
+        }
+        if bound.ip().is_unspecified() {
+            return format!("{}:{}", self.host_name(), bound.port());
+        }
+        bound.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_keys_are_named() {
+        let error = serde_json::from_str::<Config>(r#"{"dirz": []}"#).unwrap_err();
+        assert!(error.to_string().contains("dirz"));
+        let config: Config = serde_json::from_str(r#"{"rack": "r1", "dirs": ["/x"]}"#).unwrap();
+        assert_eq!(config.rack, "r1");
+        assert_eq!(config.max_connections, Config::default().max_connections);
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_refused() {
+        let good = Config { dirs: vec!["/x".into()], namenodes: vec!["a:1".into()], ..Config::default() };
+        good.check().unwrap();
+        for bad in [
+            Config { dirs: vec![], ..good.clone() },
+            Config { namenodes: vec![], ..good.clone() },
+            Config { max_connections: 0, ..good.clone() },
+            Config { chain_stall_ms: 0, ..good.clone() },
+            Config { advertise: "nohost".into(), ..good.clone() },
+        ] {
+            assert_eq!(bad.check().unwrap_err().code, ErrorCode::Invalid);
+        }
+    }
+
+    #[test]
+    fn others_are_told_an_address_they_can_reach() {
+        let config = Config { host: "box".into(), ..Config::default() };
+        assert_eq!(config.advertised("0.0.0.0:9".parse().unwrap()), "box:9");
+        assert_eq!(config.advertised("127.0.0.1:9".parse().unwrap()), "127.0.0.1:9");
+        let named = Config { advertise: "a:1".into(), ..config };
+        assert_eq!(named.advertised("0.0.0.0:9".parse().unwrap()), "a:1");
+    }
+}

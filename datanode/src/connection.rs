@@ -1,0 +1,152 @@
+//! One connection: hello, then reads, or one chain.
+
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use cairn_proto::data::{
+    Data, Hello, HelloReply, Read, ReplicaStat, Request, Response, StatReplica, request, response,
+};
+use cairn_proto::frame;
+use cairn_proto::limits::MAX_PAYLOAD;
+use cairn_proto::{Error, ErrorCode, Result};
+
+use crate::chain;
+use crate::server::Shared;
+use crate::settings::PROTOCOL_VERSION;
+use crate::socket::{self, FrameReader, Patience};
+use crate::store::{Phase, Scratch};
+
+/// Serves a connection until it ends. Its error says why, when that is worth a line in the log.
+pub fn serve(stream: &Arc<TcpStream>, shared: &Arc<Shared>) -> Result<()> {
+    let mut reader = FrameReader::new(stream.clone());
+    match converse(&mut reader, shared) {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            // Whoever can still read it learns why; garbage gets an answer, too.
+            let failure = shared.failure(error.clone(), shared.node());
+            if error.code != ErrorCode::Unavailable {
+                let _ = socket::write_message(stream, &failure, shared.settings.connect);
+                socket::close_gently(stream, shared.settings.connect);
+            }
+            Err(error)
+        }
+    }
+}
+
+fn converse(reader: &mut FrameReader, shared: &Arc<Shared>) -> Result<()> {
+    let settings = shared.settings.clone();
+    let handshake = Patience { idle: settings.handshake, frame: settings.handshake };
+    match next(reader, handshake)? {
+        None => return Ok(()),
+        Some(request::Kind::Hello(hello)) => greet(reader.stream(), shared, hello)?,
+        Some(_) => return Err(ErrorCode::Malformed.because("a connection starts with Hello")),
+    }
+    let patience = Patience { idle: settings.idle, frame: settings.frame };
+    let mut scratch = Scratch::default();
+    loop {
+        match next(reader, patience)? {
+            None => return Ok(()),
+            Some(request::Kind::Read(read)) => serve_read(reader.stream(), shared, &read, &mut scratch)?,
+            Some(request::Kind::Stat(ask)) => serve_stat(reader.stream(), shared, &ask)?,
+            Some(request::Kind::Open(open)) => return chain::serve(reader, shared, open),
+            Some(request::Kind::Hello(_)) => return Err(ErrorCode::Malformed.because("a second Hello")),
+            Some(request::Kind::Append(_) | request::Kind::Sync(_)) => {
+                return Err(ErrorCode::Malformed.because("there is no open chain on this connection"));
+            }
+        }
+    }
+}
+
+/// The next request that is not part of a chain; these have no payload.
+fn next(reader: &mut FrameReader, patience: Patience) -> Result<Option<request::Kind>> {
+    let head = reader.head::<Request>(&mut |waiting| patience.check(waiting))?;
+    match head {
+        None => Ok(None),
+        Some((Request { kind: Some(kind) }, 0)) => Ok(Some(kind)),
+        Some((Request { kind: None }, _)) => Err(ErrorCode::Malformed.because("unknown request")),
+        Some((_, length)) => {
+            Err(ErrorCode::Malformed.because(format!("a payload of {length} bytes where none belongs")))
+        }
+    }
+}
+
+fn greet(stream: &TcpStream, shared: &Shared, hello: Hello) -> Result<()> {
+    if hello.version != PROTOCOL_VERSION {
+        let detail = format!("data plane version {}, this datanode speaks {PROTOCOL_VERSION}", hello.version);
+        return Err(ErrorCode::Version.because(detail));
+    }
+    match shared.store.cluster_id() {
+        Some(ours) if ours == hello.cluster_id => {}
+        Some(ours) => {
+            let detail = format!("this datanode is of cluster {ours}, not {:?}", hello.cluster_id);
+            return Err(ErrorCode::WrongCluster.because(detail));
+        }
+        None => return Err(ErrorCode::Unavailable.because("this datanode has not joined a cluster yet")),
+    }
+    let reply = HelloReply { version: PROTOCOL_VERSION, node: shared.node() };
+    answer(stream, shared, response::Kind::Hello(reply))
+}
+
+fn answer(stream: &TcpStream, shared: &Shared, kind: response::Kind) -> Result<()> {
+    socket::write_message(stream, &Response { kind: Some(kind) }, shared.settings.frame)
+}
+
+/// Refuses one request; the connection goes on.
+fn refuse(stream: &TcpStream, shared: &Shared, error: Error) -> Result<()> {
+    socket::write_message(stream, &shared.failure(error, shared.node()), shared.settings.frame)
+}
+
+fn serve_read(stream: &TcpStream, shared: &Shared, read: &Read, scratch: &mut Scratch) -> Result<()> {
+    let replica = match shared.store.get(read.chunk) {
+        Ok(replica) => replica,
+        Err(error) => return refuse(stream, shared, error),
+    };
+    if let Err(error) = replica.check_range(read.offset, read.length) {
+        return refuse(stream, shared, error);
+    }
+    let end = read.offset + read.length;
+    let mut at = read.offset;
+    loop {
+        // Pieces end on multiples of the largest payload, so that all but the edges are whole blocks.
+        let boundary = (at / MAX_PAYLOAD as u64 + 1) * MAX_PAYLOAD as u64;
+        let length = (end.min(boundary) - at) as usize;
+        let range = match replica.read(at, length, scratch) {
+            Ok(range) => range,
+            Err(error) => {
+                if matches!(error.code, ErrorCode::Corrupt | ErrorCode::DiskFailed) {
+                    shared.store.notices().bad(read.chunk, &error.to_string());
+                }
+                return refuse(stream, shared, error);
+            }
+        };
+        let next = at + length as u64;
+        let data = Data { offset: at, crcs: scratch.crcs.clone(), last: next == end };
+        let head = frame::encode_head(&Response { kind: Some(response::Kind::Data(data)) }, length)?;
+        socket::write_frame(stream, &head, scratch.bytes(range), shared.settings.frame)
+            .map_err(|error| socket::broken(&error))?;
+        at = next;
+        if at == end {
+            return Ok(());
+        }
+    }
+}
+
+fn serve_stat(stream: &TcpStream, shared: &Shared, ask: &StatReplica) -> Result<()> {
+    let replica = match shared.store.get(ask.chunk) {
+        Ok(replica) => replica,
+        Err(error) => return refuse(stream, shared, error),
+    };
+    if !matches!(replica.phase(), Phase::Open | Phase::Sealed) {
+        let error = replica.check_range(0, 0).err().unwrap_or_else(|| ErrorCode::Unchecked.into());
+        return refuse(stream, shared, error);
+    }
+    let seal = replica.seal_record();
+    let stat = ReplicaStat {
+        chunk: ask.chunk,
+        length: replica.length(),
+        sealed: seal.is_some(),
+        blake3: seal.map(|seal| bytes::Bytes::copy_from_slice(&seal.blake3)).unwrap_or_default(),
+        path: replica.dir().data_path(ask.chunk).display().to_string(),
+    };
+    answer(stream, shared, response::Kind::Stat(stat))
+}

@@ -1,0 +1,150 @@
+//! A connection to another datanode: the next link of a chain, or the source of a copy.
+
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_proto::data::{Hello, Read, Request, Response, request, response};
+use cairn_proto::frame;
+use cairn_proto::limits::MAX_PAYLOAD;
+use cairn_proto::{Error, ErrorCode, Result};
+
+use crate::settings::{PROTOCOL_VERSION, Settings};
+use crate::socket::{self, FrameReader, Patience, Waiting};
+
+/// A connection on which `Hello` was sent.
+pub struct Peer {
+    stream: Arc<TcpStream>,
+    reader: FrameReader,
+    settings: Arc<Settings>,
+    greeted: bool,
+}
+
+/// A refusal by the other side, with the link it names.
+#[derive(Debug)]
+pub struct Refusal {
+    /// What was refused.
+    pub error: Error,
+    /// The node that refused; 0 if not said.
+    pub node: u32,
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Refusal {
+        Refusal { error, node: 0 }
+    }
+}
+
+impl Peer {
+    /// Connects and says hello. The answer is read with the first reply, which saves a round trip.
+    pub fn connect(address: &str, cluster_id: &str, settings: &Arc<Settings>) -> Result<Peer> {
+        let stream = socket::connect(address, settings.connect)?;
+        socket::tune(&stream, settings.tick(), settings.stall).map_err(|error| socket::broken(&error))?;
+        let stream = Arc::new(stream);
+        let hello = Hello { version: PROTOCOL_VERSION, cluster_id: cluster_id.to_owned() };
+        let peer = Peer {
+            reader: FrameReader::new(stream.clone()),
+            stream,
+            settings: settings.clone(),
+            greeted: false,
+        };
+        peer.send(request::Kind::Hello(hello))?;
+        Ok(peer)
+    }
+
+    /// The socket.
+    pub fn stream(&self) -> &Arc<TcpStream> {
+        &self.stream
+    }
+
+    /// Sends a request without payload.
+    pub fn send(&self, kind: request::Kind) -> Result<()> {
+        socket::write_message(&self.stream, &Request { kind: Some(kind) }, self.settings.frame)
+    }
+
+    /// The next reply, its payload in `into`. `None` when the other side closed.
+    /// A reply that is a `Failure` is the error.
+    pub fn receive(
+        &mut self,
+        into: &mut Vec<u8>,
+        wait: &mut dyn FnMut(Waiting) -> Result<()>,
+    ) -> Result<Option<(response::Kind, usize)>, Refusal> {
+        loop {
+            let Some((response, length)) = self.reader.head::<Response>(wait)? else { return Ok(None) };
+            self.reader.payload(length, into, wait)?;
+            match response.kind {
+                Some(response::Kind::Hello(reply)) if !self.greeted => {
+                    if reply.version != PROTOCOL_VERSION {
+                        let detail = format!("the peer speaks version {}", reply.version);
+                        return Err(ErrorCode::Version.because(detail).into());
+                    }
+                    self.greeted = true;
+                }
+                Some(response::Kind::Failure(failure)) => {
+                    let error = failure.error.map_or_else(|| ErrorCode::Malformed.into(), Error::from);
+                    return Err(Refusal { error, node: failure.node });
+                }
+                Some(kind) if self.greeted => return Ok(Some((kind, length))),
+                _ => return Err(ErrorCode::Malformed.because("unexpected reply").into()),
+            }
+        }
+    }
+
+    /// Whether the next reply can be read without waiting.
+    pub fn has_reply(&self) -> bool {
+        self.reader.has_frame()
+    }
+
+    /// Reads a range of a chunk, in order, and hands each verified piece to `take`.
+    pub fn read(
+        &mut self,
+        chunk: u64,
+        offset: u64,
+        length: u64,
+        take: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        self.send(request::Kind::Read(Read { chunk, offset, length }))?;
+        let patience = Patience { idle: self.settings.read_stall, frame: self.settings.read_stall };
+        let mut payload = Vec::with_capacity(MAX_PAYLOAD);
+        let (mut at, end) = (offset, offset + length);
+        loop {
+            let reply = self.receive(&mut payload, &mut |waiting| patience.check(waiting));
+            let Some((kind, size)) = reply.map_err(|refusal| refusal.error)? else {
+                return Err(ErrorCode::Unavailable.because("connection: closed within a read"));
+            };
+            let response::Kind::Data(data) = kind else {
+                return Err(ErrorCode::Malformed.because("a read was answered with something else"));
+            };
+            let bytes = &payload[..size];
+            if data.offset != at || at + size as u64 > end {
+                return Err(ErrorCode::Malformed.because("a read was answered with another range"));
+            }
+            if cairn_proto::checksum::piece_crcs(at, bytes) != data.crcs {
+                return Err(ErrorCode::Corrupt.because(format!("chunk {chunk}: at {at}, as received")));
+            }
+            take(bytes)?;
+            at += size as u64;
+            match (data.last, at == end) {
+                (true, true) => return Ok(()),
+                (false, false) if size > 0 => {}
+                _ => return Err(ErrorCode::Malformed.because("a read was answered with another length")),
+            }
+        }
+    }
+
+    /// Closes the connection's sending side: the other side sees a clean end.
+    pub fn finish(&self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Write);
+    }
+
+    /// The longest any reply of `links` more datanodes may take while a chain is being opened.
+    pub fn opening_patience(settings: &Settings, links: usize) -> Patience {
+        let limit = settings.connect * (links as u32 + 1) + Duration::from_millis(500);
+        Patience { idle: limit, frame: limit }
+    }
+}
+
+/// Encodes a request's head for a payload of `length` bytes.
+pub fn request_head(kind: request::Kind, length: usize) -> Result<bytes::Bytes> {
+    frame::encode_head(&Request { kind: Some(kind) }, length)
+}

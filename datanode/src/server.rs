@@ -1,0 +1,217 @@
+//! The data plane's listener: accepts, counts, and ends connections.
+
+use std::collections::HashMap;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use cairn_proto::data::{Failure, Response, response};
+use cairn_proto::{Error, ErrorCode, Result};
+use socket2::{Domain, SockRef, Socket, Type};
+
+use crate::connection;
+use crate::settings::Settings;
+use crate::socket;
+use crate::store::{Store, locked};
+
+/// Stack of a connection's thread: nothing in it recurses, and its buffers are on the heap.
+const STACK: usize = 256 << 10;
+
+/// What all connections share.
+pub struct Shared {
+    /// The replicas.
+    pub store: Arc<Store>,
+    /// Limits and times.
+    pub settings: Arc<Settings>,
+    node: AtomicU32,
+    stopping: AtomicBool,
+    next: AtomicU64,
+    connections: Mutex<HashMap<u64, Arc<TcpStream>>>,
+    ended: Condvar,
+}
+
+/// A running data plane. Dropping it cuts every connection.
+pub struct Server {
+    shared: Arc<Shared>,
+    listener: Arc<TcpListener>,
+    local: SocketAddr,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+impl Shared {
+    /// This datanode's number; 0 until it is registered.
+    pub fn node(&self) -> u32 {
+        self.node.load(Ordering::Relaxed)
+    }
+
+    /// Says what this datanode's number is.
+    pub fn set_node(&self, node: u32) {
+        self.node.store(node, Ordering::Relaxed);
+    }
+
+    /// A refusal as a frame; its own number names this datanode as the failed link.
+    pub fn failure(&self, error: Error, node: u32) -> Response {
+        Response { kind: Some(response::Kind::Failure(Failure { error: Some(error.into()), node })) }
+    }
+}
+
+/// Binds the data plane's address.
+pub fn bind(address: SocketAddr) -> Result<TcpListener> {
+    let bind = || -> std::io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(1024)?;
+        Ok(socket.into())
+    };
+    bind().map_err(|error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "; another process listens there: stop it, or choose another port",
+            std::io::ErrorKind::AddrNotAvailable => "; this host does not have that address",
+            _ => "",
+        };
+        ErrorCode::Unavailable.because(format!("cannot listen on {address}: {error}{hint}"))
+    })
+}
+
+impl Server {
+    /// Serves `store` on a bound listener.
+    pub fn start(listener: TcpListener, store: Arc<Store>, settings: Settings) -> Result<Server> {
+        let failed = |error: std::io::Error| ErrorCode::Unavailable.because(format!("data plane: {error}"));
+        let local = listener.local_addr().map_err(failed)?;
+        let shared = Arc::new(Shared {
+            store,
+            settings: Arc::new(settings),
+            node: AtomicU32::new(0),
+            stopping: AtomicBool::new(false),
+            next: AtomicU64::new(0),
+            connections: Mutex::new(HashMap::new()),
+            ended: Condvar::new(),
+        });
+        let listener = Arc::new(listener);
+        let (accepting, with) = (listener.clone(), shared.clone());
+        let acceptor = Builder::new()
+            .name("accept".into())
+            .spawn(move || accept(&accepting, &with))
+            .map_err(failed)?;
+        Ok(Server { shared, listener, local, acceptor: Some(acceptor) })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// What its connections share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Accepts no more, lets connections finish what they have received for up to `grace`, then cuts them.
+    pub fn stop(mut self, grace: Duration) {
+        self.stop_accepting();
+        self.shut_connections(Shutdown::Read);
+        if !self.wait_for_none(grace) {
+            self.shut_connections(Shutdown::Both);
+            self.wait_for_none(grace);
+        }
+    }
+
+    fn stop_accepting(&mut self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        // Wakes the accepting thread; a listener that cannot be shut down is one that accepts nothing.
+        let _ = SockRef::from(&*self.listener).shutdown(Shutdown::Both);
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
+        }
+    }
+
+    fn shut_connections(&self, how: Shutdown) {
+        for stream in locked(&self.shared.connections).values() {
+            let _ = stream.shutdown(how);
+        }
+    }
+
+    fn wait_for_none(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let mut connections = locked(&self.shared.connections);
+        while !connections.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let waited = self.shared.ended.wait_timeout(connections, left);
+            connections = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop_accepting();
+        self.shut_connections(Shutdown::Both);
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    while !shared.stopping.load(Ordering::Acquire) {
+        match listener.accept() {
+            Ok((stream, from)) => admit(stream, from, shared),
+            Err(_) if shared.stopping.load(Ordering::Acquire) => return,
+            Err(error) => {
+                // Out of descriptors or memory: it passes, and spinning would not help.
+                tracing::warn!(%error, "cannot accept");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+    }
+}
+
+fn admit(stream: TcpStream, from: SocketAddr, shared: &Arc<Shared>) {
+    let settings = &shared.settings;
+    if let Err(error) = socket::tune(&stream, settings.tick(), settings.frame) {
+        tracing::debug!(%from, %error, "connection lost at once");
+        return;
+    }
+    let stream = Arc::new(stream);
+    let id = shared.next.fetch_add(1, Ordering::Relaxed);
+    {
+        let mut connections = locked(&shared.connections);
+        if connections.len() >= settings.max_connections {
+            drop(connections);
+            tracing::warn!(%from, limit = settings.max_connections, "too many connections");
+            let full = shared.failure(ErrorCode::Unavailable.because("too many connections"), shared.node());
+            let _ = socket::write_message(&stream, &full, Duration::ZERO);
+            return;
+        }
+        connections.insert(id, stream.clone());
+    }
+    let with = shared.clone();
+    let name = format!("data {from}");
+    let spawned = Builder::new().name(name).stack_size(STACK).spawn(move || {
+        let _registered = Registered { shared: with.clone(), id };
+        if let Err(error) = connection::serve(&stream, &with) {
+            tracing::info!(%from, %error, "connection ended");
+        }
+    });
+    if let Err(error) = spawned {
+        tracing::warn!(%from, %error, "no thread for a connection");
+        locked(&shared.connections).remove(&id);
+    }
+}
+
+/// Takes a connection off the list when its thread ends, however it does.
+struct Registered {
+    shared: Arc<Shared>,
+    id: u64,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        locked(&self.shared.connections).remove(&self.id);
+        self.shared.ended.notify_all();
+    }
+}

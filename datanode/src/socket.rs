@@ -1,0 +1,273 @@
+//! Sockets of the data plane: how they are tuned, and frames over them with deadlines.
+//!
+//! The data plane runs on blocking sockets and a thread a connection, because that was measured to be both
+//! faster and simpler here than tasks (docs/formats/wire.md gives the figures): the thread that reads a frame
+//! verifies it, forwards it and writes it to disk, so a small append wakes one thread a hop, and a disk that
+//! stalls holds up its own chains only, never the runtime that sends the heartbeats.
+
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cairn_proto::frame::{self, Lengths, PREFIX};
+use cairn_proto::{Error, ErrorCode, Result};
+use prost::Message;
+use socket2::{SockRef, TcpKeepalive};
+
+/// Bytes of a socket's buffers: a full window of a chain fits in a few of them.
+const SOCKET_BUFFER: usize = 4 << 20;
+/// Bytes read at once. Small frames come in bunches; of a large one, no more than this is copied twice.
+const READ_AHEAD: usize = 64 << 10;
+/// A connection whose peer's host is gone is given up after about this long.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+
+/// Sets what every data-plane socket has in common. `tick` is how often a waiting reader looks up;
+/// `patience` how long a write may make no progress.
+pub fn tune(stream: &TcpStream, tick: Duration, patience: Duration) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(tick))?;
+    stream.set_write_timeout(Some(patience))?;
+    let socket = SockRef::from(stream);
+    // Large buffers are a wish: a system may allow less.
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 5).with_retries(5),
+    )
+}
+
+/// Connects to `host:port`, trying each of its addresses.
+pub fn connect(address: &str, timeout: Duration) -> Result<TcpStream> {
+    let refuse = |error: io::Error| ErrorCode::Unavailable.because(format!("{address}: {error}"));
+    let addresses: Vec<SocketAddr> = address.to_socket_addrs().map_err(refuse)?.take(4).collect();
+    let mut last = ErrorCode::Unavailable.because(format!("{address}: no such address"));
+    for one in addresses {
+        match TcpStream::connect_timeout(&one, timeout) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = refuse(error),
+        }
+    }
+    Err(last)
+}
+
+/// Whether the peer has closed its side or the connection is broken, without reading from it.
+pub fn has_hung_up(stream: &TcpStream) -> bool {
+    let events = libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR;
+    let mut poll = libc::pollfd { fd: stream.as_raw_fd(), events, revents: 0 };
+    // SAFETY: one valid descriptor, a count of one, and no waiting.
+    let ready = unsafe { libc::poll(&mut poll, 1, 0) };
+    ready > 0 && poll.revents & events != 0
+}
+
+/// Writes a frame whose head was encoded by [`frame::encode_head`]. A peer that reads so slowly that the
+/// frame takes longer than `limit` is given up.
+pub fn write_frame(stream: &TcpStream, head: &[u8], payload: &[u8], limit: Duration) -> io::Result<()> {
+    let started = Instant::now();
+    let mut parts = [IoSlice::new(head), IoSlice::new(payload)];
+    let mut left = &mut parts[..];
+    IoSlice::advance_slices(&mut left, 0);
+    let mut stream = stream;
+    while !left.is_empty() {
+        match stream.write_vectored(left) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut left, written),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if !left.is_empty() && started.elapsed() > limit {
+            return Err(ErrorKind::TimedOut.into());
+        }
+    }
+    Ok(())
+}
+
+/// Writes a frame without payload.
+pub fn write_message(stream: &TcpStream, header: &impl Message, limit: Duration) -> Result<()> {
+    let head = frame::encode_head(header, 0)?;
+    write_frame(stream, &head, &[], limit).map_err(|error| broken(&error))
+}
+
+/// A broken connection as a refusal.
+pub fn broken(error: &io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => ErrorCode::Timeout.because("the peer does not read"),
+        _ => ErrorCode::Unavailable.because(format!("connection: {error}")),
+    }
+}
+
+/// What a reader is waiting for, told to whoever decides how long.
+#[derive(Debug, Clone, Copy)]
+pub struct Waiting {
+    /// Part of a frame has arrived.
+    pub started: bool,
+    /// Since when: the frame's first byte, or the end of the frame before.
+    pub since: Instant,
+}
+
+/// How long a reader waits for a frame.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// For its first byte.
+    pub idle: Duration,
+    /// From its first byte to its last.
+    pub frame: Duration,
+}
+
+impl Patience {
+    /// Refuses to wait any longer when the time is up.
+    pub fn check(&self, waiting: Waiting) -> Result<()> {
+        let limit = if waiting.started { self.frame } else { self.idle };
+        if waiting.since.elapsed() < limit {
+            return Ok(());
+        }
+        let what = if waiting.started { "a whole frame" } else { "any frame" };
+        Err(ErrorCode::Timeout.because(format!("not {what} within {} ms", limit.as_millis())))
+    }
+}
+
+/// Reads frames from a socket through a small buffer. Large payloads go straight to their place.
+pub struct FrameReader {
+    stream: Arc<TcpStream>,
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+    since: Instant,
+    started: bool,
+}
+
+impl FrameReader {
+    /// Reads from `stream`, which must have been [tuned](tune).
+    pub fn new(stream: Arc<TcpStream>) -> FrameReader {
+        let buffer = vec![0; READ_AHEAD].into_boxed_slice();
+        FrameReader { stream, buffer, start: 0, end: 0, since: Instant::now(), started: false }
+    }
+
+    /// The socket.
+    pub fn stream(&self) -> &Arc<TcpStream> {
+        &self.stream
+    }
+
+    /// Reads the next frame's header, and says how long its payload is; the payload must be read next.
+    /// `None` when the peer closed between frames. `wait` is asked whenever the frame is not whole yet.
+    pub fn head<M: Message + Default>(
+        &mut self,
+        wait: &mut dyn FnMut(Waiting) -> Result<()>,
+    ) -> Result<Option<(M, usize)>> {
+        self.since = Instant::now();
+        self.started = self.start < self.end;
+        let Some(prefix) = self.take(PREFIX, wait)? else { return Ok(None) };
+        let mut bytes = [0; PREFIX];
+        bytes.copy_from_slice(&prefix);
+        let lengths = Lengths::parse(bytes)?;
+        let header = match self.take(lengths.header, wait)? {
+            Some(header) => header,
+            None => return Err(ErrorCode::Unavailable.because("connection: closed within a frame")),
+        };
+        Ok(Some((frame::decode_header(&header)?, lengths.payload)))
+    }
+
+    /// Reads the payload of the frame whose head was read last into the first `length` bytes of `into`,
+    /// which grows when it must.
+    pub fn payload(
+        &mut self,
+        length: usize,
+        into: &mut Vec<u8>,
+        wait: &mut dyn FnMut(Waiting) -> Result<()>,
+    ) -> Result<()> {
+        if into.len() < length {
+            into.resize(length, 0);
+        }
+        let buffered = length.min(self.end - self.start);
+        into[..buffered].copy_from_slice(&self.buffer[self.start..self.start + buffered]);
+        self.start += buffered;
+        let mut at = buffered;
+        while at < length {
+            match self.receive(Some(&mut into[at..length]), wait)? {
+                0 => return Err(ErrorCode::Unavailable.because("connection: closed within a frame")),
+                received => at += received,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the next frame has arrived whole: then reading it does not wait, and what is to be sent may
+    /// wait for it.
+    pub fn has_frame(&self) -> bool {
+        let held = &self.buffer[self.start..self.end];
+        let Some((prefix, rest)) = held.split_first_chunk::<PREFIX>() else { return false };
+        // A prefix that is refused is read without waiting, too.
+        Lengths::parse(*prefix).map_or(true, |lengths| rest.len() >= lengths.header + lengths.payload)
+    }
+
+    /// The next `length` bytes (a few; at most the buffer's size), or `None` at the end of the stream.
+    fn take(&mut self, length: usize, wait: &mut dyn FnMut(Waiting) -> Result<()>) -> Result<Option<Vec<u8>>> {
+        while self.end - self.start < length {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+            let received = self.receive(None, wait)?;
+            if received == 0 && self.end == 0 && !self.started {
+                return Ok(None);
+            }
+            if received == 0 {
+                return Err(ErrorCode::Unavailable.because("connection: closed within a frame"));
+            }
+            self.end += received;
+        }
+        let taken = self.buffer[self.start..self.start + length].to_vec();
+        self.start += length;
+        Ok(Some(taken))
+    }
+
+    /// Receives some bytes, into the buffer's free end or to `into`; 0 at the end of the stream.
+    fn receive(
+        &mut self,
+        into: Option<&mut [u8]>,
+        wait: &mut dyn FnMut(Waiting) -> Result<()>,
+    ) -> Result<usize> {
+        let target = match into {
+            Some(into) => into,
+            None => &mut self.buffer[self.end..],
+        };
+        let mut stream = &*self.stream;
+        loop {
+            match stream.read(target) {
+                Ok(received) => {
+                    if received > 0 && !self.started {
+                        self.started = true;
+                        self.since = Instant::now();
+                    } else if received > 0 {
+                        // A trickle of bytes must not outlive the deadline either.
+                        wait(Waiting { started: true, since: self.since })?;
+                    }
+                    return Ok(received);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    wait(Waiting { started: self.started, since: self.since })?;
+                }
+                Err(error) => return Err(broken(&error)),
+            }
+        }
+    }
+}
+
+/// Ends a connection so that the peer still reads what was last written to it: a close with unread bytes
+/// would reset it and throw that away.
+pub fn close_gently(stream: &TcpStream, limit: Duration) {
+    let started = Instant::now();
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    let mut sink = vec![0; READ_AHEAD];
+    let mut from = stream;
+    while started.elapsed() < limit {
+        match from.read(&mut sink) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
+            Err(_) => break,
+        }
+    }
+    let _ = stream.shutdown(std::net::Shutdown::Both);
+}

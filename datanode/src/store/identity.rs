@@ -1,0 +1,141 @@
+//! Whose a data directory is: the `VERSION` file, the lock, and the mark of a clean stop.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::path::Path;
+
+use cairn_proto::{Error, ErrorCode, Result};
+use serde::{Deserialize, Serialize};
+
+/// The one layout of a data directory this program knows.
+pub const FORMAT: u32 = 1;
+
+/// What `VERSION` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Version of the directory's layout.
+    pub format: u32,
+    /// The cluster; empty until the first registration.
+    pub cluster_id: String,
+    /// The datanode: the same in all its directories.
+    pub datanode: String,
+    /// This directory.
+    pub directory: String,
+}
+
+/// Makes the directory if need be and locks it against other processes.
+pub fn lock(path: &Path) -> Result<File> {
+    let refuse = |error: io::Error| start_error(path, "cannot be used", &error);
+    std::fs::create_dir_all(path).map_err(refuse)?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path.join("LOCK"))
+        .map_err(refuse)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(ErrorCode::Unavailable.because(format!(
+            "data directory {} is in use by another process; stop it, or choose another directory",
+            path.display()
+        ))),
+        Err(TryLockError::Error(error)) => Err(refuse(error)),
+    }
+}
+
+/// Reads `VERSION`; `None` in a fresh directory.
+pub fn load(path: &Path) -> Result<Option<Identity>> {
+    let file = path.join("VERSION");
+    let text = match std::fs::read_to_string(&file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return fresh(path).map(|()| None),
+        Err(error) => return Err(start_error(&file, "cannot be read", &error)),
+    };
+    #[derive(Deserialize)]
+    struct Only {
+        format: u32,
+    }
+    let malformed = |error: serde_json::Error| {
+        ErrorCode::Malformed.because(format!("{}: not a VERSION file: {error}", file.display()))
+    };
+    // The version comes first: a later layout may have other fields, and must be told from damage.
+    let Only { format } = serde_json::from_str(&text).map_err(malformed)?;
+    if format != FORMAT {
+        return Err(ErrorCode::Version.because(format!(
+            "{}: directory format {format}, this program knows {FORMAT}",
+            file.display()
+        )));
+    }
+    serde_json::from_str(&text).map(Some).map_err(malformed)
+}
+
+/// A directory without `VERSION` must hold no chunks: somebody else's data is never adopted.
+fn fresh(path: &Path) -> Result<()> {
+    if path.join("chunks").exists() {
+        return Err(ErrorCode::Malformed.because(format!(
+            "{} holds chunks but no VERSION file; restore the file, or empty the directory",
+            path.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Writes `VERSION` durably, whole or not at all.
+pub fn save(path: &Path, identity: &Identity) -> Result<()> {
+    let text = serde_json::to_string_pretty(identity)
+        .map_err(|error| ErrorCode::Invalid.because(error.to_string()))?;
+    let tmp = path.join("VERSION.new");
+    let put = || -> io::Result<()> {
+        let mut file = File::create(&tmp)?;
+        file.write_all(text.as_bytes())?;
+        file.write_all(b"\n")?;
+        file.sync_all()?;
+        std::fs::rename(&tmp, path.join("VERSION"))?;
+        File::open(path)?.sync_all()
+    };
+    put().map_err(|error| start_error(path, "cannot be written to", &error))
+}
+
+/// Makes the subdirectories, durably.
+pub fn lay_out(path: &Path) -> Result<()> {
+    let make = || -> io::Result<()> {
+        std::fs::create_dir_all(path.join("tmp"))?;
+        for shelf in 0..=255u8 {
+            std::fs::create_dir_all(path.join("chunks").join(format!("{shelf:02x}")))?;
+        }
+        File::open(path.join("chunks"))?.sync_all()?;
+        File::open(path)?.sync_all()
+    };
+    make().map_err(|error| start_error(path, "cannot be written to", &error))
+}
+
+/// Takes the mark of a clean stop away, durably, and says whether it was there.
+pub fn take_clean_mark(path: &Path) -> Result<bool> {
+    match std::fs::remove_file(path.join("CLEAN")) {
+        Ok(()) => File::open(path)
+            .and_then(|dir| dir.sync_all())
+            .map(|()| true)
+            .map_err(|error| start_error(path, "cannot be written to", &error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(start_error(path, "cannot be written to", &error)),
+    }
+}
+
+/// Leaves the mark of a clean stop: what lies here was synced and is as its records say.
+pub fn leave_clean_mark(path: &Path) -> io::Result<()> {
+    File::create(path.join("CLEAN"))?.sync_all()?;
+    File::open(path)?.sync_all()
+}
+
+/// What a start says about a directory; disks that are gone are told from wrong settings.
+fn start_error(path: &Path, what: &str, error: &io::Error) -> Error {
+    let code = match error.raw_os_error() {
+        Some(libc::EIO | libc::EUCLEAN | libc::ENXIO | libc::ENODEV) => ErrorCode::DiskFailed,
+        Some(libc::EROFS) => ErrorCode::ReadOnly,
+        Some(libc::ENOSPC | libc::EDQUOT) => ErrorCode::DiskFull,
+        Some(libc::EACCES | libc::EPERM) => ErrorCode::PermissionDenied,
+        Some(libc::ENOTDIR) => ErrorCode::NotDirectory,
+        _ => ErrorCode::Io,
+    };
+    code.because(format!("data directory {} {what}: {error}", path.display()))
+}

@@ -1,0 +1,108 @@
+//! A sealed replica that arrives from another datanode.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cairn_proto::checksum::{BlockCrc, pieces};
+use cairn_proto::limits::BLOCK_SIZE;
+use cairn_proto::{ErrorCode, Result};
+
+use super::Store;
+use super::directory::Directory;
+use super::format::{Seal, encode_file};
+use super::replica::{Replica, Sealed, State};
+
+/// A copy under way: files in `tmp` that count for nothing until [`Incoming::finish`].
+#[derive(Debug)]
+pub struct Incoming {
+    chunk: u64,
+    length: u64,
+    dir: Arc<Directory>,
+    data: File,
+    path: Option<PathBuf>,
+    tail: BlockCrc,
+    crcs: Vec<u32>,
+    hasher: blake3::Hasher,
+}
+
+impl Incoming {
+    pub(super) fn new(chunk: u64, length: u64, dir: Arc<Directory>) -> Result<Incoming> {
+        let path = dir.tmp_path(&format!("{chunk:016x}.data"));
+        let data = dir.create(&path)?;
+        Ok(Incoming {
+            chunk,
+            length,
+            dir,
+            data,
+            path: Some(path),
+            tail: BlockCrc::default(),
+            crcs: Vec::new(),
+            hasher: blake3::Hasher::new(),
+        })
+    }
+
+    /// Bytes it has.
+    pub fn held(&self) -> u64 {
+        self.tail.length()
+    }
+
+    /// Bytes it still needs.
+    pub fn missing(&self) -> u64 {
+        self.length - self.held()
+    }
+
+    /// Adds verified bytes at its end.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        if bytes.len() as u64 > self.missing() {
+            return Err(ErrorCode::Malformed.because(format!("chunk {}: more bytes than asked for", self.chunk)));
+        }
+        self.dir.reserve(bytes.len() as u64)?;
+        self.dir.write_at(&self.data, bytes, self.held())?;
+        let first = pieces(self.held(), bytes.len()).next().map_or(0, |(block, ..)| block);
+        let crcs = self.tail.append(bytes);
+        self.crcs.truncate(first as usize);
+        self.crcs.extend_from_slice(&crcs);
+        self.hasher.update(bytes);
+        Ok(())
+    }
+
+    /// Compares the whole, makes it durable and puts it in its place, where it replaces whatever this
+    /// datanode had of the chunk.
+    pub fn finish(mut self, store: &Store, blake3: &[u8]) -> Result<Seal> {
+        let chunk = self.chunk;
+        if self.missing() != 0 {
+            return Err(ErrorCode::PastEnd.because(format!("chunk {chunk}: the copy is not whole")));
+        }
+        let seal = Seal { length: self.length, blake3: *self.hasher.finalize().as_bytes() };
+        if !blake3.is_empty() && *blake3 != seal.blake3 {
+            return Err(ErrorCode::Corrupt.because(format!("chunk {chunk}: the copy has another BLAKE3")));
+        }
+        debug_assert_eq!(self.crcs.len(), self.length.div_ceil(BLOCK_SIZE as u64) as usize);
+        let dir = self.dir.clone();
+        dir.sync_file(&self.data)?;
+        let content = encode_file(chunk, self.length, &self.crcs, Some(&seal));
+        let _claim = store.claim(chunk)?;
+        store.retire(chunk)?;
+        // Data first: a data file without checksums is removed by a start, the other way round it would be
+        // taken for damage.
+        if let Some(path) = &self.path {
+            dir.rename(path, &dir.data_path(chunk))?;
+        }
+        self.path = None;
+        dir.replace(&dir.sums_path(chunk), &content)?;
+        dir.gained(self.length);
+        let state = State::Sealed(Sealed { seal, files: None });
+        store.enlist(Arc::new(Replica::new(chunk, dir, state, seal.length)));
+        Ok(seal)
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            // A start clears what cannot be removed now.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}

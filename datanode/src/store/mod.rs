@@ -1,0 +1,389 @@
+//! The replicas of one datanode. The only folder that touches files.
+//!
+//! Everything here blocks: callers are threads of the data plane, or tasks' blocking threads.
+
+mod directory;
+pub mod format;
+mod identity;
+mod incoming;
+mod notices;
+mod open;
+mod read;
+mod recover;
+mod replica;
+mod seal;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use cairn_proto::control::{DiskSpace, Inventory, ReplicaReport};
+use cairn_proto::{Error, ErrorCode, Result};
+
+pub use directory::Directory;
+pub use format::Seal;
+pub use incoming::Incoming;
+pub use notices::{News, Notices};
+pub use read::Scratch;
+pub use replica::{Admission, Appender, Phase, Replica};
+
+use directory::Ledger;
+use identity::Identity;
+use replica::{OpenLog, State};
+
+/// How long an operation waits for another one on the same chunk.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a chain that takes over waits for the old one to let go.
+const TAKEOVER_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a store is made of.
+#[derive(Debug, Clone, Default)]
+pub struct StoreConfig {
+    /// Data directories; at least one.
+    pub dirs: Vec<PathBuf>,
+    /// Bytes of each file system that are left free.
+    pub reserve_bytes: u64,
+    /// Most bytes that all replicas together may hold.
+    pub capacity_limit: Option<u64>,
+}
+
+/// All replicas of a datanode, over all its directories.
+#[derive(Debug)]
+pub struct Store {
+    dirs: Vec<Arc<Directory>>,
+    /// Directories that could not even be opened at the start.
+    lost_dirs: u32,
+    ledger: Arc<Ledger>,
+    notices: Arc<Notices>,
+    identity: Mutex<Vec<Identity>>,
+    replicas: RwLock<BTreeMap<u64, Arc<Replica>>>,
+    claims: Mutex<HashSet<u64>>,
+    released: Condvar,
+}
+
+/// The right to make, seal, replace or delete the files of one chunk.
+pub(crate) struct Claim<'a> {
+    store: &'a Store,
+    chunk: u64,
+}
+
+impl Store {
+    /// The datanode's own id.
+    pub fn uuid(&self) -> String {
+        locked(&self.identity).first().map(|identity| identity.datanode.clone()).unwrap_or_default()
+    }
+
+    /// The cluster it belongs to, once it knows.
+    pub fn cluster_id(&self) -> Option<String> {
+        let id = locked(&self.identity).first()?.cluster_id.clone();
+        (!id.is_empty()).then_some(id)
+    }
+
+    /// Joins a cluster, durably; refuses any other than the one it is in.
+    pub fn adopt_cluster(&self, cluster_id: &str) -> Result<()> {
+        let mut identities = locked(&self.identity);
+        for (identity, dir) in identities.iter_mut().zip(&self.dirs) {
+            if identity.cluster_id == cluster_id {
+                continue;
+            }
+            if !identity.cluster_id.is_empty() {
+                return Err(wrong_cluster(dir, &identity.cluster_id, cluster_id));
+            }
+            identity.cluster_id = cluster_id.to_owned();
+            if !dir.is_fenced() {
+                identity::save(dir.path(), identity)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the namenode should hear.
+    pub fn notices(&self) -> &Notices {
+        &self.notices
+    }
+
+    /// The replica of a chunk.
+    pub fn get(&self, chunk: u64) -> Result<Arc<Replica>> {
+        let found = read_locked(&self.replicas).get(&chunk).cloned();
+        let replica = found.ok_or_else(|| ErrorCode::ChunkUnknown.because(format!("chunk {chunk}")))?;
+        replica.dir().usable()?;
+        Ok(replica)
+    }
+
+    /// Opens a chunk for appending, for the chain that came by `stream`. It is made if there is none and
+    /// `length` is 0; otherwise `length` must be its length.
+    pub fn open_appender(&self, chunk: u64, length: u64, stream: &Arc<TcpStream>) -> Result<Appender> {
+        let _claim = self.claim(chunk)?;
+        let replica = match self.get(chunk) {
+            Ok(replica) => replica,
+            Err(error) if error.code == ErrorCode::ChunkUnknown && length == 0 => self.make(chunk)?,
+            Err(error) => return Err(error),
+        };
+        if let Some(writer) = replica.writer() {
+            wait_for_dead_writer(&replica, &writer)?;
+        }
+        let appender = replica.take_writer(Arc::downgrade(stream))?;
+        if appender.length() != length {
+            let had = appender.length();
+            return Err(ErrorCode::OffsetMismatch.because(format!("chunk {chunk}: opened at {length}, length {had}")));
+        }
+        Ok(appender)
+    }
+
+    fn make(&self, chunk: u64) -> Result<Arc<Replica>> {
+        let dir = self.roomiest(1)?;
+        let data = dir.create(&dir.data_path(chunk))?;
+        let sums = dir.create(&dir.sums_path(chunk))?;
+        let header = format::Header { chunk, kind: format::Kind::Open };
+        dir.write_at(&sums, &header.encode(), 0)?;
+        let replica = Arc::new(Replica::new(chunk, dir, State::Open(OpenLog::fresh(data, sums)), 0));
+        self.enlist(replica.clone());
+        Ok(replica)
+    }
+
+    /// The working directory with the most free space, which must be at least `bytes`.
+    fn roomiest(&self, bytes: u64) -> Result<Arc<Directory>> {
+        if self.ledger.room() < bytes {
+            return Err(ErrorCode::DiskFull.because(format!("capacity limit, {} bytes used", self.ledger.used())));
+        }
+        let alive = self.dirs.iter().filter(|dir| !dir.is_fenced());
+        // Directories of one file system have the same room: the emptier one of them takes the chunk.
+        let best = alive.map(|dir| (dir.measure().available, dir)).max_by_key(|(room, dir)| {
+            (*room, std::cmp::Reverse(dir.used()))
+        });
+        let Some((room, dir)) = best else {
+            return Err(ErrorCode::DiskFailed.because("all data directories failed"));
+        };
+        if room < bytes {
+            return Err(ErrorCode::DiskFull.because(dir.path().display().to_string()));
+        }
+        Ok(dir.clone())
+    }
+
+    /// Makes a replica immutable at `length`.
+    pub fn seal(&self, chunk: u64, length: u64) -> Result<Seal> {
+        let _claim = self.claim(chunk)?;
+        let replica = self.get(chunk)?;
+        self.check_claimed(&replica)?;
+        replica.seal(length).inspect_err(|error| {
+            if matches!(error.code, ErrorCode::Corrupt | ErrorCode::DiskFailed) {
+                self.notices.bad(chunk, &error.to_string());
+            }
+        })
+    }
+
+    /// Removes a replica; that there is none is no error.
+    pub fn delete(&self, chunk: u64) -> Result<()> {
+        let _claim = self.claim(chunk)?;
+        self.retire(chunk)
+    }
+
+    /// Starts to take in a copy of a sealed chunk. `None` if it is here already, whole.
+    pub fn incoming(&self, chunk: u64, length: u64, blake3: &[u8]) -> Result<Result<Incoming, Seal>> {
+        if let Ok(replica) = self.get(chunk)
+            && let Some(seal) = replica.seal_record()
+            && seal.length == length
+            && (blake3.is_empty() || *blake3 == seal.blake3)
+            && !self.notices.all_bad().contains_key(&chunk)
+        {
+            return Ok(Err(seal));
+        }
+        Incoming::new(chunk, length, self.roomiest(length)?).map(Ok)
+    }
+
+    /// Takes a replica out of the index and its files off the disk. Its checksum file goes first: without it
+    /// the data file is nothing.
+    pub(crate) fn retire(&self, chunk: u64) -> Result<()> {
+        let Some(replica) = write_locked(&self.replicas).remove(&chunk) else { return Ok(()) };
+        let dir = replica.dir().clone();
+        {
+            let mut state = replica.lock();
+            dir.lost(replica.length().min(dir.used()));
+            replica.enter(&mut state, State::Gone);
+        }
+        self.notices.forget(chunk);
+        if dir.is_fenced() {
+            return Ok(());
+        }
+        dir.remove(&dir.sums_path(chunk))?;
+        dir.remove(&dir.data_path(chunk))
+    }
+
+    pub(crate) fn enlist(&self, replica: Arc<Replica>) {
+        write_locked(&self.replicas).insert(replica.chunk(), replica);
+    }
+
+    /// Waits for the sole right to a chunk's files.
+    pub(crate) fn claim(&self, chunk: u64) -> Result<Claim<'_>> {
+        let deadline = Instant::now() + CLAIM_PATIENCE;
+        let mut claims = locked(&self.claims);
+        while !claims.insert(chunk) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ErrorCode::ChunkBusy.because(format!("chunk {chunk}: another operation goes on")));
+            }
+            let waited = self.released.wait_timeout(claims, left);
+            claims = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(Claim { store: self, chunk })
+    }
+
+    /// Verifies one replica now if an unclean stop left it unchecked.
+    fn check_claimed(&self, replica: &Replica) -> Result<()> {
+        if replica.phase() != Phase::Unchecked {
+            return Ok(());
+        }
+        let checked = recover::check(replica);
+        if let Err(error) = &checked {
+            let mut state = replica.lock();
+            if matches!(*state, State::Unchecked) {
+                replica.enter(&mut state, State::Damaged(error.to_string()));
+            }
+        }
+        self.notices.changed(replica.chunk());
+        checked
+    }
+
+    /// Verifies everything an unclean stop left unchecked. Meant for a thread of its own;
+    /// `stop` is asked between replicas.
+    pub fn check_all(&self, stop: impl Fn() -> bool) {
+        let all: Vec<_> = read_locked(&self.replicas).values().cloned().collect();
+        for replica in all.iter().filter(|replica| replica.phase() == Phase::Unchecked) {
+            if stop() {
+                return;
+            }
+            let Ok(_claim) = self.claim(replica.chunk()) else { continue };
+            if let Err(error) = self.check_claimed(replica) {
+                tracing::error!(chunk = replica.chunk(), %error, "replica cannot be checked");
+            }
+        }
+    }
+
+    /// Space and replicas, for a heartbeat. Directories on one device count its space once.
+    pub fn space(&self) -> DiskSpace {
+        let mut space = DiskSpace { used: self.ledger.used(), failed_dirs: self.lost_dirs, ..DiskSpace::default() };
+        let mut devices = BTreeSet::new();
+        for dir in &self.dirs {
+            if dir.is_fenced() {
+                space.failed_dirs += 1;
+                continue;
+            }
+            let measured = dir.measure();
+            if devices.insert(dir.device()) {
+                space.capacity += measured.total;
+                space.available += measured.available;
+            }
+        }
+        if let Some(limit) = self.ledger.limit() {
+            space.capacity = space.capacity.min(limit);
+            space.available = space.available.min(self.ledger.room());
+        }
+        let replicas = read_locked(&self.replicas);
+        space.replicas = replicas.values().filter(|replica| !replica.dir().is_fenced()).count() as u64;
+        space
+    }
+
+    /// The page of the inventory that starts at chunk `first`; its `next` says where the one after it does.
+    pub fn inventory_page(&self, first: u64, limit: usize) -> Inventory {
+        let index = read_locked(&self.replicas);
+        let mut page = Inventory { first, next: 0, replicas: Vec::new() };
+        for (&chunk, replica) in index.range(first..) {
+            if page.replicas.len() == limit {
+                page.next = chunk;
+                break;
+            }
+            page.replicas.extend(report(replica));
+        }
+        page
+    }
+
+    /// A page about one chunk alone.
+    pub fn inventory_of(&self, chunk: u64) -> Inventory {
+        let replicas = read_locked(&self.replicas).get(&chunk).and_then(|replica| report(replica));
+        Inventory { first: chunk, next: chunk.wrapping_add(1), replicas: replicas.into_iter().collect() }
+    }
+
+    /// Syncs what is open and leaves the mark of a clean stop. Nothing is appended any more after it.
+    pub fn close(&self) {
+        let all: Vec<_> = read_locked(&self.replicas).values().cloned().collect();
+        let mut dirty: BTreeSet<PathBuf> = BTreeSet::new();
+        for replica in all {
+            let clean = match replica.phase() {
+                Phase::Open => replica.settle(),
+                Phase::Unchecked => Err(ErrorCode::Unchecked.because(format!("chunk {}", replica.chunk()))),
+                Phase::Sealed | Phase::Damaged | Phase::Gone => Ok(0),
+            };
+            if let Err(error) = clean {
+                tracing::warn!(chunk = replica.chunk(), %error, "not settled at the stop; the next start checks");
+                dirty.insert(replica.dir().path().to_owned());
+            }
+        }
+        for dir in self.dirs.iter().filter(|dir| !dir.is_fenced() && !dirty.contains(dir.path())) {
+            if let Err(error) = identity::leave_clean_mark(dir.path()) {
+                tracing::warn!(directory = %dir.path().display(), %error, "no mark of a clean stop");
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn dirs(&self) -> &[Arc<Directory>] {
+        &self.dirs
+    }
+}
+
+/// A dead chain's connection is cut and its thread given a moment to go; a live one stays the writer.
+fn wait_for_dead_writer(replica: &Arc<Replica>, writer: &replica::Writer) -> Result<()> {
+    if let Some(stream) = writer.stream.upgrade() {
+        if !crate::socket::has_hung_up(&stream) {
+            return Err(ErrorCode::ChunkBusy.because(format!("chunk {}", replica.chunk())));
+        }
+        let _ = stream.shutdown(std::net::Shutdown::Both);
+    }
+    let deadline = Instant::now() + TAKEOVER_PATIENCE;
+    while replica.writer().is_some() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+fn report(replica: &Replica) -> Option<ReplicaReport> {
+    let phase = replica.phase();
+    if phase == Phase::Gone || replica.dir().is_fenced() {
+        return None;
+    }
+    Some(ReplicaReport {
+        chunk: replica.chunk(),
+        length: replica.length(),
+        sealed: phase == Phase::Sealed,
+        unchecked: phase == Phase::Unchecked,
+    })
+}
+
+fn wrong_cluster(dir: &Directory, ours: &str, theirs: &str) -> Error {
+    ErrorCode::WrongCluster
+        .because(format!("data directory {} is of cluster {ours}, not {theirs}", dir.path().display()))
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        locked(&self.store.claims).remove(&self.chunk);
+        self.store.released.notify_all();
+    }
+}
+
+/// Locks a mutex. A thread that panicked while it held the lock left plain values behind, not broken ones.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read_locked<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write_locked<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,180 @@
+//! Opening a store: whose the directories are, and what lies in them.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, RwLock};
+
+use cairn_proto::{Error, ErrorCode, Result};
+use uuid::Uuid;
+
+use super::directory::{Directory, Ledger};
+use super::identity::{self, Identity};
+use super::notices::Notices;
+use super::replica::{Phase, Replica};
+use super::{Store, StoreConfig, recover};
+
+/// A directory that is locked, with what its `VERSION` says.
+struct Found<'a> {
+    path: &'a Path,
+    lock: File,
+    identity: Option<Identity>,
+}
+
+impl Store {
+    /// Opens the directories, makes fresh ones, and finds the replicas. A disk that is gone is left out as
+    /// long as another one works; a wrong setting is an error.
+    pub fn open(config: &StoreConfig) -> Result<Store> {
+        if config.dirs.is_empty() {
+            return Err(ErrorCode::Invalid.because("no data directory is configured; name at least one"));
+        }
+        let mut found = Vec::new();
+        let mut lost: Vec<Error> = Vec::new();
+        for path in &config.dirs {
+            let opened = identity::lock(path).and_then(|lock| {
+                let identity = identity::load(path)?;
+                Ok(Found { path, lock, identity })
+            });
+            match opened {
+                Ok(one) => found.push(one),
+                Err(error) if is_disk_failure(&error) => lost.push(error),
+                Err(error) => return Err(error),
+            }
+        }
+        let (cluster_id, datanode) = agreed(&found)?;
+        let ledger = Arc::new(Ledger::new(config.capacity_limit));
+        let notices = Arc::new(Notices::default());
+        let (mut dirs, mut identities, mut replicas) = (Vec::new(), Vec::new(), BTreeMap::new());
+        for Found { path, lock, identity } in found {
+            let prepared = prepare(path, identity, &cluster_id, &datanode);
+            let (identity, clean) = match prepared {
+                Ok(prepared) => prepared,
+                Err(error) if is_disk_failure(&error) => {
+                    lost.push(error);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let dir = Directory::new(
+                path.to_owned(),
+                Some(lock),
+                config.reserve_bytes,
+                ledger.clone(),
+                notices.clone(),
+            );
+            let dir = Arc::new(dir);
+            match recover::load(&dir, clean) {
+                Ok(loaded) => loaded.into_iter().for_each(|replica| keep_better(&mut replicas, replica)),
+                Err(error) if dir.is_fenced() => lost_at_load(&dir, &error),
+                Err(error) => return Err(error),
+            }
+            dirs.push(dir);
+            identities.push(identity);
+        }
+        for error in &lost {
+            tracing::error!(%error, "a data directory is left out");
+        }
+        if dirs.is_empty()
+            && let Some(error) = lost.pop()
+        {
+            return Err(error);
+        }
+        Ok(Store {
+            dirs,
+            lost_dirs: lost.len() as u32,
+            ledger,
+            notices,
+            identity: Mutex::new(identities),
+            replicas: RwLock::new(replicas),
+            claims: Mutex::new(HashSet::new()),
+            released: Condvar::new(),
+        })
+    }
+}
+
+fn is_disk_failure(error: &Error) -> bool {
+    matches!(error.code, ErrorCode::DiskFailed | ErrorCode::ReadOnly)
+}
+
+fn lost_at_load(dir: &Directory, error: &Error) {
+    tracing::error!(directory = %dir.path().display(), %error, "its replicas cannot be listed");
+}
+
+/// The cluster and datanode that the directories agree on.
+fn agreed(found: &[Found]) -> Result<(String, String)> {
+    let (mut cluster_id, mut datanode) = (String::new(), String::new());
+    for Found { path, identity, .. } in found {
+        let Some(identity) = identity else { continue };
+        if datanode.is_empty() {
+            datanode = identity.datanode.clone();
+        } else if datanode != identity.datanode {
+            return Err(ErrorCode::Invalid.because(format!(
+                "data directory {} is of another datanode ({}) than the ones before it ({datanode})",
+                path.display(),
+                identity.datanode
+            )));
+        }
+        if cluster_id.is_empty() {
+            cluster_id = identity.cluster_id.clone();
+        } else if !identity.cluster_id.is_empty() && cluster_id != identity.cluster_id {
+            return Err(ErrorCode::WrongCluster.because(format!(
+                "data directory {} is of cluster {}, the ones before it of {cluster_id}",
+                path.display(),
+                identity.cluster_id
+            )));
+        }
+    }
+    if datanode.is_empty() {
+        datanode = Uuid::new_v4().to_string();
+    }
+    Ok((cluster_id, datanode))
+}
+
+/// Makes a directory ready: its `VERSION`, its subdirectories, its mark of a clean stop taken away.
+fn prepare(
+    path: &Path,
+    identity: Option<Identity>,
+    cluster_id: &str,
+    datanode: &str,
+) -> Result<(Identity, bool)> {
+    let identity = match identity {
+        Some(identity) if identity.cluster_id == cluster_id => identity,
+        other => {
+            let directory = other.map_or_else(|| Uuid::new_v4().to_string(), |had| had.directory);
+            let identity = Identity {
+                format: identity::FORMAT,
+                cluster_id: cluster_id.to_owned(),
+                datanode: datanode.to_owned(),
+                directory,
+            };
+            // Before the subdirectories: chunks without a VERSION beside them would be refused.
+            identity::save(path, &identity)?;
+            identity
+        }
+    };
+    identity::lay_out(path)?;
+    let clean = identity::take_clean_mark(path)?;
+    Ok((identity, clean))
+}
+
+/// Two directories may hold a chunk after a disk came back: the sealed or longer replica counts.
+/// The other is found and judged again when the better one is gone.
+fn keep_better(replicas: &mut BTreeMap<u64, Arc<Replica>>, replica: Arc<Replica>) {
+    let rank = |replica: &Replica| {
+        let phase = match replica.phase() {
+            Phase::Sealed => 3,
+            Phase::Open => 2,
+            Phase::Unchecked => 1,
+            Phase::Damaged | Phase::Gone => 0,
+        };
+        (phase, replica.length())
+    };
+    match replicas.get(&replica.chunk()) {
+        Some(other) if rank(other) >= rank(&replica) => {
+            tracing::warn!(chunk = replica.chunk(), "a second replica lies in {}", replica.dir().path().display());
+        }
+        _ => {
+            replicas.insert(replica.chunk(), replica);
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! What a start makes of the files it finds.
+//!
+//! The checksum file is a replica's claim to exist: a data file without one holds nothing that was ever
+//! acknowledged as durable, and is removed. Sealed chunks are taken at their word (they were synced before
+//! they were sealed). Open chunks are taken at their word after a clean stop; after any other they are
+//! *unchecked* until the longest prefix that its records vouch for has been found.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use cairn_proto::checksum::{crc32c, crc32c_append};
+use cairn_proto::limits::BLOCK_SIZE;
+use cairn_proto::{ErrorCode, Result};
+
+use super::directory::Directory;
+use super::format::{HEADER, Header, Kind, RECORD, Record, Refused, SEAL, Seal, encode_file};
+use super::replica::{OpenLog, Replica, Sealed, State};
+
+const BLOCK: u64 = BLOCK_SIZE as u64;
+/// A log is rewritten long before it is this long; a longer file is none of ours.
+const MAX_LOG: u64 = 16 << 20;
+
+/// Every replica in a directory. `clean`: it was stopped cleanly.
+pub(super) fn load(dir: &Arc<Directory>, clean: bool) -> Result<Vec<Arc<Replica>>> {
+    clear(&dir.path().join("tmp"), dir)?;
+    let mut found = Vec::new();
+    for shelf in 0..=255u64 {
+        let shelf = dir.shelf(shelf);
+        let mut data = Vec::new();
+        let mut sums = Vec::new();
+        for entry in dir.judged(std::fs::read_dir(&shelf), "list")? {
+            let name = dir.judged(entry, "list")?.file_name();
+            match parse_name(&name.to_string_lossy()) {
+                Some((chunk, "data")) => data.push(chunk),
+                Some((chunk, "crc")) => sums.push(chunk),
+                _ => tracing::warn!(directory = %shelf.display(), ?name, "not a file of ours; left alone"),
+            }
+        }
+        sums.sort_unstable();
+        for &chunk in data.iter().filter(|chunk| sums.binary_search(chunk).is_err()) {
+            tracing::info!(chunk, "a data file without checksums is removed");
+            dir.remove(&dir.data_path(chunk))?;
+        }
+        for chunk in sums {
+            if let Some(replica) = adopt(dir, chunk, clean)? {
+                dir.gained(replica.length());
+                found.push(Arc::new(replica));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn clear(tmp: &Path, dir: &Directory) -> Result<()> {
+    for entry in dir.judged(std::fs::read_dir(tmp), "list")? {
+        dir.remove(&dir.judged(entry, "list")?.path())?;
+    }
+    Ok(())
+}
+
+/// The chunk and the suffix in a file's name.
+fn parse_name(name: &str) -> Option<(u64, &str)> {
+    let (stem, suffix) = name.split_once('.')?;
+    (stem.len() == 16).then_some(())?;
+    Some((u64::from_str_radix(stem, 16).ok()?, suffix))
+}
+
+/// One replica as its files say; `None` if there never was anything in it.
+fn adopt(dir: &Arc<Directory>, chunk: u64, clean: bool) -> Result<Option<Replica>> {
+    let replica = |state, claimed| Ok(Some(Replica::new(chunk, dir.clone(), state, claimed)));
+    let damaged = |reason: String| {
+        tracing::error!(chunk, reason, "damaged replica");
+        replica(State::Damaged(reason), 0)
+    };
+    let sums = dir.judged(File::open(dir.sums_path(chunk)), "open")?;
+    let size = dir.judged(sums.metadata(), "stat")?.len();
+    let mut head = [0; HEADER + SEAL];
+    let headed = (size as usize).min(head.len());
+    dir.judged(sums.read_exact_at(&mut head[..headed], 0), "read")?;
+    let header = if headed < HEADER {
+        // Nothing follows a header that is not whole: the chunk was just being made.
+        Err(Refused::Damaged("the header is cut off"))
+    } else {
+        let mut bytes = [0; HEADER];
+        bytes.copy_from_slice(&head[..HEADER]);
+        Header::decode(&bytes, chunk)
+    };
+    let kind = match header {
+        Ok(header) => header.kind,
+        // Deleting or replacing it would be a guess about data that a later version wrote.
+        Err(Refused::Newer(version)) => {
+            let path = dir.sums_path(chunk);
+            return Err(ErrorCode::Version.because(format!("{}: checksum file version {version}", path.display())));
+        }
+        Err(Refused::Damaged(reason)) => return damaged(format!("checksum file: {reason}")),
+    };
+    let data_size = match std::fs::metadata(dir.data_path(chunk)) {
+        Ok(meta) => meta.len(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return damaged("its data file is missing".into());
+        }
+        Err(error) => return dir.judged(Err(error), "stat"),
+    };
+    if kind == Kind::Sealed {
+        return match sealed(chunk, &head, headed, size, data_size) {
+            Ok(seal) => {
+                if data_size > seal.length {
+                    let file = dir.open_writable(&dir.data_path(chunk))?;
+                    dir.truncate(&file, seal.length)?;
+                }
+                replica(State::Sealed(Sealed { seal, files: None }), seal.length)
+            }
+            Err(reason) => damaged(reason.into()),
+        };
+    }
+    let log = match read_log(&sums, size, chunk) {
+        Ok(log) => log,
+        Err(reason) => return damaged(reason),
+    };
+    let (claimed, crcs) = log.claim();
+    if clean && log.torn == 0 && data_size >= claimed {
+        let data = dir.open_writable(&dir.data_path(chunk))?;
+        let sums = dir.open_writable(&dir.sums_path(chunk))?;
+        dir.truncate(&data, claimed)?;
+        return replica(State::Open(OpenLog::known(data, sums, claimed, crcs, log.slots)), claimed);
+    }
+    replica(State::Unchecked, claimed.min(data_size))
+}
+
+fn sealed(
+    chunk: u64,
+    head: &[u8; HEADER + SEAL],
+    headed: usize,
+    size: u64,
+    data_size: u64,
+) -> Result<Seal, &'static str> {
+    let mut bytes = [0; SEAL];
+    bytes.copy_from_slice(&head[HEADER..]);
+    let seal = (headed == head.len()).then(|| Seal::decode(&bytes, chunk)).flatten();
+    let seal = seal.ok_or("checksum file: the seal does not hold")?;
+    if size != (HEADER + SEAL) as u64 + seal.blocks() * RECORD as u64 {
+        return Err("checksum file: another size than its seal says");
+    }
+    if data_size < seal.length {
+        return Err("its data file is shorter than its seal says");
+    }
+    Ok(seal)
+}
+
+/// The valid records of an open chunk's checksum file.
+struct Log {
+    /// By block: `(length, crc)` in order of the file.
+    blocks: BTreeMap<u32, Vec<(u32, u32)>>,
+    /// Places for records, valid or not.
+    slots: u64,
+    /// Places that hold no valid record.
+    torn: u64,
+}
+
+fn read_log(sums: &File, size: u64, chunk: u64) -> Result<Log, String> {
+    if size > MAX_LOG {
+        return Err(format!("checksum file: {size} bytes are more than a log has"));
+    }
+    let mut bytes = vec![0; (size as usize).saturating_sub(HEADER)];
+    sums.read_exact_at(&mut bytes, HEADER as u64).map_err(|error| format!("checksum file: {error}"))?;
+    let mut log = Log { blocks: BTreeMap::new(), slots: 0, torn: 0 };
+    for slot in bytes.chunks(RECORD) {
+        log.slots += 1;
+        match slot.try_into().ok().and_then(|slot| Record::decode(slot, chunk)) {
+            Some(record) => log.blocks.entry(record.block).or_default().push((record.length, record.crc)),
+            None => log.torn += 1,
+        }
+    }
+    Ok(log)
+}
+
+impl Log {
+    /// The length and the CRCs that the records claim: the last record of each block, up to the first block
+    /// that is not full.
+    fn claim(&self) -> (u64, Vec<u32>) {
+        let (mut length, mut crcs) = (0, Vec::new());
+        for (expected, (&block, records)) in (0..).zip(&self.blocks) {
+            let Some(&(held, crc)) = records.last().filter(|_| block == expected) else { break };
+            length += u64::from(held);
+            crcs.push(crc);
+            if u64::from(held) < BLOCK {
+                break;
+            }
+        }
+        (length, crcs)
+    }
+
+    /// The longest prefix of the data that the records vouch for.
+    fn verify(&self, data: &File) -> std::io::Result<(u64, Vec<u32>)> {
+        let (mut length, mut crcs) = (0, Vec::new());
+        let mut buffer = vec![0; BLOCK_SIZE];
+        for (expected, (&block, records)) in (0..).zip(&self.blocks) {
+            if block != expected {
+                break;
+            }
+            let held = read_up_to(data, &mut buffer, u64::from(block) * BLOCK)?;
+            let Some((good, crc)) = longest(records, &buffer[..held]) else { break };
+            length += u64::from(good);
+            crcs.push(crc);
+            if u64::from(good) < BLOCK {
+                break;
+            }
+        }
+        Ok((length, crcs))
+    }
+}
+
+/// The longest record of one block that its bytes bear out.
+fn longest(records: &[(u32, u32)], block: &[u8]) -> Option<(u32, u32)> {
+    let mut records = records.to_vec();
+    records.sort_unstable();
+    let (mut at, mut crc, mut best) = (0, 0, None);
+    for (length, recorded) in records {
+        let Some(more) = block.get(at..length as usize) else { break };
+        crc = if at == 0 { crc32c(more) } else { crc32c_append(crc, more) };
+        at = length as usize;
+        if crc == recorded {
+            best = Some((length, crc));
+        }
+    }
+    best
+}
+
+fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+    let mut at = 0;
+    while at < buffer.len() {
+        match file.read_at(&mut buffer[at..], offset + at as u64) {
+            Ok(0) => break,
+            Ok(n) => at += n,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(at)
+}
+
+/// Verifies an unchecked replica, cuts what nothing vouches for, and opens it.
+pub(super) fn check(replica: &Replica) -> Result<()> {
+    if !matches!(*replica.lock(), State::Unchecked) {
+        return Ok(());
+    }
+    let (chunk, dir) = (replica.chunk(), replica.dir());
+    let claimed = replica.length();
+    let data = dir.open_writable(&dir.data_path(chunk))?;
+    let sums = dir.open_writable(&dir.sums_path(chunk))?;
+    let size = dir.judged(sums.metadata(), "stat")?.len();
+    let log = read_log(&sums, size, chunk).map_err(|reason| ErrorCode::Corrupt.because(reason))?;
+    let (length, crcs) = dir.judged(log.verify(&data), "read")?;
+    // A new log: records may not be added behind torn ones, nor records be left that a later append
+    // would make true by accident.
+    dir.truncate(&data, length)?;
+    dir.sync_file(&data)?;
+    let content = encode_file(chunk, length, &crcs, None);
+    let sums = dir.replace(&dir.sums_path(chunk), &content)?;
+    let records = crcs.len() as u64;
+    if length < claimed {
+        tracing::warn!(chunk, claimed, length, "an unclean stop cost this replica its tail");
+        dir.lost(claimed - length);
+    } else {
+        dir.gained(length - claimed);
+    }
+    let mut state = replica.lock();
+    replica.enter(&mut state, State::Open(OpenLog::known(data, sums, length, crcs, records)));
+    Ok(())
+}
