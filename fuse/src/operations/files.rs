@@ -89,15 +89,15 @@ impl View {
     pub(crate) async fn open(&self, caller: Caller, inode: u64, flags: i32) -> Result<Opened> {
         let wanted = Wanted::from(flags);
         let epoch = self.epoch();
-        let (held, attr) =
-            tokio::join!(self.holds.hold(&self.cluster, inode), self.cluster.stat(&ROOT, node(inode), false));
-        let attr = match (held, attr) {
-            (Ok(()), Ok(attr)) => attr,
-            (Ok(()), Err(error)) => {
-                self.holds.let_go(inode);
-                return Err(error);
-            }
-            (Err(error), _) => return Err(error),
+        let attr = match self.holds.hold(&self.cluster, inode).await? {
+            Some(attr) => attr,
+            None => match self.cluster.stat(&ROOT, node(inode), false).await {
+                Ok(attr) => attr,
+                Err(error) => {
+                    self.holds.let_go(inode);
+                    return Err(error);
+                }
+            },
         };
         if let Err(error) = self.require(caller, &attr, access_of(flags)) {
             self.holds.let_go(inode);
@@ -144,12 +144,12 @@ impl View {
         let attr =
             created.attr.ok_or_else(|| ErrorCode::Malformed.because("a created file without attributes"))?;
         let inode = attr.inode;
-        if created.existed {
-            self.require(caller, &attr, access_of(flags))?;
-            // A close of it may have been on its way, and passed by the create.
-            self.holds.hold(&self.cluster, inode).await?;
-        } else {
-            self.holds.adopt(inode);
+        self.holds.adopt(inode).await;
+        if created.existed
+            && let Err(error) = self.require(caller, &attr, access_of(flags))
+        {
+            self.holds.let_go(inode);
+            return Err(error);
         }
         let open = self.inodes.acquire(&self.cluster, &ROOT, &attr, epoch);
         if created.existed
