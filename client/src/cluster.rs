@@ -1,87 +1,121 @@
 //! A connection to a cluster.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_proto::{Result, control, data, fs};
 use futures::Stream;
 
+use crate::channel::Channel;
 use crate::config::Config;
+use crate::engine::Engine;
 use crate::file::File;
 use crate::metrics::{Counters, Metrics};
+use crate::namespace::root;
+use crate::read;
+
+/// How long closing may wait for the leader: a session that is not closed expires.
+const CLOSE_LIMIT: Duration = Duration::from_secs(3);
 
 /// A connected client. Clones share everything.
 #[derive(Clone)]
 pub struct Cluster {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    counters: Arc<Counters>,
+    engine: Arc<Engine>,
 }
 
 impl Cluster {
-    /// Finds the leader. A session is opened by the first mutation.
-    pub async fn connect(_config: Config) -> Result<Cluster> {
-        todo!()
+    /// Finds the cluster, waiting for it as long as any operation. A session is opened by the first mutation.
+    pub async fn connect(config: Config) -> Result<Cluster> {
+        let counters = Arc::new(Counters::default());
+        let channel = Channel::connect(config.clone(), Arc::clone(&counters)).await?;
+        Ok(Cluster { engine: Engine::start(config, channel, counters) })
     }
-    /// Closes lanes and session; flushes nothing.
+
+    /// Closes lanes and session. Flushes nothing: what is not committed is lost.
     pub async fn close(&self) -> Result<()> {
-        todo!()
+        self.engine.close();
+        self.engine.channel.close(CLOSE_LIMIT).await
     }
+
     /// The cluster's id.
     pub fn cluster_id(&self) -> String {
-        todo!()
+        self.engine.channel.namenodes().cluster_id().to_owned()
     }
+
     /// Asks the leader; the answer is linearizable.
-    pub async fn query(&self, _cred: &fs::Cred, _op: fs::query::Op) -> Result<fs::answer::Result> {
-        todo!()
+    pub async fn query(&self, cred: &fs::Cred, op: fs::query::Op) -> Result<fs::answer::Result> {
+        self.engine.channel.query(cred, op).await
     }
+
     /// Changes the namespace, exactly once, waiting through leader changes.
-    pub async fn mutate(&self, _cred: &fs::Cred, _op: fs::mutation::Op) -> Result<fs::outcome::Result> {
-        todo!()
+    pub async fn mutate(&self, cred: &fs::Cred, op: fs::mutation::Op) -> Result<fs::outcome::Result> {
+        self.engine.channel.mutate(cred, op).await
     }
-    /// Asks a datanode about its replica of a chunk.
-    pub async fn replica_stat(&self, _address: &str, _chunk: u64) -> Result<data::ReplicaStat> {
-        todo!()
+
+    /// Asks the datanode at `address` about its replica of a chunk.
+    pub async fn replica_stat(&self, address: &str, chunk: u64) -> Result<data::ReplicaStat> {
+        self.engine.reader.pool().stat(address, chunk).await
     }
-    /// Who leads, from whichever namenode answers best.
+
+    /// Who leads, from the namenode that knows of the newest term.
     pub async fn who_leads(&self) -> Result<control::WhoLeadsReply> {
-        todo!()
+        self.engine.channel.namenodes().who_leads().await
     }
+
     /// Changes the membership of the namenode group.
     pub async fn change_membership(
         &self,
-        _ask: control::MembershipRequest,
+        ask: control::MembershipRequest,
     ) -> Result<control::MembershipReply> {
-        todo!()
+        self.engine.channel.change_membership(ask).await
     }
-    /// A file to read and write; local state only. All `File`s of one inode share it.
-    pub fn open(&self, _cred: &fs::Cred, _attr: fs::Attr) -> File {
-        todo!()
+
+    /// A file to read and write; local state only. All `File`s of one inode share it, so a program sees its own
+    /// writes through every one of them.
+    pub fn open(&self, cred: &fs::Cred, attr: fs::Attr) -> File {
+        File::new(self.engine.inode(cred, attr), cred.clone())
     }
-    /// Stores a whole small file in one mutation: it appears whole or not at all.
+
+    /// Stores a whole small file (at most 8 MiB) in one mutation: it appears whole or not at all. Many may run
+    /// at once; they share lanes and log entries. `sync`: its bytes are on the disks of all replicas first.
     pub async fn put_small(
         &self,
-        _cred: &fs::Cred,
-        _ask: fs::CreateFile,
-        _content: Bytes,
-        _mtime_ns: Option<i64>,
-        _sync: bool,
+        cred: &fs::Cred,
+        ask: fs::CreateFile,
+        content: Bytes,
+        mtime_ns: Option<i64>,
+        sync: bool,
     ) -> Result<fs::Attr> {
-        todo!()
+        let truncates = ask.truncate;
+        let attr = self.engine.put_small(cred, ask, content, mtime_ns, sync).await?;
+        if let Some(inode) = self.engine.find(attr.inode) {
+            if truncates {
+                inode.discard();
+            }
+            inode.learn(&attr);
+        }
+        Ok(attr)
     }
+
     /// The bytes of a file in order, read ahead in parallel. Holes come as zeros.
     pub fn read_stream(
         &self,
-        _attr: &fs::Attr,
-        _offset: u64,
-        _length: u64,
+        attr: &fs::Attr,
+        offset: u64,
+        length: u64,
     ) -> impl Stream<Item = Result<Bytes>> + Send + 'static + use<> {
-        futures::stream::empty()
+        let file = self.open(&root(), attr.clone());
+        let end = offset.saturating_add(length).min(file.attr().size);
+        read::stream(file, offset, end.saturating_sub(offset), self.engine.config.read_ahead_bytes)
     }
+
     /// What this client did so far.
     pub fn metrics(&self) -> Metrics {
-        self.inner.counters.reading()
+        self.engine.counters.reading()
+    }
+
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
     }
 }

@@ -2,11 +2,19 @@
 //!
 //! [`Cluster`] is the way in; [`File`] is one file being read and written. Both are cheap to clone.
 
+mod backoff;
+mod budget;
+mod channel;
 mod cluster;
 mod config;
+mod engine;
 mod file;
 mod metrics;
 mod namespace;
+mod read;
+mod session;
+mod wire;
+mod write;
 
 pub use cairn_proto::{Error, ErrorCode, Result, control, data, fs};
 pub use cluster::Cluster;

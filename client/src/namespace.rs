@@ -51,7 +51,17 @@ impl Cluster {
 
     /// Makes a file, or opens what is there, as `ask` says.
     pub async fn create(&self, cred: &fs::Cred, ask: fs::CreateFile) -> Result<fs::Created> {
-        expect!(self.mutate(cred, Mutate::Create(ask)).await?, Outcome::Created, "create")
+        let truncates = ask.truncate;
+        let created = expect!(self.mutate(cred, Mutate::Create(ask)).await?, Outcome::Created, "create")?;
+        if let Some(attr) = &created.attr
+            && let Some(inode) = self.engine().find(attr.inode)
+        {
+            if truncates {
+                inode.discard();
+            }
+            inode.learn(attr);
+        }
+        Ok(created)
     }
 
     /// Makes a directory.
@@ -89,8 +99,13 @@ impl Cluster {
         self.mutate(cred, Mutate::Rmdir(fs::Rmdir { at: Some(at) })).await.map(drop)
     }
 
-    /// Changes attributes. The size of a file that is open here changes through [`crate::File::truncate`].
+    /// Changes attributes, of a file that is open here after everything written to it before. Its size is
+    /// better changed through [`crate::File::truncate`].
     pub async fn set_attr(&self, cred: &fs::Cred, ask: fs::SetAttr) -> Result<fs::Attr> {
+        let named = ask.at.as_ref().filter(|at| at.path.is_empty()).map(|at| at.inode);
+        if let Some(inode) = named.and_then(|inode| self.engine().find(inode)) {
+            return inode.set_attr(cred, ask).await;
+        }
         attr_of(self.mutate(cred, Mutate::SetAttr(ask)).await?, "setattr")
     }
 
@@ -187,7 +202,7 @@ impl Cluster {
 
     /// One chunk and its replicas.
     pub async fn chunk(&self, chunk: u64) -> Result<fs::ChunkInfo> {
-        expect!(self.query(&root(), Ask::Chunk(fs::GetChunk { chunk })).await?, Answered::Chunk, "chunk")
+        self.engine().chunk(chunk).await
     }
 
     /// Keeps a file alive for this session although its last name may go.

@@ -1,0 +1,137 @@
+//! What the files of one cluster share: the leader, the lanes, the readers, the memory.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use cairn_proto::{Result, fs};
+
+use crate::budget::Budget;
+use crate::channel::Channel;
+use crate::config::Config;
+use crate::file::Inode;
+use crate::metrics::Counters;
+use crate::read::{Pool, Reader};
+use crate::write::{Lanes, Leader, Pace};
+
+/// How often uncommitted writes are looked at.
+const ROUND: Duration = Duration::from_millis(500);
+/// Open inodes at which those that nobody holds any more are forgotten.
+const SWEEP_AT: usize = 1024;
+
+/// See the module.
+pub(crate) struct Engine {
+    pub(crate) config: Config,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) channel: Channel,
+    pub(crate) lanes: Arc<Lanes>,
+    pub(crate) reader: Reader,
+    budget: Budget,
+    inodes: Mutex<BTreeMap<u64, Weak<Inode>>>,
+    /// Inodes with uncommitted writes, kept alive for them.
+    dirty: Mutex<BTreeMap<u64, Arc<Inode>>>,
+}
+
+impl Engine {
+    pub(crate) fn start(config: Config, channel: Channel, counters: Arc<Counters>) -> Arc<Engine> {
+        let pace = Pace {
+            lanes: config.lanes,
+            window_bytes: config.window_bytes as u64,
+            stall_timeout: config.stall_timeout,
+            connect_timeout: config.read_timeout,
+            idle: config.lane_idle,
+            exclude_for: config.exclude_for,
+        };
+        let leader = Arc::new(Leader::new(channel.clone(), config.host.clone()));
+        let cluster_id = channel.namenodes().cluster_id().to_owned();
+        let pool = Pool::new(cluster_id, config.read_timeout, Arc::clone(&counters));
+        let engine = Arc::new(Engine {
+            lanes: Lanes::new(leader, pace, Arc::clone(&counters)),
+            reader: Reader::new(pool, config.host.clone(), channel.clone(), Arc::clone(&counters)),
+            budget: Budget::new(config.dirty_bytes),
+            inodes: Mutex::default(),
+            dirty: Mutex::default(),
+            channel,
+            counters,
+            config,
+        });
+        tokio::spawn(commit_what_ages(Arc::downgrade(&engine)));
+        engine
+    }
+
+    /// The shared state of an inode, made now if nobody has it open.
+    pub(crate) fn inode(self: &Arc<Engine>, cred: &fs::Cred, attr: fs::Attr) -> Arc<Inode> {
+        let mut inodes = self.inodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(inode) = inodes.get(&attr.inode).and_then(Weak::upgrade) {
+            drop(inodes);
+            inode.learn(&attr);
+            return inode;
+        }
+        if inodes.len() >= SWEEP_AT {
+            inodes.retain(|_, inode| inode.strong_count() > 0);
+        }
+        let number = attr.inode;
+        let inode = Arc::new(Inode::new(Arc::clone(self), cred.clone(), attr));
+        inodes.insert(number, Arc::downgrade(&inode));
+        inode
+    }
+
+    /// The shared state of an inode that is open here.
+    pub(crate) fn find(&self, inode: u64) -> Option<Arc<Inode>> {
+        self.inodes.lock().unwrap_or_else(PoisonError::into_inner).get(&inode).and_then(Weak::upgrade)
+    }
+
+    /// Remembers an inode that has something to commit.
+    pub(crate) fn note_dirty(&self, inode: &Arc<Inode>) {
+        let mut dirty = self.dirty.lock().unwrap_or_else(PoisonError::into_inner);
+        dirty.insert(inode.number(), Arc::clone(inode));
+    }
+
+    /// Waits until `bytes` more may be buffered.
+    pub(crate) async fn admit(&self, bytes: u64) -> Result<()> {
+        if self.budget.try_take(bytes) {
+            return Ok(());
+        }
+        // What others have buffered and not sent would otherwise hold the room for ever.
+        for inode in self.dirty_now() {
+            inode.push();
+        }
+        self.budget.take(bytes, self.config.operation_timeout).await
+    }
+
+    /// Gives back what [`Engine::admit`] took.
+    pub(crate) fn release(&self, bytes: u64) {
+        self.budget.release(bytes);
+    }
+
+    /// For whoever gives back later and does not hold the engine.
+    pub(crate) fn budget(&self) -> Budget {
+        self.budget.clone()
+    }
+
+    /// Ends the lanes and forgets what is not committed.
+    pub(crate) fn close(&self) {
+        self.lanes.close();
+        let dirty = std::mem::take(&mut *self.dirty.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(dirty);
+    }
+
+    fn dirty_now(&self) -> Vec<Arc<Inode>> {
+        let mut dirty = self.dirty.lock().unwrap_or_else(PoisonError::into_inner);
+        dirty.retain(|_, inode| inode.is_dirty());
+        dirty.values().cloned().collect()
+    }
+}
+
+/// Chunks without a committed byte are purged, and a crash loses what is not committed: nothing stays so long.
+async fn commit_what_ages(engine: Weak<Engine>) {
+    loop {
+        tokio::time::sleep(ROUND).await;
+        let Some(engine) = engine.upgrade() else { return };
+        for inode in engine.dirty_now() {
+            if inode.dirty_for() >= engine.config.commit_after {
+                inode.commit_soon();
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Making written bytes visible, and durable.
+
+use std::sync::Arc;
+
+use cairn_proto::limits::MAX_COMMIT_EXTENTS;
+use cairn_proto::{Error, ErrorCode, Result, fs};
+
+use super::Inode;
+use super::inode::State;
+
+/// Chunks whose disks are waited for at the same time.
+const SYNCS_AT_ONCE: usize = 8;
+
+impl Inode {
+    /// Commits everything written so far; `durable`: once it is on the disks of all replicas.
+    pub(crate) async fn flush(self: &Arc<Inode>, durable: bool) -> Result<fs::Attr> {
+        let inode = Arc::clone(self);
+        // In a task of its own: a caller that goes away must not leave a commit half accounted for.
+        owned(async move {
+            let flushed = inode.flush_here(durable).await;
+            let earlier = inode.state().error.take();
+            inode.state().own_lane = None;
+            flushed?;
+            match earlier {
+                Some(error) => Err(error),
+                None => Ok(inode.attr()),
+            }
+        })
+        .await
+    }
+
+    async fn flush_here(self: &Arc<Inode>, durable: bool) -> Result<()> {
+        if !durable {
+            return self.commit_all().await;
+        }
+        self.settle().await?;
+        let unsynced = self.state().unsynced.clone();
+        self.engine.make_durable(unsynced.iter().map(|(&chunk, &end)| (chunk, end)).collect()).await?;
+        self.state().unsynced.retain(|chunk, end| unsynced.get(chunk).is_none_or(|synced| *end > *synced));
+        self.commit_all().await
+    }
+
+    /// As [`Inode::commit_all`], going on when the caller goes away.
+    pub(super) async fn commit_all_owned(self: &Arc<Inode>) -> Result<()> {
+        let inode = Arc::clone(self);
+        owned(async move { inode.commit_all().await }).await
+    }
+
+    /// Sends what is buffered, waits for it, and commits all that is placed.
+    pub(crate) async fn commit_all(self: &Arc<Inode>) -> Result<()> {
+        if !self.is_dirty() {
+            return Ok(());
+        }
+        self.settle().await?;
+        let _in_order = self.committing.lock().await;
+        while self.commit_some().await? {}
+        Ok(())
+    }
+
+    /// One commit; false: nothing was left to commit.
+    async fn commit_some(self: &Arc<Inode>) -> Result<bool> {
+        let (file, cred) = {
+            let mut state = self.state();
+            let extents = state.overlay.start_commit(MAX_COMMIT_EXTENTS);
+            if extents.is_empty() {
+                return Ok(false);
+            }
+            let file = fs::FileCommit {
+                target: Some(fs::file_commit::Target::Inode(self.number())),
+                extents,
+                mode: fs::CommitMode::Set as i32,
+                mtime_ns: state.mtime_ns,
+                ..Default::default()
+            };
+            (file, state.cred.clone())
+        };
+        let outcome = self.engine.commit_file(&cred, file).await;
+        let mut state = self.state();
+        match outcome {
+            Ok((attr, _)) => {
+                state.overlay.end_commit(true);
+                state.learn(&attr);
+                state.settled();
+                Ok(true)
+            }
+            Err(error) => {
+                // What can never be committed must not be offered again for ever.
+                let hopeless = State::is_final(&error);
+                state.overlay.end_commit(hopeless);
+                if hopeless {
+                    state.layout.clear();
+                    state.settled();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    pub(crate) async fn truncate(self: &Arc<Inode>, cred: &fs::Cred, size: u64) -> Result<fs::Attr> {
+        let ask = fs::SetAttr { at: Some(self.node()), size: Some(size), ..Default::default() };
+        self.set_attr(cred, ask).await
+    }
+
+    /// Changes attributes after everything written before: its commit would set times again.
+    pub(crate) async fn set_attr(self: &Arc<Inode>, cred: &fs::Cred, ask: fs::SetAttr) -> Result<fs::Attr> {
+        let inode = Arc::clone(self);
+        let cred = cred.clone();
+        owned(async move {
+            inode.commit_all().await?;
+            let _in_order = inode.committing.lock().await;
+            let outcome = inode.engine.channel.mutate(&cred, fs::mutation::Op::SetAttr(ask)).await?;
+            let fs::outcome::Result::Attr(attr) = outcome else {
+                return Err(ErrorCode::Malformed.because("the outcome of setattr"));
+            };
+            inode.learn(&attr);
+            Ok(inode.attr())
+        })
+        .await
+    }
+}
+
+impl State {
+    /// After a commit: when nothing is left, nothing ages.
+    fn settled(&mut self) {
+        if self.overlay.is_empty() {
+            self.dirty_since = None;
+            self.mtime_ns = None;
+        } else if self.dirty_since.is_some() {
+            self.dirty_since = Some(std::time::Instant::now());
+        }
+    }
+}
+
+impl crate::engine::Engine {
+    /// One file's commit as a mutation of its own. Returns the attributes and where an append landed.
+    pub(crate) async fn commit_file(&self, cred: &fs::Cred, file: fs::FileCommit) -> Result<(fs::Attr, u64)> {
+        let op = fs::mutation::Op::Commit(fs::CommitExtents { files: vec![file] });
+        let odd = || ErrorCode::Malformed.because("the outcome of a commit");
+        let fs::outcome::Result::Commit(mut outcome) = self.channel.mutate(cred, op).await? else {
+            return Err(odd());
+        };
+        let first = outcome.files.pop().ok_or_else(odd)?;
+        match first.result {
+            Some(fs::file_outcome::Result::Attr(attr)) => Ok((attr, first.offset)),
+            Some(fs::file_outcome::Result::Error(error)) => Err(Error::from(error)),
+            None => Err(odd()),
+        }
+    }
+
+    /// Waits until each chunk is on the disks of its replicas up to the length given.
+    pub(crate) async fn make_durable(&self, lengths: Vec<(u64, u64)>) -> Result<()> {
+        use futures::{StreamExt, TryStreamExt};
+        futures::stream::iter(lengths)
+            .map(|(chunk, length)| self.make_chunk_durable(chunk, length))
+            .buffer_unordered(SYNCS_AT_ONCE)
+            .try_for_each(|()| async { Ok(()) })
+            .await
+    }
+
+    /// Through its chain while that lives. Afterwards the chunk is being sealed, and a replica is sealed only
+    /// when it is on disk: wait until those that live say so.
+    async fn make_chunk_durable(&self, chunk: u64, length: u64) -> Result<()> {
+        if self.lanes.sync(chunk, length).await {
+            return Ok(());
+        }
+        let deadline = std::time::Instant::now() + self.config.operation_timeout;
+        let mut backoff = crate::backoff::Backoff::new();
+        loop {
+            let info = self.chunk(chunk).await?;
+            let living: Vec<_> =
+                info.replicas.iter().filter(|replica| replica.liveness() != fs::Liveness::Dead).collect();
+            let stats = living.iter().map(|replica| self.reader.pool().stat(&replica.address, chunk));
+            let stats = futures::future::join_all(stats).await;
+            let on_disk = |stat: &Result<cairn_proto::data::ReplicaStat>| {
+                stat.as_ref().is_ok_and(|stat| stat.sealed && stat.length >= length)
+            };
+            if !stats.is_empty() && stats.iter().all(on_disk) {
+                return Ok(());
+            }
+            if std::time::Instant::now() >= deadline {
+                let detail = format!("chunk {chunk} is not on all its disks");
+                return Err(ErrorCode::Timeout.because(detail));
+            }
+            tokio::time::sleep(backoff.pause()).await;
+        }
+    }
+}
+
+/// Runs to its end whatever becomes of the caller.
+pub(super) async fn owned<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(error) => Err(ErrorCode::Io.because(format!("an operation was interrupted: {error}"))),
+    }
+}

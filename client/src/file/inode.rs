@@ -1,0 +1,147 @@
+//! What all files of one inode share.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use cairn_proto::{Error, fs};
+use tokio::sync::Notify;
+
+use super::overlay::Overlay;
+use crate::engine::Engine;
+use crate::read::LayoutCache;
+use crate::write::OwnLane;
+
+/// See the module.
+pub(crate) struct Inode {
+    number: u64,
+    pub(super) engine: Arc<Engine>,
+    state: Mutex<State>,
+    /// Told whenever an append has landed or was given up.
+    pub(super) landed: Notify,
+    /// Held over each commit: commits of one file go in order.
+    pub(super) committing: tokio::sync::Mutex<()>,
+    /// Whether a background commit is under way.
+    pub(super) busy: AtomicBool,
+}
+
+pub(super) struct State {
+    pub(super) attr: fs::Attr,
+    pub(super) cred: fs::Cred,
+    pub(super) overlay: Overlay,
+    pub(super) layout: LayoutCache,
+    /// Appends under way.
+    pub(super) flying: BTreeSet<u64>,
+    /// When own content was last written; set while it is uncommitted.
+    pub(super) mtime_ns: Option<i64>,
+    /// Since when something is uncommitted.
+    pub(super) dirty_since: Option<Instant>,
+    /// For each chunk own bytes went to, up to where they are not known to be on disk.
+    pub(super) unsynced: BTreeMap<u64, u64>,
+    /// The first error of background work that nobody was told yet.
+    pub(super) error: Option<Error>,
+    /// The lane this file has to itself, and the run of sequential writes that earned it.
+    pub(super) own_lane: Option<OwnLane>,
+    pub(super) streak: u64,
+    pub(super) streak_end: u64,
+}
+
+impl Inode {
+    pub(crate) fn new(engine: Arc<Engine>, cred: fs::Cred, attr: fs::Attr) -> Inode {
+        let mut layout = LayoutCache::default();
+        layout.keep(attr.version);
+        let state = State {
+            cred,
+            overlay: Overlay::default(),
+            layout,
+            flying: BTreeSet::new(),
+            mtime_ns: None,
+            dirty_since: None,
+            unsynced: BTreeMap::new(),
+            error: None,
+            own_lane: None,
+            streak: 0,
+            streak_end: 0,
+            attr,
+        };
+        Inode {
+            number: state.attr.inode,
+            engine,
+            state: Mutex::new(state),
+            landed: Notify::new(),
+            committing: tokio::sync::Mutex::default(),
+            busy: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(crate) fn attr(&self) -> fs::Attr {
+        self.state().shown()
+    }
+
+    pub(crate) fn learn(&self, attr: &fs::Attr) {
+        self.state().learn(attr);
+    }
+
+    pub(crate) fn dirty_bytes(&self) -> u64 {
+        self.state().overlay.bytes()
+    }
+
+    pub(crate) fn is_dirty(&self) -> bool {
+        !self.state().overlay.is_empty()
+    }
+
+    /// For how long something has been uncommitted.
+    pub(crate) fn dirty_for(&self) -> Duration {
+        self.state().dirty_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Forgets what is not committed: the file was truncated after it was written.
+    pub(crate) fn discard(&self) {
+        let buffered = self.state().overlay.clear();
+        self.engine.release(buffered);
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The inode itself, as operations name it.
+    pub(super) fn node(&self) -> fs::NodeRef {
+        fs::NodeRef { inode: self.number, path: bytes::Bytes::new() }
+    }
+}
+
+impl State {
+    /// The size as this client sees it.
+    pub(super) fn size(&self) -> u64 {
+        self.attr.size.max(self.overlay.end())
+    }
+
+    pub(super) fn shown(&self) -> fs::Attr {
+        let mut attr = self.attr.clone();
+        attr.size = self.size();
+        if let Some(mtime_ns) = self.mtime_ns {
+            attr.mtime_ns = attr.mtime_ns.max(mtime_ns);
+            attr.ctime_ns = attr.ctime_ns.max(mtime_ns);
+        }
+        attr
+    }
+
+    pub(super) fn learn(&mut self, attr: &fs::Attr) {
+        if attr.inode != self.attr.inode || attr.version < self.attr.version {
+            return;
+        }
+        self.layout.keep(attr.version);
+        self.attr = attr.clone();
+    }
+
+    pub(super) fn fail(&mut self, error: Error) {
+        tracing::warn!(inode = self.attr.inode, %error, "written bytes are lost");
+        self.error.get_or_insert(error);
+    }
+}

@@ -1,0 +1,82 @@
+//! One file being read and written.
+//!
+//! [`Inode`] is what all [`File`]s of one inode share: its attributes, what was written and is not committed
+//! ([`overlay`]), and where its committed bytes lie. [`write`] moves written bytes into chunks, [`commit`] makes
+//! them visible, [`read`] puts the two together.
+
+mod append;
+mod commit;
+mod inode;
+mod overlay;
+mod read;
+mod write;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cairn_proto::{Result, fs};
+
+pub(crate) use inode::Inode;
+
+/// One file of a cluster. Clones, and all files of one inode, share their state. Dropping flushes nothing.
+#[derive(Clone)]
+pub struct File {
+    inode: Arc<Inode>,
+    cred: fs::Cred,
+}
+
+impl File {
+    pub(crate) fn new(inode: Arc<Inode>, cred: fs::Cred) -> File {
+        File { inode, cred }
+    }
+
+    /// The inode's number.
+    pub fn inode(&self) -> u64 {
+        self.inode.number()
+    }
+
+    /// Attributes as last heard, with this client's own uncommitted size and time on top.
+    pub fn attr(&self) -> fs::Attr {
+        self.inode.attr()
+    }
+
+    /// Takes in attributes from the namenode, unless newer ones are known.
+    pub fn learn(&self, attr: &fs::Attr) {
+        self.inode.learn(attr);
+    }
+
+    /// Reads; short only at the end of the file.
+    pub async fn read_at(&self, offset: u64, length: usize) -> Result<Bytes> {
+        self.inode.read_at(&self.cred, offset, length as u64).await
+    }
+
+    /// Writes into the buffer; waits when too much is unwritten. Own reads see it at once.
+    pub async fn write_at(&self, offset: u64, data: Bytes) -> Result<()> {
+        self.inode.write_at(&self.cred, offset, data).await
+    }
+
+    /// Appends where the file ends when the namenode applies it, and returns that offset. Committed on return.
+    pub async fn append(&self, data: Bytes) -> Result<u64> {
+        self.inode.append(&self.cred, data).await
+    }
+
+    /// Sets the size, after everything written before.
+    pub async fn truncate(&self, size: u64) -> Result<fs::Attr> {
+        self.inode.truncate(&self.cred, size).await
+    }
+
+    /// Commits all own writes: everybody sees them. Reports an error of earlier background work once.
+    pub async fn flush(&self) -> Result<fs::Attr> {
+        self.inode.flush(false).await
+    }
+
+    /// As [`File::flush`], and what was written is on the disks of all replicas.
+    pub async fn sync(&self) -> Result<fs::Attr> {
+        self.inode.flush(true).await
+    }
+
+    /// Bytes written and not committed yet.
+    pub fn dirty_bytes(&self) -> u64 {
+        self.inode.dirty_bytes()
+    }
+}

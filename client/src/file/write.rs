@@ -1,0 +1,196 @@
+//! Buffering writes and sending them into chunks.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use cairn_proto::limits::{MAX_FILE_SIZE, MAX_PAYLOAD};
+use cairn_proto::{Error, ErrorCode, Result, fs};
+use tokio::time::timeout_at;
+
+use super::Inode;
+use super::inode::State;
+use super::overlay::Job;
+use crate::write::{Append, Lane, Place};
+
+/// Buffered bytes of one file that make it worth sending them.
+const ENOUGH: u64 = MAX_PAYLOAD as u64;
+/// Sequential bytes that earn a file a lane of its own.
+const STREAK: u64 = 4 << 20;
+/// Uncommitted spans of one file that ask for a commit ...
+const MANY_SPANS: usize = 8 << 10;
+/// ... and that make its writers wait for one.
+const TOO_MANY_SPANS: usize = 64 << 10;
+
+impl Inode {
+    pub(crate) async fn write_at(
+        self: &Arc<Inode>,
+        cred: &fs::Cred,
+        offset: u64,
+        mut data: Bytes,
+    ) -> Result<()> {
+        let end = offset.checked_add(data.len() as u64).filter(|&end| end <= MAX_FILE_SIZE);
+        if end.is_none() {
+            return Err(ErrorCode::FileTooBig.because(format!("inode {} at {offset}", self.number())));
+        }
+        let mut at = offset;
+        while !data.is_empty() {
+            let piece = data.split_to(data.len().min(MAX_PAYLOAD));
+            let length = piece.len() as u64;
+            self.engine.admit(length).await?;
+            if self.take_in(cred, at, piece) {
+                self.commit_soon();
+                self.wait_for_room().await?;
+            }
+            at += length;
+        }
+        Ok(())
+    }
+
+    /// Buffers a piece and sends what is worth sending; true: a commit is due.
+    fn take_in(self: &Arc<Inode>, cred: &fs::Cred, at: u64, piece: Bytes) -> bool {
+        let length = piece.len() as u64;
+        let mut state = self.state();
+        state.streak = if at == state.streak_end { state.streak + length } else { 0 };
+        state.streak_end = at + length;
+        if state.streak == 0 {
+            state.own_lane = None;
+        }
+        let replaced = state.overlay.write(at, piece);
+        state.mtime_ns = Some(now_ns());
+        if state.cred != *cred {
+            state.cred = cred.clone();
+        }
+        let fresh = state.dirty_since.is_none();
+        state.dirty_since.get_or_insert_with(Instant::now);
+        let enough = state.overlay.buffered() >= ENOUGH;
+        let jobs = if enough { self.depart(&mut state) } else { Vec::new() };
+        let due = state.overlay.bytes() >= self.engine.config.uncommitted_bytes
+            || state.overlay.len() >= MANY_SPANS;
+        drop(state);
+        self.engine.release(replaced);
+        if fresh {
+            self.engine.note_dirty(self);
+        }
+        self.send(jobs);
+        due
+    }
+
+    /// Sends everything buffered.
+    pub(crate) fn push(self: &Arc<Inode>) {
+        let jobs = self.depart(&mut self.state());
+        self.send(jobs);
+    }
+
+    fn depart(&self, state: &mut State) -> Vec<(Job, Arc<Lane>)> {
+        let jobs = state.overlay.take_off(MAX_PAYLOAD);
+        if jobs.is_empty() {
+            return Vec::new();
+        }
+        let replication = state.attr.replication;
+        if state.streak >= STREAK && state.own_lane.is_none() {
+            state.own_lane = self.engine.lanes.own(replication);
+        }
+        let lane = match &state.own_lane {
+            Some(own) => Arc::clone(own.lane()),
+            None => self.engine.lanes.shared(replication),
+        };
+        state.flying.extend(jobs.iter().map(|job| job.id));
+        jobs.into_iter().map(|job| (job, Arc::clone(&lane))).collect()
+    }
+
+    fn send(self: &Arc<Inode>, jobs: Vec<(Job, Arc<Lane>)>) {
+        let deadline = Instant::now() + self.engine.config.operation_timeout;
+        for (job, lane) in jobs {
+            let inode = Arc::clone(self);
+            let Job { id, data, ranges } = job;
+            let length = data.len() as u64;
+            let landed = move |places: Result<Vec<Place>>| {
+                inode.land(id, &ranges, places);
+                inode.engine.release(length);
+                inode.landed.notify_waiters();
+            };
+            lane.append(Append::new(data, deadline, landed));
+        }
+    }
+
+    fn land(&self, job: u64, ranges: &[(u64, u64)], places: Result<Vec<Place>>) {
+        let mut state = self.state();
+        state.flying.remove(&job);
+        match places {
+            Ok(places) => {
+                state.note_unsynced(&places);
+                state.overlay.placed(job, ranges, &places);
+            }
+            Err(error) => {
+                state.overlay.lost(job, ranges);
+                state.fail(error);
+            }
+        }
+    }
+
+    /// Waits until every append that is under way now has landed.
+    pub(super) async fn settle(self: &Arc<Inode>) -> Result<()> {
+        self.push();
+        let until = self.state().overlay.next_job();
+        // An append fails by itself after the operation's time; the wait need only outlast that.
+        let deadline = Instant::now() + self.engine.config.operation_timeout * 2;
+        loop {
+            let landed = self.landed.notified();
+            tokio::pin!(landed);
+            landed.as_mut().enable();
+            if self.state().flying.first().is_none_or(|&oldest| oldest >= until) {
+                return Ok(());
+            }
+            if timeout_at(deadline.into(), landed).await.is_err() {
+                return Err(ErrorCode::Timeout.because(format!("writing inode {}", self.number())));
+            }
+        }
+    }
+
+    /// Starts a commit in the background, unless one is under way.
+    pub(crate) fn commit_soon(self: &Arc<Inode>) {
+        if self.busy.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let inode = Arc::clone(self);
+        tokio::spawn(async move {
+            match inode.commit_all().await {
+                Err(error) if State::is_final(&error) => inode.state().fail(error),
+                Err(error) => tracing::warn!(inode = inode.number(), %error, "commit put off"),
+                Ok(()) => {}
+            }
+            inode.busy.store(false, Ordering::Release);
+            inode.landed.notify_waiters();
+        });
+    }
+
+    async fn wait_for_room(self: &Arc<Inode>) -> Result<()> {
+        while self.state().overlay.len() >= TOO_MANY_SPANS {
+            self.commit_all_owned().await?;
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    pub(super) fn note_unsynced(&mut self, places: &[Place]) {
+        for place in places {
+            let end = place.offset + place.length;
+            let known = self.unsynced.entry(place.chunk).or_default();
+            *known = end.max(*known);
+        }
+    }
+
+    /// Whether nothing that was written can still be saved after this error.
+    pub(super) fn is_final(error: &Error) -> bool {
+        use cairn_proto::error::Reaction;
+        error.code.reaction() != Reaction::Retry
+    }
+}
+
+pub(super) fn now_ns() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,177 @@
+//! What is known of where a file's committed bytes lie.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cairn_proto::fs;
+
+/// Bytes of a file whose layout is fetched at once.
+pub(crate) const WINDOW: u64 = 256 << 20;
+/// Windows kept for one file.
+const MAX_WINDOWS: usize = 16;
+
+/// Windows of one version of a file's layout.
+#[derive(Debug, Default)]
+pub(crate) struct LayoutCache {
+    version: u64,
+    windows: BTreeMap<u64, Window>,
+}
+
+#[derive(Debug)]
+struct Window {
+    end: u64,
+    extents: Vec<fs::Extent>,
+    chunks: BTreeMap<u64, Arc<[fs::ReplicaInfo]>>,
+}
+
+/// A stretch of committed content: a range of a chunk, or a hole.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Piece {
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
+    /// Chunk, offset in it, replicas; none for a hole.
+    pub(crate) at: Option<(u64, u64, Arc<[fs::ReplicaInfo]>)>,
+}
+
+impl LayoutCache {
+    /// Forgets what is not of `version`.
+    pub(crate) fn keep(&mut self, version: u64) {
+        if self.version != version {
+            self.windows.clear();
+            self.version = version;
+        }
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        self.windows.clear();
+    }
+
+    /// Takes in the answer to a layout of `[start, end)`. An older version than the one known is dropped.
+    pub(crate) fn learn(&mut self, start: u64, end: u64, layout: fs::Layout) {
+        let version = layout.attr.as_ref().map_or(0, |attr| attr.version);
+        if version < self.version {
+            return;
+        }
+        self.keep(version);
+        let covered = match layout.extents.last() {
+            Some(last) if !layout.end => end.min(last.file_offset + last.length),
+            _ => end,
+        };
+        if covered <= start {
+            return;
+        }
+        while self.windows.len() >= MAX_WINDOWS {
+            // The farthest from here is the least likely to be read next.
+            let first = self.windows.keys().next().copied();
+            let last = self.windows.keys().next_back().copied();
+            let (Some(first), Some(last)) = (first, last) else { break };
+            let far = if start.abs_diff(first) > start.abs_diff(last) { first } else { last };
+            self.windows.remove(&far);
+        }
+        let chunks = layout.chunks.into_iter().map(|info| (info.chunk, info.replicas.into())).collect();
+        self.windows.insert(start, Window { end: covered, extents: layout.extents, chunks });
+    }
+
+    /// `[start, end)` as committed; `None` when it is not known whole.
+    pub(crate) fn view(&self, start: u64, end: u64) -> Option<Vec<Piece>> {
+        let mut pieces = Vec::new();
+        let mut at = start;
+        while at < end {
+            let (_, window) = self.windows.range(..=at).next_back().filter(|(_, window)| window.end > at)?;
+            let until = end.min(window.end);
+            window.view(at, until, &mut pieces);
+            at = until;
+        }
+        Some(pieces)
+    }
+
+    /// The chunks named, for tests and logs.
+    #[cfg(test)]
+    fn chunks(&self) -> std::collections::BTreeSet<u64> {
+        self.windows.values().flat_map(|window| window.chunks.keys().copied()).collect()
+    }
+}
+
+impl Window {
+    fn view(&self, start: u64, end: u64, pieces: &mut Vec<Piece>) {
+        let mut at = start;
+        let first = self.extents.partition_point(|extent| extent.file_offset + extent.length <= start);
+        for extent in &self.extents[first..] {
+            let (low, high) = (extent.file_offset.max(at), (extent.file_offset + extent.length).min(end));
+            if low >= high {
+                break;
+            }
+            if low > at {
+                pieces.push(Piece { offset: at, length: low - at, at: None });
+            }
+            let replicas = self.chunks.get(&extent.chunk).cloned().unwrap_or_else(|| Arc::from([]));
+            let within = extent.chunk_offset + (low - extent.file_offset);
+            pieces.push(Piece {
+                offset: low,
+                length: high - low,
+                at: Some((extent.chunk, within, replicas)),
+            });
+            at = high;
+        }
+        if at < end {
+            pieces.push(Piece { offset: at, length: end - at, at: None });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(version: u64, end: bool, extents: &[(u64, u64, u64)]) -> fs::Layout {
+        let extents: Vec<_> = extents
+            .iter()
+            .map(|&(file_offset, chunk, length)| fs::Extent {
+                file_offset,
+                chunk,
+                chunk_offset: 1000,
+                length,
+            })
+            .collect();
+        let chunks = extents.iter().map(|e| fs::ChunkInfo { chunk: e.chunk, ..Default::default() }).collect();
+        let attr = Some(fs::Attr { version, ..Default::default() });
+        fs::Layout { attr, extents, chunks, end }
+    }
+
+    fn shape(pieces: Vec<Piece>) -> Vec<(u64, u64, Option<(u64, u64)>)> {
+        pieces.into_iter().map(|p| (p.offset, p.length, p.at.map(|(chunk, at, _)| (chunk, at)))).collect()
+    }
+
+    #[test]
+    fn holes_and_partial_extents() {
+        let mut cache = LayoutCache::default();
+        cache.learn(0, 1000, layout(1, true, &[(100, 7, 50), (200, 8, 100)]));
+        assert_eq!(
+            shape(cache.view(120, 400).unwrap()),
+            vec![(120, 30, Some((7, 1020))), (150, 50, None), (200, 100, Some((8, 1000))), (300, 100, None)]
+        );
+        assert!(cache.view(900, 1001).is_none());
+    }
+
+    #[test]
+    fn a_page_that_ends_early_covers_up_to_its_last_extent() {
+        let mut cache = LayoutCache::default();
+        cache.learn(0, 1000, layout(1, false, &[(0, 7, 50), (50, 8, 100)]));
+        assert!(cache.view(0, 150).is_some());
+        assert!(cache.view(0, 151).is_none());
+        cache.learn(150, 1000, layout(1, true, &[(150, 9, 10)]));
+        assert_eq!(cache.view(0, 1000).unwrap().len(), 4);
+    }
+
+    #[test]
+    fn versions_do_not_mix() {
+        let mut cache = LayoutCache::default();
+        cache.learn(0, 100, layout(2, true, &[(0, 7, 100)]));
+        cache.learn(100, 200, layout(1, true, &[(100, 6, 100)]));
+        assert!(cache.view(100, 200).is_none(), "an older answer must not be mixed in");
+        cache.learn(100, 200, layout(3, true, &[(100, 8, 100)]));
+        assert!(cache.view(0, 100).is_none());
+        assert_eq!(cache.chunks(), std::collections::BTreeSet::from([8]));
+    }
+}

@@ -1,0 +1,13 @@
+//! Reading: layouts say where bytes lie, and the nearest replica that has them gives them.
+
+mod layout;
+mod pool;
+mod replicas;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use layout::{LayoutCache, WINDOW};
+pub(crate) use pool::Pool;
+pub(crate) use replicas::{Reader, Span};
+pub(crate) use stream::stream;
