@@ -1,5 +1,6 @@
 //! Mounting: options, the session with the kernel, and its end.
 
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -92,16 +93,27 @@ pub fn mount(cluster: Cluster, runtime: Handle, mut options: MountOptions) -> Re
     runtime.spawn(close_idle_files(Arc::downgrade(&view)));
 
     let ended = Arc::new(Ended::default());
-    let told = ended.clone();
-    let spawned = thread::Builder::new().name("cairn-mount".into()).spawn(move || {
-        told.set(session.run().map_err(|error| ErrorCode::Io.because(format!("the FUSE session: {error}"))));
-    });
-    if let Err(error) = spawned {
-        return Err(ErrorCode::Io.because(format!("a thread for the mount: {error}")));
-    }
+    start(session, ended.clone()).map_err(|error| refusal(&path, &error))?;
     mount_point::raise_read_ahead(&path, read_ahead_kib);
     tracing::info!(mount_point = %path.display(), "mounted");
     Ok(Mounted { mount_point: path, ended })
+}
+
+/// Serves the session in threads of its own, and says when it has ended.
+fn start(session: Session<CairnFs>, ended: Arc<Ended>) -> io::Result<()> {
+    // The binding would unmount the path once more when its session is over, without noticing that it is unmounted
+    // already: by then, somebody may have mounted something else there. So it never gets to drop its mount.
+    let mut background = ManuallyDrop::new(session.spawn()?);
+    let served = std::mem::replace(&mut background.guard, thread::spawn(|| Ok(())));
+    thread::Builder::new().name("cairn-mount".into()).spawn(move || {
+        let failure = match served.join() {
+            Ok(Ok(())) => return ended.set(Ok(())),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it failed unexpectedly".into(),
+        };
+        ended.set(Err(ErrorCode::Io.because(format!("the FUSE session: {failure}"))));
+    })?;
+    Ok(())
 }
 
 fn refusal(path: &Path, error: &io::Error) -> Error {

@@ -151,12 +151,10 @@ pub(crate) fn raise_read_ahead(path: &Path, kib: usize) {
 pub fn unmount(path: impl AsRef<Path>, lazy: bool) -> Result<()> {
     let path = real_path(path.as_ref())?;
     let shown = path.display();
-    let dead =
-        matches!(fs::symlink_metadata(&path), Err(error) if error.raw_os_error() == Some(libc::ENOTCONN));
-    let lazy = lazy || dead;
     let flags = if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
     match umount2(path.as_path(), flags) {
         Ok(()) => Ok(()),
+        Err(Errno::EBUSY) if !lazy && is_dead(&path) => unmount(&path, true),
         Err(Errno::EBUSY) => Err(ErrorCode::Busy.because(format!(
             "{shown}: files are open in it; close them (`fuser -vm {shown}` lists who has them), or unmount lazily"
         ))),
@@ -165,6 +163,11 @@ pub fn unmount(path: impl AsRef<Path>, lazy: bool) -> Result<()> {
         Err(Errno::EPERM) => unmount_by_helper(path.as_os_str(), lazy),
         Err(error) => Err(ErrorCode::Io.because(format!("unmounting {shown}: {}", error.desc()))),
     }
+}
+
+/// Whether the program behind the mount is gone. Attributes would not say so while the kernel still has them cached.
+fn is_dead(path: &Path) -> bool {
+    matches!(fs::read_dir(path), Err(error) if error.raw_os_error() == Some(libc::ENOTCONN))
 }
 
 /// Only root may unmount; the helper lets users unmount what they have mounted.

@@ -65,7 +65,17 @@ impl View {
             return Ok((attr, left));
         }
         let attr = self.cluster.stat(&ROOT, node(inode), false).await?;
+        self.current(&attr)?;
         Ok((self.present(attr, epoch), ttl))
+    }
+
+    /// Refuses a file that has no name and that nobody has open here: it is only still there because its last close
+    /// is not announced yet, and a name that leads to it was given to something else. The kernel then looks again.
+    pub(crate) fn current(&self, attr: &Attr) -> Result<()> {
+        if attr.nlink == 0 && attr.kind() == FileKind::File && self.inodes.get(attr.inode).is_none() {
+            return Err(ErrorCode::Stale.because(format!("inode {}", attr.inode)));
+        }
+        Ok(())
     }
 
     /// Changes attributes and returns them all.

@@ -99,7 +99,8 @@ impl View {
                 }
             },
         };
-        if let Err(error) = self.require(caller, &attr, access_of(flags)) {
+        let allowed = self.current(&attr).and_then(|()| self.require(caller, &attr, access_of(flags)));
+        if let Err(error) = allowed {
             self.holds.let_go(inode);
             return Err(error);
         }
