@@ -105,7 +105,7 @@ impl Cluster {
         offset: u64,
         length: u64,
     ) -> impl Stream<Item = Result<Bytes>> + Send + 'static + use<> {
-        let file = self.open(&root(), attr.clone());
+        let file = self.open(&root(), *attr);
         let end = offset.saturating_add(length).min(file.attr().size);
         read::stream(file, offset, end.saturating_sub(offset), self.engine.config.read_ahead_bytes)
     }

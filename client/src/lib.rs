@@ -8,6 +8,8 @@ mod channel;
 mod cluster;
 mod config;
 mod engine;
+#[cfg(test)]
+mod fake;
 mod file;
 mod metrics;
 mod namespace;

@@ -166,7 +166,11 @@ impl crate::engine::Engine {
         let deadline = std::time::Instant::now() + self.config.operation_timeout;
         let mut backoff = crate::backoff::Backoff::new();
         loop {
-            let info = self.chunk(chunk).await?;
+            let info = match self.chunk(chunk).await {
+                // Purged: everything that lay there was overwritten or deleted since.
+                Err(error) if error.code == ErrorCode::ChunkUnknown => return Ok(()),
+                info => info?,
+            };
             let living: Vec<_> =
                 info.replicas.iter().filter(|replica| replica.liveness() != fs::Liveness::Dead).collect();
             let stats = living.iter().map(|replica| self.reader.pool().stat(&replica.address, chunk));

@@ -123,7 +123,7 @@ impl State {
     }
 
     pub(super) fn shown(&self) -> fs::Attr {
-        let mut attr = self.attr.clone();
+        let mut attr = self.attr;
         attr.size = self.size();
         if let Some(mtime_ns) = self.mtime_ns {
             attr.mtime_ns = attr.mtime_ns.max(mtime_ns);
@@ -137,7 +137,7 @@ impl State {
             return;
         }
         self.layout.keep(attr.version);
-        self.attr = attr.clone();
+        self.attr = *attr;
     }
 
     pub(super) fn fail(&mut self, error: Error) {

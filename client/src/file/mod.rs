@@ -9,6 +9,8 @@ mod commit;
 mod inode;
 mod overlay;
 mod read;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::sync::Arc;

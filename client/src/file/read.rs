@@ -132,7 +132,7 @@ impl Inode {
         let fs::answer::Result::Layout(layout) = answer else {
             return Err(ErrorCode::Malformed.because("the namenode's answer to layout"));
         };
-        let Some(attr) = layout.attr.clone() else {
+        let Some(attr) = layout.attr else {
             return Err(ErrorCode::Malformed.because("a layout without attributes"));
         };
         let mut state = self.state();

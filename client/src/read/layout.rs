@@ -139,7 +139,10 @@ mod tests {
         fs::Layout { attr, extents, chunks, end }
     }
 
-    fn shape(pieces: Vec<Piece>) -> Vec<(u64, u64, Option<(u64, u64)>)> {
+    /// Offset, length, and chunk with offset in it.
+    type Shape = (u64, u64, Option<(u64, u64)>);
+
+    fn shape(pieces: Vec<Piece>) -> Vec<Shape> {
         pieces.into_iter().map(|p| (p.offset, p.length, p.at.map(|(chunk, at, _)| (chunk, at)))).collect()
     }
 

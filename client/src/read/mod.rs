@@ -4,8 +4,6 @@ mod layout;
 mod pool;
 mod replicas;
 mod stream;
-#[cfg(test)]
-mod tests;
 
 pub(crate) use layout::{LayoutCache, WINDOW};
 pub(crate) use pool::Pool;

@@ -5,119 +5,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use cairn_proto::checksum::BlockCrc;
-use cairn_proto::data::{Ack, ChainOpened, Failure, HelloReply, Request, Response, request, response};
-use cairn_proto::{ErrorCode, Result, frame, fs};
+use bytes::Bytes;
+use cairn_proto::{ErrorCode, Result, fs};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
 use super::{Allocated, Append, Control, Lanes, Pace, Place};
+use crate::fake::{Datanode, Mood};
 use crate::metrics::Counters;
-
-/// What a datanode does once it holds so many bytes of a chunk.
-#[derive(Clone, Copy, PartialEq)]
-enum Mood {
-    Well,
-    FailsAt(usize, u32),
-    StallsAt(usize),
-    ClosesAt(usize),
-    /// Accepts connections and says nothing.
-    Frozen,
-}
-
-/// One datanode, which stands for the whole chain behind it.
-struct Datanode {
-    address: String,
-    mood: Arc<Mutex<Mood>>,
-    chunks: Arc<Mutex<BTreeMap<u64, Vec<u8>>>>,
-}
-
-impl Datanode {
-    async fn start(mood: Mood) -> Datanode {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let node = Datanode {
-            address: listener.local_addr().unwrap().to_string(),
-            mood: Arc::new(Mutex::new(mood)),
-            chunks: Arc::default(),
-        };
-        let (mood, chunks) = (Arc::clone(&node.mood), Arc::clone(&node.chunks));
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, Arc::clone(&mood), Arc::clone(&chunks)));
-            }
-        });
-        node
-    }
-}
-
-async fn read_frame(stream: &mut TcpStream) -> Option<(request::Kind, Bytes)> {
-    let mut prefix = [0; frame::PREFIX];
-    stream.read_exact(&mut prefix).await.ok()?;
-    let lengths = frame::Lengths::parse(prefix).unwrap();
-    let mut header = vec![0; lengths.header];
-    stream.read_exact(&mut header).await.ok()?;
-    let mut payload = BytesMut::zeroed(lengths.payload);
-    stream.read_exact(&mut payload).await.ok()?;
-    let request: Request = frame::decode_header(&header).unwrap();
-    Some((request.kind.unwrap(), payload.freeze()))
-}
-
-async fn reply(stream: &mut TcpStream, kind: response::Kind) {
-    let head = frame::encode_head(&Response { kind: Some(kind) }, 0).unwrap();
-    let _ = stream.write_all(&head).await;
-}
-
-async fn serve(mut stream: TcpStream, mood: Arc<Mutex<Mood>>, chunks: Arc<Mutex<BTreeMap<u64, Vec<u8>>>>) {
-    let mut chunk = 0;
-    let mut crc = BlockCrc::default();
-    let mut synced = 0;
-    while let Some((kind, payload)) = read_frame(&mut stream).await {
-        let now = *mood.lock().unwrap();
-        if now == Mood::Frozen {
-            std::future::pending::<()>().await;
-        }
-        match kind {
-            request::Kind::Hello(hello) => {
-                assert_eq!(hello.cluster_id, "cluster");
-                reply(&mut stream, response::Kind::Hello(HelloReply { version: 1, node: 1 })).await;
-            }
-            request::Kind::Open(open) => {
-                chunk = open.chunk;
-                chunks.lock().unwrap().insert(chunk, Vec::new());
-                reply(&mut stream, response::Kind::Opened(ChainOpened {})).await;
-            }
-            request::Kind::Append(append) => {
-                let held = chunks.lock().unwrap()[&chunk].len();
-                assert_eq!(append.offset, held as u64, "an append starts at the end");
-                assert_eq!(crc.append(&payload), append.crcs);
-                match now {
-                    Mood::FailsAt(limit, node) if held + payload.len() > limit => {
-                        let error = Some(ErrorCode::DiskFailed.because("test").into());
-                        reply(&mut stream, response::Kind::Failure(Failure { error, node })).await;
-                        return;
-                    }
-                    Mood::ClosesAt(limit) if held + payload.len() > limit => return,
-                    _ => {}
-                }
-                chunks.lock().unwrap().get_mut(&chunk).unwrap().extend_from_slice(&payload);
-                if matches!(now, Mood::StallsAt(limit) if held + payload.len() > limit) {
-                    continue;
-                }
-                let length = (held + payload.len()) as u64;
-                reply(&mut stream, response::Kind::Ack(Ack { length, synced })).await;
-            }
-            request::Kind::Sync(_) => {
-                synced = chunks.lock().unwrap()[&chunk].len() as u64;
-                reply(&mut stream, response::Kind::Ack(Ack { length: synced, synced })).await;
-            }
-            other => panic!("unexpected {other:?}"),
-        }
-    }
-}
 
 /// A namenode that allocates on the datanodes given, in turn.
 struct Chunks {

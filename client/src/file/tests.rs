@@ -1,0 +1,231 @@
+//! Files over the real state machine and chunks in memory.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use cairn_proto::{ErrorCode, ROOT_INODE, fs};
+use futures::TryStreamExt;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::fake::{Datanode, Group, Mood};
+use crate::{Cluster, File};
+
+fn root() -> fs::Cred {
+    fs::Cred::default()
+}
+
+fn ask(name: &str) -> fs::CreateFile {
+    let at = fs::NodeRef { inode: ROOT_INODE, path: name.to_owned().into() };
+    fs::CreateFile { at: Some(at), mode: 0o644, truncate: true, ..Default::default() }
+}
+
+async fn make(cluster: &Cluster, name: &str) -> File {
+    let created = cluster.create(&root(), ask(name)).await.unwrap();
+    cluster.open(&root(), created.attr.unwrap())
+}
+
+async fn small_cluster() -> (Group, Vec<Datanode>) {
+    let first = Datanode::start(Mood::Well).await;
+    let second = Datanode::sharing(Mood::Well, Arc::clone(&first.chunks)).await;
+    let datanodes = vec![first, second];
+    datanodes.iter().for_each(|datanode| datanode.sealed.store(true, Ordering::Relaxed));
+    (Group::start(1, &datanodes).await, datanodes)
+}
+
+/// What another client sees.
+async fn seen_by_others(group: &Group, inode: u64) -> Vec<u8> {
+    let other = group.client().await;
+    let at = fs::NodeRef { inode, path: Bytes::new() };
+    let attr = other.stat(&root(), at, false).await.unwrap();
+    let pieces: Vec<Bytes> = other.read_stream(&attr, 0, u64::MAX).try_collect().await.unwrap();
+    pieces.concat()
+}
+
+#[tokio::test]
+async fn random_writes_reads_and_truncations_agree_with_a_vector() {
+    let (group, _datanodes) = small_cluster().await;
+    for seed in 0..3 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let cluster = group.client().await;
+        let file = make(&cluster, &format!("f{seed}")).await;
+        let mut model: Vec<u8> = Vec::new();
+        for step in 0..150 {
+            match rng.random_range(0..12) {
+                0..6 => {
+                    let at = rng.random_range(0..1_500_000);
+                    let length = *[1, 100, 5000, 300_000].get(rng.random_range(0..4)).unwrap();
+                    let data = vec![rng.random::<u8>(); rng.random_range(1..=length)];
+                    model.resize(model.len().max(at + data.len()), 0);
+                    model[at..at + data.len()].copy_from_slice(&data);
+                    file.write_at(at as u64, data.into()).await.unwrap();
+                }
+                6 => drop(file.flush().await.unwrap()),
+                7 => {
+                    let size = rng.random_range(0..1_800_000);
+                    model.resize(size, 0);
+                    assert_eq!(file.truncate(size as u64).await.unwrap().size, size as u64);
+                }
+                8 => {
+                    let data = vec![rng.random::<u8>(); rng.random_range(1..100_000)];
+                    let at = file.append(data.clone().into()).await.unwrap();
+                    assert_eq!(at, model.len() as u64);
+                    model.extend_from_slice(&data);
+                }
+                _ => {
+                    let at = rng.random_range(0..2_000_000usize);
+                    let length = rng.random_range(0..400_000usize);
+                    let got = file.read_at(at as u64, length).await.unwrap();
+                    let wanted = &model[at.min(model.len())..(at + length).min(model.len())];
+                    assert!(got == wanted, "seed {seed} step {step}: read {length} at {at}");
+                }
+            }
+            assert_eq!(file.attr().size, model.len() as u64, "seed {seed} step {step}");
+        }
+        let attr = file.sync().await.unwrap();
+        assert_eq!((attr.size, file.dirty_bytes()), (model.len() as u64, 0));
+        assert!(seen_by_others(&group, file.inode()).await == model, "seed {seed}");
+        cluster.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_big_file_goes_through_and_comes_back() {
+    let (group, _datanodes) = small_cluster().await;
+    let cluster = group.client().await;
+    let file = make(&cluster, "big").await;
+    let content: Vec<u8> = (0..20_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let mut at = 0;
+    for piece in content.chunks(131_072) {
+        file.write_at(at, Bytes::copy_from_slice(piece)).await.unwrap();
+        at += piece.len() as u64;
+    }
+    file.flush().await.unwrap();
+    assert!(seen_by_others(&group, file.inode()).await == content);
+    let node = fs::NodeRef { inode: file.inode(), path: Bytes::new() };
+    let layout = cluster.layout(&root(), node, false, 0, u64::MAX).await.unwrap();
+    assert!(layout.extents.len() <= 30, "contiguous appends merge: {}", layout.extents.len());
+    // Read where nothing was written, and past the end.
+    assert_eq!(file.read_at(20_000_000, 10).await.unwrap().len(), 0);
+    assert_eq!(file.read_at(19_999_990, 100).await.unwrap().len(), 10);
+}
+
+#[tokio::test]
+async fn small_files_appear_whole_and_share_chunks() {
+    let (group, _datanodes) = small_cluster().await;
+    let cluster = group.client().await;
+    let puts = (0..100u32).map(|i| {
+        let cluster = cluster.clone();
+        async move {
+            let content = Bytes::from(vec![i as u8; i as usize * 50]);
+            cluster.put_small(&root(), ask(&format!("s{i}")), content, Some(7), i % 10 == 0).await.unwrap()
+        }
+    });
+    let attrs = futures::future::join_all(puts).await;
+    for (i, attr) in attrs.iter().enumerate() {
+        assert_eq!((attr.size, attr.mtime_ns), (i as u64 * 50, 7));
+        assert!(seen_by_others(&group, attr.inode).await == vec![i as u8; i * 50]);
+    }
+    assert!(cluster.status().await.unwrap().open_chunks <= 4);
+}
+
+#[tokio::test]
+async fn a_bad_replica_is_passed_over_and_reported() {
+    for mood in [Mood::Rotten, Mood::Empty, Mood::Frozen] {
+        let (group, datanodes) = small_cluster().await;
+        let cluster = group.client().await;
+        let content = Bytes::from(vec![5; 700_000]);
+        let attr = cluster.put_small(&root(), ask("f"), content.clone(), None, false).await.unwrap();
+        *datanodes[0].mood.lock().unwrap() = mood;
+        for _ in 0..8 {
+            assert!(seen_by_others(&group, attr.inode).await == content, "{mood:?}");
+        }
+        // Replicas are tried in random order: eight readers all starting with the good one is very unlikely.
+        if mood != Mood::Frozen {
+            tokio::time::timeout(std::time::Duration::from_secs(10), async {
+                while group.bad().is_empty() {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await
+            .unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn writing_goes_on_when_a_chain_fails() {
+    let first = Datanode::start(Mood::FailsAt(200_000, 1)).await;
+    let second = Datanode::sharing(Mood::Well, Arc::clone(&first.chunks)).await;
+    let datanodes = vec![first, second];
+    let group = Group::start(1, &datanodes).await;
+    let cluster = group.client().await;
+    let file = make(&cluster, "f").await;
+    let content: Vec<u8> = (0..3_000_000u32).map(|i| (i / 1000) as u8).collect();
+    for (i, piece) in content.chunks(50_000).enumerate() {
+        file.write_at(i as u64 * 50_000, Bytes::copy_from_slice(piece)).await.unwrap();
+    }
+    datanodes.iter().for_each(|datanode| datanode.sealed.store(true, Ordering::Relaxed));
+    file.sync().await.unwrap();
+    assert!(cluster.metrics().chain_failures >= 1);
+    assert!(seen_by_others(&group, file.inode()).await == content);
+}
+
+#[tokio::test]
+async fn losing_the_session_is_reported_once() {
+    let (group, _datanodes) = small_cluster().await;
+    let cluster = group.client().await;
+    let file = make(&cluster, "f").await;
+    file.write_at(0, Bytes::from_static(b"committed")).await.unwrap();
+    file.flush().await.unwrap();
+    file.write_at(0, Bytes::from(vec![1; 2 << 20])).await.unwrap();
+    file.inode.settle().await.unwrap();
+    group.expire(group.seen().last().unwrap().0);
+    let error = file.flush().await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::SessionExpired);
+    file.flush().await.unwrap();
+    assert_eq!(&file.read_at(0, 100).await.unwrap()[..], b"committed");
+    file.write_at(9, Bytes::from_static(b" again")).await.unwrap();
+    file.flush().await.unwrap();
+    assert_eq!(seen_by_others(&group, file.inode()).await, b"committed again");
+}
+
+#[tokio::test]
+async fn two_files_of_one_inode_are_one() {
+    let (group, _datanodes) = small_cluster().await;
+    let cluster = group.client().await;
+    let one = make(&cluster, "f").await;
+    let two = cluster.open(&root(), one.attr());
+    one.write_at(3, Bytes::from_static(b"def")).await.unwrap();
+    assert_eq!(&two.read_at(0, 10).await.unwrap()[..], b"\0\0\0def");
+    assert_eq!(two.attr().size, 6);
+    // A time set after a write is not undone by the commit of that write.
+    let at = fs::NodeRef { inode: one.inode(), path: Bytes::new() };
+    let times = fs::SetAttr { at: Some(at), mtime_ns: Some(42), ..Default::default() };
+    cluster.set_attr(&root(), times).await.unwrap();
+    assert_eq!(one.flush().await.unwrap().mtime_ns, 42);
+}
+
+#[tokio::test]
+async fn the_budget_bounds_what_is_buffered() {
+    let (group, _datanodes) = small_cluster().await;
+    let config = crate::Config {
+        namenodes: group.addresses.clone(),
+        dirty_bytes: 4 << 20,
+        operation_timeout: std::time::Duration::from_secs(20),
+        ..Default::default()
+    };
+    let cluster = Cluster::connect(config).await.unwrap();
+    // Together these buffer more than the budget, and none enough to be sent by itself.
+    let mut files = Vec::new();
+    for i in 0..12 {
+        let file = make(&cluster, &format!("f{i}")).await;
+        file.write_at(0, Bytes::from(vec![i; 700_000])).await.unwrap();
+        files.push(file);
+    }
+    for (i, file) in files.iter().enumerate() {
+        file.flush().await.unwrap();
+        assert!(seen_by_others(&group, file.inode()).await == vec![i as u8; 700_000]);
+    }
+}
