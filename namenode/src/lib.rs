@@ -1,1 +1,30 @@
-//! cairn-namenode
+//! A namenode: the shell around the namespace's state machine.
+//!
+//! [`run`] takes a directory, finds the namenode's place in its group ([`formation`]), and serves. What a client asks
+//! comes through [`converse`]; what changes goes through [`propose`] into the log of the group ([`raft`], [`log`])
+//! and from there into the [`store`]. What the leader knows of datanodes is in [`attend`].
+
+pub mod attend;
+mod channel;
+mod config;
+mod converse;
+mod edge;
+mod fatal;
+mod formation;
+mod identity;
+pub mod log;
+mod member;
+pub mod propose;
+mod raft;
+mod run;
+mod seat;
+mod service;
+mod sessions;
+pub mod store;
+
+
+#[cfg(test)]
+mod tests;
+
+pub use config::Config;
+pub use run::run;

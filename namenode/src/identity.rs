@@ -1,0 +1,92 @@
+//! Who a namenode is: its id in the group and its cluster, in a small file of its own.
+//!
+//! The order of writing is what keeps a namenode from ever voting twice: the identity is on disk before Raft runs
+//! under it, and `active` only when there is a log, so that a lost log is never mistaken for a new one.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use cairn_proto::{Error, ErrorCode};
+use serde::{Deserialize, Serialize};
+
+use crate::log::replace_file;
+
+const NAME: &str = "identity.json";
+const VERSION: u32 = 1;
+
+/// How far a namenode has come in belonging to its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// It was promised a place in a group that is being formed; Raft never ran under this id.
+    Awaiting,
+    /// It belongs to the group; its log is being made.
+    Entering,
+    /// Its log holds what it promised to the group.
+    Active,
+}
+
+/// A namenode's place in a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    version: u32,
+    /// Its id, never used by another.
+    pub id: u64,
+    /// The cluster.
+    pub cluster_id: String,
+    /// How far it has come.
+    pub phase: Phase,
+    /// The first members, for the one that forms the group; empty for the others.
+    pub first_members: BTreeMap<u64, String>,
+}
+
+impl Identity {
+    /// A place as it is first written down.
+    pub fn new(id: u64, cluster_id: impl Into<String>, phase: Phase) -> Identity {
+        Identity { version: VERSION, id, cluster_id: cluster_id.into(), phase, first_members: BTreeMap::new() }
+    }
+
+    /// Reads the identity in `dir`; nothing if there never was one.
+    pub fn load(dir: &Path) -> Result<Option<Identity>, Error> {
+        let path = dir.join(NAME);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(ErrorCode::Io.because(format!("{}: {error}", path.display()))),
+        };
+        let identity: Identity = serde_json::from_slice(&bytes)
+            .map_err(|error| ErrorCode::Io.because(format!("{} is damaged: {error}", path.display())))?;
+        if identity.version != VERSION {
+            return Err(ErrorCode::Version.because(format!("{}: version {}", path.display(), identity.version)));
+        }
+        Ok(Some(identity))
+    }
+
+    /// Writes it to `dir`; it is on disk when this returns.
+    pub fn save(&self, dir: &Path) -> Result<(), Error> {
+        let failed =
+            |error: io::Error| ErrorCode::Io.because(format!("{}: {error}", dir.join(NAME).display()));
+        let bytes = serde_json::to_vec_pretty(self).map_err(|error| failed(error.into()))?;
+        replace_file(dir, NAME, &bytes).map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_read_back_and_damage_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Identity::load(dir.path()).unwrap(), None);
+        let mut identity = Identity::new(3, "c", Phase::Awaiting);
+        identity.first_members.insert(3, "a:1".into());
+        identity.save(dir.path()).unwrap();
+        assert_eq!(Identity::load(dir.path()).unwrap(), Some(identity));
+        fs::write(dir.path().join(NAME), b"{").unwrap();
+        assert!(Identity::load(dir.path()).is_err());
+    }
+}

@@ -1,0 +1,99 @@
+//! The few values beside the records: the vote, what is purged, what is known to be committed.
+//!
+//! One small file, replaced atomically: `"CRNMARK1" | u32 CRC-32C of the rest | postcard`.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use bytes::Bytes;
+use cairn_proto::checksum::crc32c;
+use serde::{Deserialize, Serialize};
+
+use super::record::Position;
+
+const MAGIC: &[u8; 8] = b"CRNMARK1";
+const NAME: &str = "marks";
+const HEAD: usize = 12;
+
+/// What the log remembers beside its records.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// The vote, as the Raft library encodes it.
+    pub vote: Option<Bytes>,
+    /// Records up to here are gone.
+    pub purged: Option<Position>,
+    /// Known to be committed when this was written.
+    pub committed: Option<Position>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    vote: Option<Vec<u8>>,
+    purged: Option<Position>,
+    committed: Option<Position>,
+}
+
+/// Whether a log in `dir` ever wrote its marks.
+pub fn exist(dir: &Path) -> bool {
+    dir.join(NAME).exists()
+}
+
+/// Reads the marks of a log; none were ever written in a new directory.
+pub fn load(dir: &Path) -> io::Result<Marks> {
+    let bytes = match fs::read(dir.join(NAME)) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Marks::default()),
+        Err(error) => return Err(error),
+    };
+    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the log's marks file is damaged");
+    let (head, body) = bytes.split_at_checked(HEAD).ok_or_else(damaged)?;
+    if &head[..8] != MAGIC || head[8..] != crc32c(body).to_le_bytes() {
+        return Err(damaged());
+    }
+    let stored: Stored = postcard::from_bytes(body).map_err(|_| damaged())?;
+    Ok(Marks { vote: stored.vote.map(Bytes::from), purged: stored.purged, committed: stored.committed })
+}
+
+/// Replaces the marks; they are on disk when this returns.
+pub fn save(dir: &Path, marks: &Marks) -> io::Result<()> {
+    let vote = marks.vote.as_ref().map(|vote| vote.to_vec());
+    let stored = Stored { vote, purged: marks.purged, committed: marks.committed };
+    let body = postcard::to_allocvec(&stored).map_err(io::Error::other)?;
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend_from_slice(&crc32c(&body).to_le_bytes());
+    bytes.extend_from_slice(&body);
+    replace_file(dir, NAME, &bytes)
+}
+
+/// Puts `bytes` under `name` in `dir`: whole or not at all, on disk when this returns.
+pub fn replace_file(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let fresh = dir.join(format!("{name}.tmp"));
+    let mut file = File::create(&fresh)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&fresh, dir.join(name))?;
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_survive_and_damage_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(load(dir.path()).unwrap(), Marks::default());
+        let marks = Marks {
+            vote: Some(Bytes::from_static(b"vote")),
+            purged: Some(Position { index: 7, term: 1 }),
+            committed: None,
+        };
+        save(dir.path(), &marks).unwrap();
+        assert_eq!(load(dir.path()).unwrap(), marks);
+        let mut bytes = fs::read(dir.path().join(NAME)).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(dir.path().join(NAME), &bytes).unwrap();
+        assert_eq!(load(dir.path()).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+}

@@ -1,0 +1,169 @@
+//! Opening a log: which records are there, where the next one goes, and whether something is wrong.
+//!
+//! A crash may tear the records that were being written. They were never acknowledged and are cut. To tell them
+//! from records that rotted on disk, every frame says which records were on disk when it was written: a damaged
+//! record that a later frame, a later segment or the committed mark vouches for is an error, and the node must
+//! not start with less than it acknowledged.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::marks::{self, Marks};
+use super::record::{self, ALIGN, Position};
+use super::segment::{HEADER, Segment, parse_name};
+
+/// Why a log does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The directory or a file cannot be read or written.
+    #[error("log: {0}")]
+    Io(#[from] io::Error),
+    /// A record that was on disk is not whole any more.
+    #[error(
+        "log record {index} in {path} is damaged although it was written whole; \
+         move this namenode's directory away and start it empty, so that it joins again from the others"
+    )]
+    Damaged {
+        /// The record.
+        index: u64,
+        /// Its file.
+        path: PathBuf,
+    },
+    /// Records are missing between two that are there.
+    #[error("log records from {from} on are missing before {path}; a segment file was removed")]
+    Missing {
+        /// First missing record.
+        from: u64,
+        /// The file that comes after.
+        path: PathBuf,
+    },
+}
+
+/// Where the next frame goes.
+#[derive(Debug)]
+pub struct Tail {
+    /// The segment that has room.
+    pub segment: Arc<Segment>,
+    /// End of its last frame.
+    pub offset: u32,
+}
+
+/// A log as it was found.
+#[derive(Debug)]
+pub struct Recovered {
+    pub marks: Marks,
+    pub segments: BTreeMap<u64, Arc<Segment>>,
+    pub tail: Option<Tail>,
+    pub last: Option<Position>,
+}
+
+/// Reads the log in `dir`, cuts a torn end and removes what is not needed.
+pub fn open(dir: &Path) -> Result<Recovered, LogError> {
+    fs::create_dir_all(dir)?;
+    let marks = marks::load(dir)?;
+    if !marks::exist(dir) {
+        marks::save(dir, &marks)?;
+    }
+    let mut recovered = Recovered { last: marks.purged, segments: BTreeMap::new(), tail: None, marks };
+    let mut next = recovered.marks.purged.map_or(0, |purged| purged.index + 1);
+    let files = segment_files(dir)?;
+    for (at, &first) in files.iter().enumerate() {
+        let path = dir.join(super::segment::file_name(first));
+        let following = files.get(at + 1).copied();
+        if following.is_some_and(|following| following <= next) && recovered.segments.is_empty() {
+            fs::remove_file(&path)?; // a purge was interrupted
+            continue;
+        }
+        if first > next {
+            return Err(LogError::Missing { from: next, path });
+        }
+        let segment = Arc::new(Segment::open(path, first)?);
+        let end = scan(&segment, &mut recovered.last)?;
+        let found = segment.next();
+        if let Some(following) = following
+            && found < following
+        {
+            return Err(LogError::Damaged { index: found, path: segment.path().to_owned() });
+        }
+        if found < next {
+            // Nothing but purged records, and the next one would leave a gap in this file.
+            recovered.last = recovered.marks.purged;
+            fs::remove_file(segment.path())?;
+            continue;
+        }
+        if following.is_none() {
+            cut_tail(&segment, end, &recovered.marks)?;
+        }
+        next = next.max(found);
+        recovered.tail = Some(Tail { segment: segment.clone(), offset: end as u32 });
+        recovered.segments.insert(first, segment);
+    }
+    File::open(dir)?.sync_all()?;
+    if let Some(committed) = recovered.marks.committed
+        && committed.index >= next
+    {
+        let path = dir.to_owned();
+        return Err(LogError::Damaged { index: next, path });
+    }
+    Ok(recovered)
+}
+
+/// First indexes of the segments, ascending; what was never finished is removed.
+fn segment_files(dir: &Path) -> io::Result<Vec<u64>> {
+    let mut firsts = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.ends_with(".tmp") {
+            fs::remove_file(entry.path())?;
+        } else if let Some(first) = parse_name(&name) {
+            firsts.push(first);
+        }
+    }
+    firsts.sort_unstable();
+    Ok(firsts)
+}
+
+/// Publishes the whole records from the segment's start; returns where they end.
+fn scan(segment: &Segment, last: &mut Option<Position>) -> Result<usize, LogError> {
+    let mut offset = HEADER;
+    let mut offsets = Vec::new();
+    let mut expected = segment.first;
+    while let Some(frame) = record::decode(segment.bytes(offset)) {
+        if frame.at.index != expected {
+            break;
+        }
+        offsets.push(offset as u32);
+        if last.is_none_or(|last| last.index < frame.at.index) {
+            *last = Some(frame.at);
+        }
+        expected += 1;
+        offset += record::framed(frame.payload.len());
+    }
+    segment.publish(offsets);
+    Ok(offset)
+}
+
+/// Clears what follows the last whole record of the last segment, unless it was acknowledged once.
+fn cut_tail(segment: &Segment, end: usize, marks: &Marks) -> Result<(), LogError> {
+    let rest = segment.bytes(end);
+    if rest.iter().all(|&byte| byte == 0) {
+        return Ok(());
+    }
+    let lost = segment.next();
+    let vouched = (0..rest.len())
+        .step_by(ALIGN)
+        .filter_map(|at| record::decode(&rest[at..]))
+        .any(|frame| frame.at.index >= lost && frame.flushed > lost);
+    if vouched || marks.committed.is_some_and(|committed| committed.index >= lost) {
+        return Err(LogError::Damaged { index: lost, path: segment.path().to_owned() });
+    }
+    tracing::warn!(index = lost, path = %segment.path().display(), "cutting a torn end off the log");
+    segment.write(&vec![0; rest.len()], end as u32)?;
+    segment.sync()?;
+    Ok(())
+}

@@ -1,0 +1,218 @@
+//! The log against crashes, damage and its own operations.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
+
+use super::*;
+
+const OPTIONS: LogOptions = LogOptions { segment_bytes: 4096, recent_bytes: 1000 };
+
+fn at(index: u64, term: u64) -> Position {
+    Position { index, term }
+}
+
+fn record(index: u64, term: u64) -> Record {
+    let payload = vec![(index % 251) as u8; 50 + (index % 200) as usize];
+    Record { at: at(index, term), payload: payload.into() }
+}
+
+fn wait(ask: impl FnOnce(Flushed) -> io::Result<()>) {
+    let (sender, receiver) = channel();
+    ask(Box::new(move |result| sender.send(result).unwrap())).unwrap();
+    receiver.recv().unwrap().unwrap();
+}
+
+fn append(log: &Log, range: Range<u64>, term: u64) {
+    wait(|done| log.append(range.map(|index| record(index, term)).collect(), done));
+}
+
+fn check(log: &Log, range: Range<u64>, term: u64) {
+    let want: Vec<Record> = range.clone().map(|index| record(index, term)).collect();
+    assert_eq!(log.read(range, usize::MAX).unwrap(), want);
+}
+
+fn open(dir: &Path) -> Log {
+    Log::open(dir, OPTIONS).unwrap()
+}
+
+fn segments(dir: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+        .collect();
+    paths.sort();
+    paths
+}
+
+fn spoil(path: &Path, offset: u64) {
+    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    file.write_all_at(&[byte[0] ^ 0xff], offset).unwrap();
+}
+
+#[test]
+fn records_are_read_back_over_segments_and_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    append(&log, 0..100, 1);
+    append(&log, 100..101, 2);
+    check(&log, 0..100, 1);
+    check(&log, 37..39, 1);
+    assert!(segments(dir.path()).len() > 2);
+    assert_eq!(log.read(50..1000, usize::MAX).unwrap().len(), 51);
+    assert_eq!(log.read(0..100, 200).unwrap().len(), 2, "bounded by bytes");
+    log.close();
+    let log = open(dir.path());
+    assert_eq!(log.last(), Some(at(100, 2)));
+    check(&log, 0..100, 1);
+    append(&log, 101..120, 2);
+    check(&log, 101..120, 2);
+}
+
+#[test]
+fn a_record_that_does_not_continue_the_log_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    append(&log, 0..3, 1);
+    assert!(log.append(vec![record(4, 1)], Box::new(|_| {})).is_err());
+    let huge = Record { at: at(3, 1), payload: vec![0; 5000].into() };
+    assert!(log.append(vec![huge], Box::new(|_| {})).is_err());
+    append(&log, 3..4, 1);
+}
+
+#[test]
+fn truncated_records_are_gone_for_good() {
+    for keep in [0, 1, 17, 50, 99] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(dir.path());
+        append(&log, 0..100, 1);
+        wait(|done| log.truncate(Some(at(keep, 1)), done));
+        assert_eq!(log.last(), Some(at(keep, 1)));
+        check(&log, 0..keep + 1, 1);
+        append(&log, keep + 1..keep + 30, 2);
+        log.close();
+        let log = open(dir.path());
+        check(&log, 0..keep + 1, 1);
+        check(&log, keep + 1..keep + 30, 2);
+        assert_eq!(log.last(), Some(at(keep + 29, 2)));
+    }
+}
+
+#[test]
+fn purging_removes_whole_segments_and_may_pass_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    append(&log, 0..100, 1);
+    let before = segments(dir.path()).len();
+    wait(|done| log.purge(at(60, 1), done));
+    assert!(segments(dir.path()).len() < before);
+    assert_eq!(log.read(0..100, usize::MAX).unwrap().first().unwrap().at.index, 61);
+    log.close();
+    let log = open(dir.path());
+    assert_eq!((log.purged(), log.last()), (Some(at(60, 1)), Some(at(99, 1))));
+    check(&log, 61..100, 1);
+    // A snapshot was installed far ahead.
+    wait(|done| log.purge(at(500, 3), done));
+    assert_eq!(log.last(), Some(at(500, 3)));
+    assert!(segments(dir.path()).is_empty());
+    append(&log, 501..510, 3);
+    log.close();
+    let log = open(dir.path());
+    assert_eq!(log.last(), Some(at(509, 3)));
+    check(&log, 501..510, 3);
+    wait(|done| log.purge(at(509, 3), done));
+    log.close();
+    let log = open(dir.path());
+    assert_eq!(log.last(), Some(at(509, 3)));
+    append(&log, 510..512, 3);
+    check(&log, 510..512, 3);
+}
+
+#[test]
+fn the_vote_and_the_committed_mark_survive() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    assert_eq!(log.vote(), None);
+    append(&log, 0..5, 1);
+    log.note_committed(Some(at(3, 1)));
+    wait(|done| log.save_vote(Bytes::from_static(b"me"), done));
+    drop(log);
+    let log = open(dir.path());
+    assert_eq!(log.vote(), Some(Bytes::from_static(b"me")));
+    assert_eq!(log.committed(), Some(at(3, 1)));
+}
+
+#[test]
+fn a_torn_end_is_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    append(&log, 0..5, 1);
+    let end = {
+        let state = log.0.shared.lock();
+        state.segments[&0].offset_of(4).unwrap()
+    };
+    log.close();
+    spoil(&segments(dir.path())[0], u64::from(end) + 45);
+    let log = open(dir.path());
+    assert_eq!(log.last(), Some(at(3, 1)));
+    append(&log, 4..10, 2);
+    log.close();
+    check(&open(dir.path()), 4..10, 2);
+}
+
+#[test]
+fn of_several_records_torn_together_none_vouches_for_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    append(&log, 0..2, 1);
+    append(&log, 2..6, 1); // one write: 3 was not on disk when 5 was written
+    let offset = log.0.shared.lock().segments[&0].offset_of(3).unwrap();
+    log.close();
+    spoil(&segments(dir.path())[0], u64::from(offset) + 2);
+    assert_eq!(open(dir.path()).last(), Some(at(2, 1)));
+}
+
+#[test]
+fn damage_before_acknowledged_records_stops_the_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    for index in 0..8 {
+        append(&log, index..index + 1, 1);
+    }
+    let offset = log.0.shared.lock().segments[&0].offset_of(3).unwrap();
+    log.close();
+    spoil(&segments(dir.path())[0], u64::from(offset) + 12);
+    let error = Log::open(dir.path(), OPTIONS).unwrap_err();
+    assert!(matches!(error, LogError::Damaged { index: 3, .. }), "{error}");
+}
+
+#[test]
+fn damage_of_a_committed_end_stops_the_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    append(&log, 0..5, 1);
+    log.note_committed(Some(at(4, 1)));
+    let offset = log.0.shared.lock().segments[&0].offset_of(4).unwrap();
+    log.close();
+    spoil(&segments(dir.path())[0], u64::from(offset) + 12);
+    assert!(matches!(Log::open(dir.path(), OPTIONS), Err(LogError::Damaged { index: 4, .. })));
+}
+
+#[test]
+fn damage_in_an_earlier_segment_and_a_missing_one_stop_the_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    append(&log, 0..100, 1);
+    log.close();
+    let files = segments(dir.path());
+    let whole = fs::read(&files[0]).unwrap();
+    spoil(&files[0], 100);
+    assert!(matches!(Log::open(dir.path(), OPTIONS), Err(LogError::Damaged { .. })));
+    fs::write(&files[0], whole).unwrap();
+    fs::remove_file(&files[1]).unwrap();
+    assert!(Log::open(dir.path(), OPTIONS).is_err());
+}

@@ -1,0 +1,285 @@
+//! This namenode as a member of its group: everything that runs once it has its place.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use cairn_metadata::records;
+use cairn_metadata::store::{Store, StoreError, View};
+use cairn_proto::fs::{Answer, Command, Cred, FormCluster, Mutation, Outcome, answer, mutation, outcome};
+use cairn_proto::limits::REPLICATION;
+use cairn_proto::{Error, ErrorCode};
+use tokio::task::AbortHandle;
+
+use crate::attend::Datanodes;
+use crate::config::Config;
+use crate::fatal::Alarm;
+use crate::identity::{Identity, Phase};
+use crate::log::{Log, LogError, LogOptions};
+use crate::propose::Proposer;
+use crate::raft::{Group, GroupSettings};
+use crate::sessions::Sessions;
+use crate::store::RedbStore;
+
+const LOG: &str = "log";
+const STORE: &str = "store.redb";
+const INCOMING: &str = "incoming";
+/// How often a leader looks for learners that have caught up, and retries what failed when it took over.
+const LEADER_ROUND: Duration = Duration::from_millis(200);
+
+/// The parts of a running member.
+pub struct Member {
+    /// The group.
+    pub group: Group,
+    /// The namespace.
+    pub store: Arc<RedbStore>,
+    /// The way into the log.
+    pub proposer: Proposer,
+    /// Datanodes, as the leader sees them.
+    pub datanodes: Datanodes,
+    /// Clients' leases, as the leader keeps them.
+    pub sessions: Sessions,
+    /// Where fatal errors go.
+    pub alarm: Alarm,
+    log: Log,
+    /// This namenode leads, and everything a leader needs is set up.
+    ready: Arc<AtomicBool>,
+    tasks: Vec<AbortHandle>,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Member {
+    /// Opens what is on disk under `identity` and starts. Writes down that the identity is active before Raft runs.
+    pub async fn start(config: &Config, identity: &mut Identity, alarm: Alarm) -> Result<Arc<Member>, Error> {
+        let (log, store) = open(config, identity).await?;
+        if identity.phase != Phase::Active {
+            identity.phase = Phase::Active;
+            identity.save(&config.dir)?;
+        }
+        let settings = GroupSettings {
+            election_timeout_ms: config.election_timeout_ms,
+            heartbeat_ms: config.heartbeat_ms,
+            snapshot_every: config.snapshot_every,
+            log_keep: config.log_keep,
+            checkpoint_every: Duration::from_millis(config.checkpoint_ms),
+            incoming: config.dir.join(INCOMING),
+        };
+        let cluster_id = identity.cluster_id.clone();
+        let group =
+            Group::start(identity.id, cluster_id, log.clone(), store.clone(), settings, alarm.clone()).await?;
+        if !identity.first_members.is_empty() {
+            // Also after a crash between writing the identity down and forming the group: it does nothing when the
+            // group has a membership already.
+            group.initialize(&identity.first_members).await?;
+        }
+        let proposer = Proposer::start(group.clone());
+        let datanodes = Datanodes::new(store.clone(), proposer.clone(), config.attend_settings());
+        let sessions = Sessions::new(Duration::from_millis(config.session_lease_ms));
+        let ready = Arc::new(AtomicBool::new(false));
+        let leader = Leader {
+            group: group.clone(),
+            store: store.clone(),
+            proposer: proposer.clone(),
+            datanodes: datanodes.clone(),
+            sessions: sessions.clone(),
+            ready: ready.clone(),
+            form: founding(config, identity),
+        };
+        let expiring = sessions.clone().watch(store.clone(), proposer.clone(), alarm.clone());
+        let tasks =
+            vec![tokio::spawn(leader.watch()).abort_handle(), tokio::spawn(expiring).abort_handle()];
+        tracing::info!(id = identity.id, cluster = %identity.cluster_id, "this namenode is a member of its group");
+        Ok(Arc::new(Member { group, store, proposer, datanodes, sessions, alarm, log, ready, tasks }))
+    }
+
+    /// Why this namenode cannot serve clients now; nothing if it leads.
+    pub fn refusal(&self) -> Option<Error> {
+        match self.group.refusal() {
+            None if self.ready.load(Ordering::Acquire) => None,
+            None => Some(ErrorCode::NoLeader.because("the new leader is taking over")),
+            refusal => refusal,
+        }
+    }
+
+    /// Runs `body` over a view of the namespace. A store that fails ends the namenode.
+    pub fn view<T: Default>(&self, mut body: impl FnMut(&dyn View) -> Result<T, StoreError>) -> Result<T, Error> {
+        let mut found = T::default();
+        let read = self.store.read(&mut |view| {
+            found = body(view)?;
+            Ok(())
+        });
+        match read {
+            Ok(()) => Ok(found),
+            Err(error) => {
+                self.alarm.raise(error.to_string());
+                Err(ErrorCode::Io.because(error.to_string()))
+            }
+        }
+    }
+
+    /// Whether a session exists.
+    pub fn has_session(&self, session: u64) -> Result<bool, Error> {
+        self.view(|view| Ok(records::session(view, session)?.is_some()))
+    }
+
+    /// Replicas of a chunk when nobody says how many.
+    pub fn default_replication(&self) -> Result<u32, Error> {
+        let meta = self.view(records::meta)?;
+        Ok(meta.map_or(REPLICATION, |meta| meta.default_replication))
+    }
+
+    /// Adds to an answer what only the leader knows.
+    pub fn decorate(&self, answer: &mut Answer) {
+        self.datanodes.decorate(answer);
+        if let Some(answer::Result::Status(status)) = &mut answer.result {
+            status.namenodes = self.group.namenodes();
+            status.term = self.group.leadership().term;
+            status.applied = self.group.applied();
+        }
+    }
+
+    /// Stops taking part; what was acknowledged is on disk when this returns.
+    pub async fn stop(&self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+        self.ready.store(false, Ordering::Release);
+        self.datanodes.follow().await;
+        self.sessions.follow();
+        self.group.shutdown().await;
+        let log = self.log.clone();
+        if tokio::task::spawn_blocking(move || log.close()).await.is_err() {
+            tracing::warn!("the log was not closed");
+        }
+    }
+}
+
+/// The cluster's first record, should this namenode be its first leader.
+fn founding(config: &Config, identity: &Identity) -> FormCluster {
+    // SAFETY: these calls only read what the process is; they cannot fail.
+    let (uid, gid) = unsafe { (libc::getuid(), libc::getgid()) };
+    FormCluster {
+        cluster_id: identity.cluster_id.clone(),
+        default_replication: config.default_replication,
+        chunk_size: config.chunk_size,
+        uid,
+        gid,
+    }
+}
+
+/// Opens log and store. An active namenode without its log has forgotten its votes and must not run.
+async fn open(config: &Config, identity: &Identity) -> Result<(Log, Arc<RedbStore>), Error> {
+    let dir = config.dir.clone();
+    let cache_bytes = config.cache_bytes;
+    let options = LogOptions { segment_bytes: config.log_segment_bytes, recent_bytes: config.log_recent_bytes };
+    let active = identity.phase == Phase::Active;
+    let work = move || {
+        clear(&dir.join(INCOMING));
+        let log_dir = dir.join(LOG);
+        if active && !Log::exists(&log_dir) {
+            let what = format!(
+                "{} has an identity but no log; move the directory away and start empty, to join again",
+                dir.display()
+            );
+            return Err(ErrorCode::Io.because(what));
+        }
+        let damaged = |error: LogError| ErrorCode::Io.because(error.to_string());
+        let log = Log::open(&log_dir, options).map_err(damaged)?;
+        let store = RedbStore::open(&dir.join(STORE), cache_bytes)
+            .map_err(|error| ErrorCode::Io.because(error.to_string()))?;
+        Ok((log, Arc::new(store)))
+    };
+    let opened = tokio::task::spawn_blocking(work).await;
+    opened.map_err(|error| ErrorCode::Io.because(format!("opening the store: {error}")))?
+}
+
+/// Snapshots that were being received when the process ended are of no use.
+fn clear(incoming: &Path) {
+    match std::fs::remove_dir_all(incoming) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(%error, path = %incoming.display(), "unfinished snapshots were not removed");
+        }
+        _ => {}
+    }
+}
+
+/// Sets up and takes down what only a leader has.
+struct Leader {
+    group: Group,
+    store: Arc<RedbStore>,
+    proposer: Proposer,
+    datanodes: Datanodes,
+    sessions: Sessions,
+    ready: Arc<AtomicBool>,
+    form: FormCluster,
+}
+
+impl Leader {
+    async fn watch(self) {
+        let mut led: Option<u64> = None;
+        loop {
+            let now = self.group.leadership();
+            let leads = now.leads.then_some(now.term);
+            if led.is_some() && led != leads {
+                self.ready.store(false, Ordering::Release);
+                self.datanodes.follow().await;
+                self.sessions.follow();
+                tracing::info!(term = led, "this namenode leads no more");
+                led = None;
+            }
+            let mut wait = Duration::from_secs(3600);
+            if let Some(term) = leads {
+                wait = LEADER_ROUND;
+                if led.is_none() {
+                    match self.take_over(term).await {
+                        Ok(()) => led = Some(term),
+                        Err(error) => tracing::debug!(term, %error, "not leading yet"),
+                    }
+                } else if let Err(error) = self.group.promote().await {
+                    tracing::debug!(%error, "learners were not made voters");
+                }
+            }
+            tokio::select! {
+                change = self.group.leadership_after(&now) => if change.is_none() { return },
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Everything that must be true before the first client is served: what earlier leaders acknowledged is applied,
+    /// and the cluster has its record.
+    async fn take_over(&self, term: u64) -> Result<(), Error> {
+        self.group.ensure_readable().await?;
+        if !self.is_formed()? {
+            let op = mutation::Op::FormCluster(self.form.clone());
+            let command = Command {
+                cred: Some(Cred::default()),
+                mutation: Some(Mutation { op: Some(op) }),
+                ..Command::default()
+            };
+            let Outcome { result } = self.proposer.propose(command).await?;
+            if let Some(outcome::Result::Error(error)) = result {
+                return Err(error.into());
+            }
+        }
+        self.datanodes.lead(term).await;
+        self.sessions.lead();
+        self.ready.store(true, Ordering::Release);
+        tracing::info!(term, "this namenode leads");
+        Ok(())
+    }
+
+    fn is_formed(&self) -> Result<bool, Error> {
+        let mut formed = false;
+        let mut body = |view: &dyn View| {
+            formed = records::meta(view)?.is_some_and(|meta| !meta.cluster_id.is_empty());
+            Ok(())
+        };
+        self.store.read(&mut body).map_err(|error| ErrorCode::Io.because(error.to_string()))?;
+        Ok(formed)
+    }
+}

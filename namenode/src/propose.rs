@@ -1,0 +1,136 @@
+//! Group commit: many clients' commands in one log entry, under one time and one fsync.
+//!
+//! Commands wait in one bounded queue. Whenever fewer than a few entries are under way, everything that waits (up
+//! to a bound) becomes the next entry; so a lone command goes at once, and under load entries grow by themselves.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use cairn_proto::fs::{Command, CommandBatch, Outcome};
+use cairn_proto::limits::MAX_MESSAGE;
+use cairn_proto::{Error, ErrorCode};
+use prost::Message;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use crate::raft::{Group, Pending};
+
+/// Commands that may wait.
+const QUEUE: usize = 16 << 10;
+/// Commands in one entry, at most.
+const BATCH_COMMANDS: usize = 2048;
+/// Encoded bytes in one entry, at most, unless one command alone is larger.
+const BATCH_BYTES: usize = 1 << 20;
+/// Entries under way at once.
+const ENTRIES_AHEAD: usize = 3;
+/// How long [`Proposer::propose`] waits for an outcome.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Called with the outcome of a command, or with why there is none.
+pub type Settle = Box<dyn FnOnce(Result<Outcome, Error>) + Send>;
+
+/// Puts commands into the log. Clones share one queue.
+#[derive(Clone)]
+pub struct Proposer {
+    queue: mpsc::Sender<Waiting>,
+    group: Group,
+}
+
+struct Waiting {
+    command: Command,
+    bytes: usize,
+    settle: Settle,
+}
+
+impl Proposer {
+    /// Starts the queue of a group; it ends with the last clone.
+    pub fn start(group: Group) -> Proposer {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        tokio::spawn(drain(group.clone(), waiting));
+        Proposer { queue, group }
+    }
+
+    /// Puts a command into the log and waits for its outcome. An error means that it was not executed, or, with
+    /// `Unavailable`, that nobody knows.
+    pub async fn propose(&self, command: Command) -> Result<Outcome, Error> {
+        let (sender, outcome) = oneshot::channel();
+        // The caller may have stopped waiting.
+        let settle = Box::new(move |result| drop(sender.send(result)));
+        self.submit(command, settle).await;
+        match tokio::time::timeout(PATIENCE, outcome).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(ErrorCode::Unavailable.because("the namenode is stopping")),
+            Err(_) => Err(ErrorCode::Unavailable.because("no majority of the namenodes answers")),
+        }
+    }
+
+    /// Queues a command; `settle` is called exactly once, possibly before this returns. Waits while the queue is full.
+    pub async fn submit(&self, command: Command, settle: Settle) {
+        if let Some(error) = self.group.refusal() {
+            return settle(Err(error));
+        }
+        let bytes = command.encoded_len();
+        if bytes > MAX_MESSAGE {
+            return settle(Err(ErrorCode::TooLarge.because(format!("a change of {bytes} bytes"))));
+        }
+        if let Err(unsent) = self.queue.send(Waiting { command, bytes, settle }).await {
+            (unsent.0.settle)(Err(ErrorCode::Unavailable.because("the namenode is stopping")));
+        }
+    }
+}
+
+async fn drain(group: Group, mut waiting: mpsc::Receiver<Waiting>) {
+    let entries = Arc::new(Semaphore::new(ENTRIES_AHEAD));
+    let mut held: Option<Waiting> = None;
+    loop {
+        let Ok(permit) = entries.clone().acquire_owned().await else { return };
+        let Some(first) = (match held.take() {
+            Some(first) => Some(first),
+            None => waiting.recv().await,
+        }) else {
+            return;
+        };
+        let mut bytes = first.bytes;
+        let mut commands = vec![first.command];
+        let mut settles = vec![first.settle];
+        while commands.len() < BATCH_COMMANDS {
+            let Ok(next) = waiting.try_recv() else { break };
+            if bytes + next.bytes > BATCH_BYTES {
+                held = Some(next);
+                break;
+            }
+            bytes += next.bytes;
+            commands.push(next.command);
+            settles.push(next.settle);
+        }
+        let batch = CommandBatch { time_ns: now_ns(), commands };
+        // In order: the next entry is handed over only when this one is.
+        match group.write(Bytes::from(batch.encode_to_vec())).await {
+            Ok(pending) => drop(tokio::spawn(deliver(pending, settles, permit))),
+            Err(error) => settles.into_iter().for_each(|settle| settle(Err(error.clone()))),
+        }
+    }
+}
+
+async fn deliver(pending: Pending, settles: Vec<Settle>, permit: OwnedSemaphorePermit) {
+    let result = match pending.await {
+        Ok(result) => result,
+        Err(_) => Err(ErrorCode::Unavailable.because("the namenode is stopping")),
+    };
+    drop(permit);
+    match result {
+        Ok(outcomes) => {
+            let mut outcomes = outcomes.into_iter();
+            for settle in settles {
+                let missing = || ErrorCode::Io.because("the log gave no outcome for a command");
+                settle(outcomes.next().ok_or_else(missing));
+            }
+        }
+        Err(error) => settles.into_iter().for_each(|settle| settle(Err(error.clone()))),
+    }
+}
+
+fn now_ns() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}

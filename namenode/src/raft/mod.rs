@@ -1,0 +1,312 @@
+//! The group of namenodes. The only folder that knows the Raft library; the rest sees a [`Group`].
+//!
+//! Which version and which traps: `docs/decisions/0001-raft-library.md`.
+
+mod log_storage;
+mod members;
+mod network;
+mod service;
+mod snapshot;
+mod state_machine;
+mod types;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cairn_proto::fs::Outcome;
+use cairn_proto::{Error, ErrorCode};
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, InitializeError, LinearizableReadError, RaftError};
+use openraft::impls::OneshotResponder;
+use openraft::{BasicNode, Instant, LinearizerOption, Raft, ServerState, SnapshotPolicy};
+use tokio::task::AbortHandle;
+
+pub use network::MESSAGE_LIMIT;
+pub use service::RaftService;
+pub use snapshot::highest_id;
+
+use crate::fatal::Alarm;
+use crate::log::Log;
+use crate::store::RedbStore;
+use log_storage::LogStorage;
+use network::Network;
+use state_machine::StateMachine;
+use types::{Proposal, Types};
+
+/// How long a read waits for the leader to be sure of itself.
+const READ_WAIT: Duration = Duration::from_millis(1500);
+/// A leader that has heard no majority for so long takes no more proposals.
+const QUORUM_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How the group runs.
+#[derive(Debug, Clone)]
+pub struct GroupSettings {
+    /// Shortest and longest silence before a follower stands for election, in milliseconds.
+    pub election_timeout_ms: (u64, u64),
+    /// How often a leader is heard, in milliseconds.
+    pub heartbeat_ms: u64,
+    /// Entries between two points up to which the log may be purged.
+    pub snapshot_every: u64,
+    /// Entries kept in the log although the store has them, for followers that lag.
+    pub log_keep: u64,
+    /// How often the store is made durable.
+    pub checkpoint_every: Duration,
+    /// Where received snapshots are put until they are installed.
+    pub incoming: PathBuf,
+}
+
+/// What a namenode knows of its group's leader.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// The current term.
+    pub term: u64,
+    /// Whether this namenode leads, as far as it knows.
+    pub leads: bool,
+    /// The leader's id and address, if known.
+    pub leader: Option<(u64, String)>,
+}
+
+impl Leadership {
+    /// The leader's address, or nothing.
+    pub fn address(&self) -> String {
+        self.leader.as_ref().map(|(_, address)| address.clone()).unwrap_or_default()
+    }
+}
+
+/// A handle on the running group; clones share it.
+#[derive(Clone)]
+pub struct Group {
+    raft: Raft<Types, StateMachine>,
+    id: u64,
+    cluster_id: String,
+    settings: Arc<GroupSettings>,
+    store: Arc<RedbStore>,
+    /// One change of membership at a time.
+    changing: Arc<tokio::sync::Mutex<()>>,
+    loops: Arc<Loops>,
+}
+
+/// Background loops that end with the group.
+struct Loops(Vec<AbortHandle>);
+
+impl Drop for Loops {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// Outcomes of a batch, when they are there.
+pub type Pending = tokio::sync::oneshot::Receiver<Result<Vec<Outcome>, Error>>;
+
+impl Group {
+    /// Starts this namenode's part of the group, on a recovered log and store.
+    pub async fn start(
+        id: u64,
+        cluster_id: String,
+        log: Log,
+        store: Arc<RedbStore>,
+        settings: GroupSettings,
+        alarm: Alarm,
+    ) -> Result<Group, Error> {
+        if log.vote().is_some() {
+            // A vote or an acknowledgement from before the restart may still hold up the leader's lease, and this
+            // process does not remember when it gave it. Nobody gets another one before that lease is over.
+            tokio::time::sleep(Duration::from_millis(settings.election_timeout_ms.1)).await;
+        }
+        let config = raft_config(&cluster_id, &settings)?;
+        let network = Network { id, cluster_id: cluster_id.clone() };
+        let (machine, checkpoints) = StateMachine::new(store.clone());
+        let raft = Raft::new(id, config, network, LogStorage(log), machine)
+            .await
+            .map_err(|error| ErrorCode::Io.because(format!("starting Raft: {error}")))?;
+        let checkpointing =
+            state_machine::checkpoint_loop(store.clone(), checkpoints, settings.checkpoint_every, alarm.clone());
+        let loops = vec![
+            tokio::spawn(checkpointing).abort_handle(),
+            tokio::spawn(watch_fatal(raft.clone(), alarm)).abort_handle(),
+        ];
+        let changing = Arc::default();
+        Ok(Group {
+            raft,
+            id,
+            cluster_id,
+            settings: Arc::new(settings),
+            store,
+            changing,
+            loops: Arc::new(Loops(loops)),
+        })
+    }
+
+    /// This namenode's id.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The cluster it serves.
+    pub fn cluster_id(&self) -> &str {
+        &self.cluster_id
+    }
+
+    /// Why nothing can be proposed here now; nothing if this namenode leads.
+    pub fn refusal(&self) -> Option<Error> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if metrics.state == ServerState::Leader {
+            let alone = metrics.membership_config.voter_ids().count() <= 1;
+            let heard = alone || metrics.last_quorum_acked.is_none_or(|at| at.elapsed() < QUORUM_PATIENCE);
+            // Its entries would wait for as long as the others are away.
+            return (!heard).then(|| ErrorCode::NoLeader.because("the leader hears no majority of the namenodes"));
+        }
+        let leader = metrics.current_leader.and_then(|leader| metrics.membership_config.get_node(&leader));
+        Some(match leader {
+            Some(node) => ErrorCode::NotLeader.because(node.addr.clone()),
+            None => ErrorCode::NoLeader.into(),
+        })
+    }
+
+    /// Makes the first membership. Does nothing if there is one already.
+    pub async fn initialize(&self, members: &BTreeMap<u64, String>) -> Result<(), Error> {
+        let nodes: BTreeMap<u64, BasicNode> =
+            members.iter().map(|(&id, address)| (id, BasicNode::new(address))).collect();
+        match self.raft.initialize(nodes).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(ErrorCode::Io.because(format!("forming the group: {error}"))),
+        }
+    }
+
+    /// What is known of the leader.
+    pub fn leadership(&self) -> Leadership {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let leader = metrics.current_leader.and_then(|leader| {
+            let node = metrics.membership_config.get_node(&leader)?;
+            Some((leader, node.addr.clone()))
+        });
+        Leadership { term: metrics.current_term, leads: metrics.state == ServerState::Leader, leader }
+    }
+
+    /// Waits until [`Group::leadership`] differs from `known`; `None` when the group has stopped.
+    pub async fn leadership_after(&self, known: &Leadership) -> Option<Leadership> {
+        let mut metrics = self.raft.metrics();
+        loop {
+            let now = self.leadership();
+            if now != *known {
+                return Some(now);
+            }
+            metrics.changed().await.ok()?;
+        }
+    }
+
+    /// Index of the last entry the store has applied.
+    pub fn applied(&self) -> u64 {
+        self.raft.metrics().borrow_watched().last_applied.map_or(0, |id| id.index())
+    }
+
+    /// Puts an encoded `CommandBatch` into the log, in the order of calls. The outcomes come later, or an error:
+    /// after `Unavailable` nobody knows whether the batch will be applied.
+    pub async fn write(&self, batch: Bytes) -> Result<Pending, Error> {
+        let (responder, applied) = OneshotResponder::new_pair();
+        self.raft.client_write_ff(Proposal(batch), Some(responder)).await.map_err(stopped)?;
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move {
+            let result = match applied.await {
+                Ok(Ok(response)) => Ok(response.data.0),
+                Ok(Err(error)) => Err(refused(error)),
+                Err(_) => Err(ErrorCode::Unavailable.because("the namenode is stopping")),
+            };
+            // Nobody may wait any more.
+            let _ = sender.send(result);
+        });
+        Ok(receiver)
+    }
+
+    /// Returns once a read of the store sees everything acknowledged before the call, by the leader's lease.
+    pub async fn ensure_readable(&self) -> Result<(), Error> {
+        let option = LinearizerOption::new(None, true).with_wait_timeout(READ_WAIT);
+        let ready = async {
+            let linearizer = self.raft.get_read_linearizer(option).await?;
+            linearizer.try_await_ready(&self.raft, Some(READ_WAIT)).await.map_err(RaftError::Fatal)
+        };
+        match ready.await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(ErrorCode::NoLeader.because("the new leader is still catching up")),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => Err(forward(&to)),
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                Err(ErrorCode::NoLeader.because("the leader hears no majority of the namenodes"))
+            }
+            Err(RaftError::Fatal(error)) => Err(stopped(error)),
+        }
+    }
+
+    /// Stops taking part and makes the store durable.
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "stopping Raft");
+        }
+        self.loops.0.iter().for_each(AbortHandle::abort);
+        let store = self.store.clone();
+        match tokio::task::spawn_blocking(move || store.checkpoint()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the store was not made durable at the end; the log has it"),
+            Err(error) => tracing::warn!(%error, "the store was not made durable at the end; the log has it"),
+        }
+    }
+}
+
+fn raft_config(cluster_id: &str, settings: &GroupSettings) -> Result<Arc<openraft::Config>, Error> {
+    let config = openraft::Config {
+        cluster_name: cluster_id.to_owned(),
+        election_timeout_min: settings.election_timeout_ms.0,
+        election_timeout_max: settings.election_timeout_ms.1,
+        heartbeat_interval: settings.heartbeat_ms,
+        enable_pre_vote: Some(true),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(settings.snapshot_every.max(1)),
+        max_in_snapshot_log_to_keep: settings.log_keep,
+        // A snapshot is a whole store: it takes as long as it takes.
+        install_snapshot_timeout: 3_600_000,
+        ..openraft::Config::default()
+    };
+    let config = config.validate().map_err(|error| ErrorCode::Invalid.because(format!("Raft options: {error}")))?;
+    Ok(Arc::new(config))
+}
+
+/// Raises the alarm when the library has stopped for any other reason than being told to.
+async fn watch_fatal(raft: Raft<Types, StateMachine>, alarm: Alarm) {
+    let mut metrics = raft.metrics();
+    loop {
+        let state = metrics.borrow_watched().running_state.clone();
+        match state {
+            Ok(()) => {}
+            Err(Fatal::Stopped) => return,
+            Err(error) => return alarm.raise(format!("Raft stopped: {error}")),
+        }
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn stopped(error: Fatal<Types>) -> Error {
+    ErrorCode::Unavailable.because(format!("the namenode is stopping: {error}"))
+}
+
+fn forward(to: &ForwardToLeader<Types>) -> Error {
+    match &to.leader_node {
+        Some(node) => ErrorCode::NotLeader.because(node.addr.clone()),
+        None => ErrorCode::NoLeader.into(),
+    }
+}
+
+fn refused(error: ClientWriteError<Types>) -> Error {
+    match error {
+        ClientWriteError::ForwardToLeader(to) => forward(&to),
+        // It may still be committed by the next leader.
+        ClientWriteError::LogEntryDiscarded(_) => {
+            ErrorCode::Unavailable.because("the leader changed before the change was known to be made")
+        }
+        other => ErrorCode::Unavailable.because(other.to_string()),
+    }
+}

@@ -1,0 +1,231 @@
+//! Raft's messages over gRPC: the library's own types, encoded by postcard, between two checked ids.
+
+use std::future::Future;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use cairn_proto::control::raft_client::RaftClient;
+use cairn_proto::control::{RaftBytes, SnapshotPart};
+use cairn_proto::limits::MAX_MESSAGE;
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
+use openraft::{BasicNode, OptionalSend};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use super::snapshot::{Content, Snapshot};
+use super::types::{Types, Vote};
+use crate::channel;
+use crate::store::stream;
+
+/// Bytes of one message of a snapshot.
+const PART_BYTES: usize = 1 << 20;
+/// Messages of a snapshot between the store's reader and the network.
+const PARTS_AHEAD: usize = 4;
+/// How long a message with entries may take: the other side has to write them to its disk.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
+/// Most bytes of one encoded message: a batch of the largest command, and what is around it.
+pub const MESSAGE_LIMIT: usize = 2 * MAX_MESSAGE;
+
+/// Makes connections to the other members.
+#[derive(Debug, Clone)]
+pub struct Network {
+    /// This namenode.
+    pub id: u64,
+    /// The cluster both sides must belong to.
+    pub cluster_id: String,
+}
+
+/// A connection to one member.
+pub struct Peer {
+    network: Network,
+    target: u64,
+    client: Option<RaftClient<Channel>>,
+    address: String,
+}
+
+impl RaftNetworkFactory<Types> for Network {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Peer {
+        let client = channel::connect_lazily(&node.addr).ok().map(|channel| {
+            RaftClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT).max_encoding_message_size(MESSAGE_LIMIT)
+        });
+        Peer { network: self.clone(), target, client, address: node.addr.clone() }
+    }
+}
+
+/// Encodes a message of the library.
+pub fn encode(message: &impl Serialize) -> Result<Bytes, postcard::Error> {
+    postcard::to_allocvec(message).map(Bytes::from)
+}
+
+/// Decodes a message of the library.
+pub fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, postcard::Error> {
+    postcard::from_bytes(payload)
+}
+
+fn failed(status: Status) -> RPCError<Types> {
+    match status.code() {
+        // Nobody there, or somebody else: there is no use in asking again at once.
+        Code::Unavailable | Code::FailedPrecondition | Code::Unimplemented => {
+            RPCError::Unreachable(Unreachable::new(&status))
+        }
+        _ => RPCError::Network(NetworkError::new(&status)),
+    }
+}
+
+fn garbled(error: postcard::Error) -> RPCError<Types> {
+    RPCError::Network(NetworkError::new(&error))
+}
+
+impl Peer {
+    fn client(&self) -> Result<RaftClient<Channel>, RPCError<Types>> {
+        let unusable = || RPCError::Unreachable(Unreachable::from_string(format!("bad address {}", self.address)));
+        self.client.clone().ok_or_else(unusable)
+    }
+
+    fn envelope(&self, message: &impl Serialize) -> Result<RaftBytes, RPCError<Types>> {
+        Ok(RaftBytes {
+            cluster_id: self.network.cluster_id.clone(),
+            payload: encode(message).map_err(garbled)?,
+            from: self.network.id,
+            to: self.target,
+        })
+    }
+
+    /// Sends one message and waits for its answer at most `limit`.
+    async fn call<R: DeserializeOwned, F, Fut>(
+        &self,
+        message: &impl Serialize,
+        limit: Duration,
+        method: F,
+    ) -> Result<R, RPCError<Types>>
+    where
+        F: FnOnce(RaftClient<Channel>, RaftBytes) -> Fut,
+        Fut: Future<Output = Result<tonic::Response<RaftBytes>, Status>>,
+    {
+        let sent = method(self.client()?, self.envelope(message)?);
+        let late = |_| RPCError::Network(NetworkError::from_string(format!("no answer from {}", self.address)));
+        let reply = tokio::time::timeout(limit, sent).await.map_err(late)?.map_err(failed)?.into_inner();
+        decode(&reply.payload).map_err(garbled)
+    }
+
+    async fn ask_for_vote(
+        &self,
+        request: VoteRequest<Types>,
+        pre_vote: bool,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        let send = |mut client: RaftClient<Channel>, bytes| async move { client.vote(bytes).await };
+        self.call(&(pre_vote, request), option.soft_ttl(), send).await
+    }
+}
+
+impl RaftNetworkV2<Types> for Peer {
+    type SnapshotData = Content;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        let limit = if request.entries.is_empty() { option.soft_ttl() } else { APPEND_TIMEOUT };
+        let send = |mut client: RaftClient<Channel>, bytes| async move { client.append_entries(bytes).await };
+        self.call(&request, limit, send).await
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.ask_for_vote(request, false, option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.ask_for_vote(request, true, option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let head = self.envelope(&(vote, &snapshot.meta))?;
+        let Content::View(view) = snapshot.snapshot else {
+            return Err(NetworkError::from_string("a received snapshot cannot be sent on").into());
+        };
+        let (parts, receiver) = mpsc::channel(PARTS_AHEAD);
+        let first = SnapshotPart { head: Some(head), data: Bytes::new() };
+        let closed = |_| NetworkError::from_string("the snapshot's stream closed");
+        parts.send(first).await.map_err(closed)?;
+        let reader = tokio::task::spawn_blocking(move || {
+            stream::write(&*view, PartWriter { parts, buffer: BytesMut::with_capacity(PART_BYTES) })
+        });
+        let mut client = self.client()?;
+        let sending = client.snapshot(ReceiverStream::new(receiver));
+        let reply = tokio::select! {
+            closed = cancel => return Err(closed.into()),
+            () = tokio::time::sleep(option.soft_ttl()) => {
+                return Err(NetworkError::from_string(format!("sending a snapshot to {} took too long", self.address)).into());
+            }
+            reply = sending => reply.map_err(failed)?.into_inner(),
+        };
+        // A stream that was cut short is refused by its receiver, so an answer means it was whole.
+        if let Ok(Err(error)) = reader.await {
+            tracing::warn!(%error, "reading the store for a snapshot failed");
+        }
+        Ok(decode(&reply.payload).map_err(garbled)?)
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
+        let send = |mut client: RaftClient<Channel>, bytes| async move { client.transfer_leader(bytes).await };
+        self.call(&request, option.soft_ttl(), send).await
+    }
+}
+
+/// Cuts what is written into messages, and waits where the network is slower than the store.
+struct PartWriter {
+    parts: mpsc::Sender<SnapshotPart>,
+    buffer: BytesMut,
+}
+
+impl Write for PartWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let part = bytes.len().min(PART_BYTES - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..part]);
+        if self.buffer.len() == PART_BYTES {
+            self.flush()?;
+        }
+        Ok(part)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let data = std::mem::replace(&mut self.buffer, BytesMut::with_capacity(PART_BYTES)).freeze();
+        let part = SnapshotPart { head: None, data };
+        self.parts.blocking_send(part).map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the receiver is gone"))
+    }
+}

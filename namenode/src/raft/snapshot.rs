@@ -1,0 +1,119 @@
+//! Snapshots: what one is here, where its description comes from, and how it becomes the store.
+//!
+//! The store is itself persistent, so no snapshot file is kept. Building one means making the store durable and
+//! telling the Raft library how far that is: the log is purged up to there and never further. Sending one streams
+//! a view of the store; only the receiver writes a file.
+
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cairn_metadata::store::{Store, StoreError, Table, View};
+use openraft::RaftSnapshotBuilder;
+use openraft::type_config::alias::SnapshotOf;
+
+use super::types::{LogId, SnapshotMeta, StoredMembership, Types};
+use crate::store::{RedbStore, stream};
+
+/// Key of the last applied log id in [`Table::Raft`].
+pub const APPLIED: &[u8] = b"applied";
+/// Key of the last applied membership.
+pub const MEMBERSHIP: &[u8] = b"membership";
+/// Key of the highest namenode id any membership ever named.
+pub const HIGHEST_ID: &[u8] = b"highest_id";
+
+/// The content of a snapshot.
+pub enum Content {
+    /// A view of this namenode's store, to be sent.
+    View(Box<dyn View + Send>),
+    /// A received stream, not looked at yet; the file is removed with the value.
+    File(Received),
+}
+
+/// A snapshot received into a file.
+#[derive(Debug)]
+pub struct Received(pub PathBuf);
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::warn!(%error, path = %self.0.display(), "a received snapshot was not removed");
+        }
+    }
+}
+
+/// A snapshot with its description.
+pub type Snapshot = SnapshotOf<Types, Content>;
+
+/// A store error as the Raft library carries it.
+pub fn other(error: StoreError) -> io::Error {
+    io::Error::other(error)
+}
+
+fn decode<T: serde::de::DeserializeOwned>(view: &dyn View, key: &[u8]) -> Result<Option<T>, StoreError> {
+    let bytes = view.get(Table::Raft, key)?;
+    let damaged = |_| StoreError::Damaged(format!("the Raft record {}", String::from_utf8_lossy(key)));
+    bytes.map(|bytes| postcard::from_bytes(&bytes).map_err(damaged)).transpose()
+}
+
+/// How far a store is: what a snapshot of it covers.
+pub fn describe(view: &dyn View) -> Result<SnapshotMeta, StoreError> {
+    let last_log_id: Option<LogId> = decode(view, APPLIED)?;
+    let last_membership: Option<StoredMembership> = decode(view, MEMBERSHIP)?;
+    Ok(SnapshotMeta { last_log_id, last_membership: last_membership.unwrap_or_default() })
+}
+
+/// The highest namenode id ever used; 0 before the first membership.
+pub fn highest_id(view: &dyn View) -> Result<u64, StoreError> {
+    Ok(decode(view, HIGHEST_ID)?.unwrap_or(0))
+}
+
+/// A snapshot of what is applied now.
+pub fn current(store: &RedbStore) -> Result<Snapshot, StoreError> {
+    let view = store.snapshot()?;
+    let meta = describe(&*view)?;
+    Ok(Snapshot { meta, snapshot: Content::View(view) })
+}
+
+/// Builds snapshots of a store.
+pub struct Builder(pub Arc<RedbStore>);
+
+impl RaftSnapshotBuilder<Types> for Builder {
+    type SnapshotData = Content;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        let store = self.0.clone();
+        let build = move || {
+            // The view comes first: the log may be purged up to it, so it must be durable when this returns.
+            let snapshot = current(&store)?;
+            store.checkpoint()?;
+            Ok(snapshot)
+        };
+        tokio::task::spawn_blocking(build).await.map_err(io::Error::other)?.map_err(other)
+    }
+}
+
+/// Makes a received snapshot the content of the store.
+pub async fn install(store: Arc<RedbStore>, meta: SnapshotMeta, content: Content) -> io::Result<()> {
+    let Content::File(received) = content else {
+        return Err(io::Error::other("only a received snapshot can be installed"));
+    };
+    let work = move || {
+        let file = File::open(&received.0).map_err(|error| StoreError::Engine(error.to_string()))?;
+        store.replace(|fresh| {
+            stream::load(fresh, BufReader::with_capacity(1 << 20, file))?;
+            let mut found = SnapshotMeta::default();
+            let mut body = |view: &dyn View| {
+                found = describe(view)?;
+                Ok(())
+            };
+            fresh.read(&mut body)?;
+            if found != meta {
+                return Err(StoreError::Damaged(format!("a snapshot said to be {meta} is {found}")));
+            }
+            Ok(())
+        })
+    };
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?.map_err(other)
+}

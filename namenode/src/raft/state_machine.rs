@@ -1,0 +1,176 @@
+//! The namespace as the Raft library's state machine: many entries in one transaction of the store.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use cairn_metadata::store::{Durability, Store, StoreError, Table, Txn};
+use cairn_proto::fs::CommandBatch;
+use futures::{Stream, StreamExt};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend};
+use prost::Message;
+use serde::Serialize;
+
+use super::snapshot::{self, APPLIED, Builder, Content, HIGHEST_ID, MEMBERSHIP, Snapshot};
+use super::types::{Entry, LogId, Outcomes, SnapshotMeta, StoredMembership, Types};
+use crate::fatal::Alarm;
+use crate::store::RedbStore;
+
+/// Entries in one transaction, at most.
+const GROUP_ENTRIES: usize = 256;
+
+/// Applies entries to a store.
+pub struct StateMachine {
+    store: Arc<RedbStore>,
+    checkpoints: Arc<Checkpoints>,
+}
+
+/// What apply and the checkpoint loop tell each other.
+#[derive(Debug, Default)]
+pub struct Checkpoints {
+    /// Groups applied since the process started.
+    applied: AtomicU64,
+    /// A durable commit is under way and holds the store's writer.
+    running: AtomicBool,
+}
+
+impl StateMachine {
+    /// A state machine over `store`, and what its checkpoint loop needs.
+    pub fn new(store: Arc<RedbStore>) -> (StateMachine, Arc<Checkpoints>) {
+        let checkpoints = Arc::new(Checkpoints::default());
+        (StateMachine { store, checkpoints: checkpoints.clone() }, checkpoints)
+    }
+
+    async fn apply_group(&self, entries: Vec<Entry>) -> io::Result<Vec<Outcomes>> {
+        self.checkpoints.applied.fetch_add(1, Ordering::Relaxed);
+        let store = self.store.clone();
+        let work = move || apply(&store, &entries);
+        // Applying takes microseconds, but behind a checkpoint it waits for the disk.
+        let result = match self.checkpoints.running.load(Ordering::Relaxed) {
+            true => tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?,
+            false => work(),
+        };
+        result.map_err(snapshot::other)
+    }
+}
+
+/// Makes the store durable every `every`, as long as something was applied. This bounds what is replayed after a
+/// crash and lets the engine use its freed pages again.
+pub async fn checkpoint_loop(store: Arc<RedbStore>, state: Arc<Checkpoints>, every: Duration, alarm: Alarm) {
+    let mut covered = 0;
+    loop {
+        tokio::time::sleep(every).await;
+        let applied = state.applied.load(Ordering::Relaxed);
+        if applied == covered {
+            continue;
+        }
+        let store = store.clone();
+        state.running.store(true, Ordering::Relaxed);
+        let result = tokio::task::spawn_blocking(move || store.checkpoint()).await;
+        state.running.store(false, Ordering::Relaxed);
+        match result {
+            Ok(Ok(())) => covered = applied,
+            Ok(Err(error)) => return alarm.raise(format!("making the store durable: {error}")),
+            Err(error) => return alarm.raise(format!("making the store durable: {error}")),
+        }
+    }
+}
+
+/// Applies `entries` and records how far that is, in one transaction. A panic in the core becomes an error: it
+/// must end the process, not one task of it.
+fn apply(store: &RedbStore, entries: &[Entry]) -> Result<Vec<Outcomes>, StoreError> {
+    let attempt = || {
+        let mut outcomes = Vec::with_capacity(entries.len());
+        store.write(Durability::Applied, &mut |txn| {
+            for entry in entries {
+                outcomes.push(apply_entry(txn, entry)?);
+            }
+            match entries.last() {
+                Some(last) => put(txn, APPLIED, &last.log_id),
+                None => Ok(()),
+            }
+        })?;
+        Ok(outcomes)
+    };
+    catch_unwind(AssertUnwindSafe(attempt)).unwrap_or_else(|panic| {
+        let what = panic.downcast_ref::<&str>().map(ToString::to_string);
+        let what = what.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        Err(StoreError::Damaged(format!("applying a command panicked: {what}")))
+    })
+}
+
+fn apply_entry(txn: &mut dyn Txn, entry: &Entry) -> Result<Outcomes, StoreError> {
+    match &entry.payload {
+        EntryPayload::Blank => Ok(Outcomes::default()),
+        EntryPayload::Normal(proposal) => {
+            let index = entry.log_id.index();
+            let batch = CommandBatch::decode(proposal.0.clone())
+                .map_err(|error| StoreError::Damaged(format!("log record {index}: {error}")))?;
+            Ok(Outcomes(cairn_metadata::apply(txn, &batch)?))
+        }
+        EntryPayload::Membership(membership) => {
+            let highest = membership.nodes().map(|(&id, _)| id).max().unwrap_or(0);
+            let highest = highest.max(snapshot::highest_id(txn)?);
+            put(txn, HIGHEST_ID, &highest)?;
+            let stored = StoredMembership::new(Some(entry.log_id), membership.clone());
+            put(txn, MEMBERSHIP, &stored)?;
+            Ok(Outcomes::default())
+        }
+    }
+}
+
+fn put(txn: &mut dyn Txn, key: &[u8], value: &impl Serialize) -> Result<(), StoreError> {
+    let bytes = postcard::to_allocvec(value).map_err(|error| StoreError::Engine(error.to_string()))?;
+    txn.put(Table::Raft, key, &bytes)
+}
+
+impl RaftStateMachine<Types> for StateMachine {
+    type SnapshotData = Content;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let meta = snapshot::current(&self.store).map_err(snapshot::other)?.meta;
+        Ok((meta.last_log_id, meta.last_membership))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = io::Result<EntryResponder<Types>>> + Unpin + OptionalSend,
+    {
+        loop {
+            let mut group = Vec::new();
+            let mut responders = Vec::new();
+            while group.len() < GROUP_ENTRIES {
+                let Some(item) = entries.next().await else { break };
+                let (entry, responder) = item?;
+                group.push(entry);
+                responders.push(responder);
+            }
+            if group.is_empty() {
+                return Ok(());
+            }
+            let outcomes = self.apply_group(group).await?;
+            for (responder, outcomes) in responders.into_iter().zip(outcomes) {
+                if let Some(responder) = responder {
+                    responder.send(outcomes);
+                }
+            }
+        }
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder(self.store.clone())
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, content: Content) -> io::Result<()> {
+        snapshot::install(self.store.clone(), meta.clone(), content).await
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        let snapshot = snapshot::current(&self.store).map_err(snapshot::other)?;
+        Ok(snapshot.meta.last_log_id.is_some().then_some(snapshot))
+    }
+}

@@ -1,0 +1,135 @@
+//! From options to a serving namenode, and back down.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_proto::control::namenode_server::NamenodeServer;
+use cairn_proto::control::raft_server::RaftServer;
+use cairn_proto::limits::MAX_MESSAGE;
+use cairn_proto::{Error, ErrorCode};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use crate::config::Config;
+use crate::fatal::Alarm;
+use crate::formation;
+use crate::identity::{Identity, Phase};
+use crate::log::DirectoryLock;
+use crate::member::Member;
+use crate::raft::{MESSAGE_LIMIT, RaftService};
+use crate::seat::Seat;
+use crate::service::NamenodeService;
+
+/// Streams on one connection, at most.
+const STREAMS: u32 = 1024;
+const KEEPALIVE: Duration = Duration::from_secs(2);
+/// How long connections may take to end when the namenode stops.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Runs a namenode until `shutdown` becomes true (or its sender is gone), or until it must stop. After an error the
+/// process should end: nothing more is served, and what was acknowledged is on disk.
+pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), Error> {
+    let config = config.checked()?;
+    let _lock = take_directory(&config)?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|error| ErrorCode::Unavailable.because(format!("listening on {}: {error}", config.listen)))?;
+    let seat = Arc::new(Seat::default());
+    if let Some(identity) = Identity::load(&config.dir)? {
+        seat.identify(identity);
+    }
+    let alarm = Alarm::default();
+    let (closing, closed) = watch::channel(false);
+    let mut server = tokio::spawn(serve(seat.clone(), listener, closed));
+    let stopped = stop_asked(shutdown);
+    tokio::pin!(stopped);
+
+    let result = tokio::select! {
+        result = take_place(&config, &seat, &alarm) => result,
+        () = &mut stopped => Ok(false),
+        ended = &mut server => Err(server_error(ended)),
+    };
+    let result = match result {
+        Ok(true) => tokio::select! {
+            () = &mut stopped => Ok(()),
+            why = alarm.raised() => Err(ErrorCode::Io.because(why)),
+            ended = &mut server => Err(server_error(ended)),
+        },
+        Ok(false) => Ok(()),
+        Err(error) => Err(error),
+    };
+
+    closing.send_replace(true);
+    if let Some(member) = seat.leave() {
+        member.stop().await;
+    }
+    if !server.is_finished() && tokio::time::timeout(CLOSE_PATIENCE, &mut server).await.is_err() {
+        server.abort();
+    }
+    result
+}
+
+fn take_directory(config: &Config) -> Result<DirectoryLock, Error> {
+    let dir = config.dir.display();
+    std::fs::create_dir_all(&config.dir).map_err(|error| ErrorCode::Io.because(format!("{dir}: {error}")))?;
+    DirectoryLock::take(&config.dir).map_err(|error| match error.kind() {
+        std::io::ErrorKind::WouldBlock => ErrorCode::Unavailable.because(format!("{dir}: {error}")),
+        _ => ErrorCode::Io.because(format!("{dir}: {error}")),
+    })
+}
+
+async fn stop_asked(mut shutdown: watch::Receiver<bool>) {
+    // Nobody left who could ask counts as asking.
+    let _ = shutdown.wait_for(|&asked| asked).await;
+}
+
+/// Brings the namenode into its group.
+async fn take_place(config: &Config, seat: &Seat, alarm: &Alarm) -> Result<bool, Error> {
+    let held = seat.identity().filter(|identity| identity.phase != Phase::Awaiting);
+    let mut identity = match held {
+        Some(identity) => identity,
+        None => formation::find_place(config, seat).await?,
+    };
+    let member = Member::start(config, &mut identity, alarm.clone()).await?;
+    seat.identify(identity);
+    seat.take(member);
+    Ok(true)
+}
+
+async fn serve(
+    seat: Arc<Seat>,
+    listener: TcpListener,
+    mut closed: watch::Receiver<bool>,
+) -> Result<(), tonic::transport::Error> {
+    let namenode = NamenodeServer::new(NamenodeService::new(seat.clone(), closed.clone()))
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(2 * MAX_MESSAGE);
+    let raft = RaftServer::new(RaftService::new(seat))
+        .max_decoding_message_size(MESSAGE_LIMIT)
+        .max_encoding_message_size(MESSAGE_LIMIT);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(4 << 20)
+        .initial_connection_window_size(8 << 20)
+        .add_service(namenode)
+        .add_service(raft)
+        .serve_with_incoming_shutdown(incoming, async move {
+            // Nobody left who could close counts as closing.
+            let _ = closed.wait_for(|&closed| closed).await;
+        })
+        .await
+}
+
+fn server_error(ended: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>) -> Error {
+    let what = match ended {
+        Ok(Ok(())) => "it ended by itself".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    ErrorCode::Io.because(format!("the server failed: {what}"))
+}

@@ -1,0 +1,157 @@
+//! The service `Namenode`: who may come in, and to whom it is passed on.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_proto::control::membership_request::Action;
+use cairn_proto::control::namenode_server::Namenode;
+use cairn_proto::control::{
+    BadReplica, BadReplicaReply, CallBatch, DatanodeMessage, MembershipReply, MembershipRequest, NamenodeMessage,
+    ReplyBatch, WhoLeadsReply, WhoLeadsRequest, namenode_message,
+};
+use cairn_proto::{Error, ErrorCode};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::channel;
+use crate::converse::converse;
+use crate::member::Member;
+use crate::seat::Seat;
+
+/// Messages of one stream between a handler and the network.
+const OUTGOING: usize = 64;
+/// How long a namenode that wants to join may take to answer.
+const JOINER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Serves the namenode on `seat`.
+pub struct NamenodeService {
+    seat: Arc<Seat>,
+    /// Becomes true when the namenode stops: streams end then.
+    closing: watch::Receiver<bool>,
+}
+
+impl NamenodeService {
+    /// The service of a namenode.
+    pub fn new(seat: Arc<Seat>, closing: watch::Receiver<bool>) -> NamenodeService {
+        NamenodeService { seat, closing }
+    }
+
+    /// Runs a stream's handler until it ends or the namenode stops.
+    fn spawn(&self, handler: impl Future<Output = ()> + Send + 'static) {
+        let mut closing = self.closing.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = handler => {}
+                // An error means that the namenode is gone altogether.
+                _ = closing.wait_for(|&closing| closing) => {}
+            }
+        });
+    }
+
+    fn leader(&self) -> Result<Arc<Member>, Error> {
+        let member = self.seat.member();
+        let member = member.ok_or_else(|| ErrorCode::NoLeader.because("this namenode is not part of a group yet"))?;
+        match member.refusal() {
+            Some(error) => Err(error),
+            None => Ok(member),
+        }
+    }
+
+    async fn change(&self, ask: &MembershipRequest) -> Result<MembershipReply, Error> {
+        let action = Action::try_from(ask.action).map_err(|_| ErrorCode::Malformed.because("an unknown action"))?;
+        if action == Action::Join
+            && let Some((id, cluster_id)) = self.seat.place_for(&ask.address)
+        {
+            // A group that is being formed gives places away before there is a leader.
+            return Ok(MembershipReply { id, cluster_id, ..MembershipReply::default() });
+        }
+        let member = self.leader()?;
+        let mut reply = MembershipReply::default();
+        match action {
+            Action::Join => {
+                check_joiner(&member, &ask.address).await?;
+                reply.id = member.group.admit(&ask.address).await?;
+                reply.cluster_id = member.group.cluster_id().to_owned();
+            }
+            Action::Remove => member.group.remove(ask.id).await?,
+            Action::TransferLeader => member.group.transfer_leader(ask.id).await?,
+        }
+        Ok(reply)
+    }
+}
+
+/// Only a namenode that can be reached at its address, and that is blank, may take a place at that address: a
+/// running member must not be replaced because somebody else was given its address.
+async fn check_joiner(member: &Member, address: &str) -> Result<(), Error> {
+    let mut client = channel::namenode(address)?;
+    let asked = tokio::time::timeout(JOINER_PATIENCE, client.who_leads(WhoLeadsRequest {})).await;
+    let reply = match asked {
+        Ok(Ok(reply)) => reply.into_inner(),
+        _ => return Err(ErrorCode::Unavailable.because(format!("the leader does not reach {address}"))),
+    };
+    if reply.blank {
+        return Ok(());
+    }
+    if reply.cluster_id != member.group.cluster_id() {
+        return Err(ErrorCode::WrongCluster.because(format!("the namenode at {address}")));
+    }
+    Err(ErrorCode::Exists.because(format!("namenode {} at {address} is a member already", reply.id)))
+}
+
+#[tonic::async_trait]
+impl Namenode for NamenodeService {
+    type ConverseStream = ReceiverStream<Result<ReplyBatch, Status>>;
+    type AttendStream = ReceiverStream<Result<NamenodeMessage, Status>>;
+
+    async fn converse(
+        &self,
+        request: Request<Streaming<CallBatch>>,
+    ) -> Result<Response<Self::ConverseStream>, Status> {
+        let (outgoing, receiver) = mpsc::channel(OUTGOING);
+        self.spawn(converse(self.seat.clone(), request.into_inner(), outgoing));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn attend(
+        &self,
+        request: Request<Streaming<DatanodeMessage>>,
+    ) -> Result<Response<Self::AttendStream>, Status> {
+        let (outgoing, receiver) = mpsc::channel(OUTGOING);
+        match self.leader() {
+            Ok(member) => {
+                let incoming = request.into_inner();
+                self.spawn(async move { member.datanodes.attend(incoming, outgoing).await });
+            }
+            Err(error) => {
+                let leader_address = self.seat.who_leads().leader_address;
+                let kind = Some(namenode_message::Kind::Refused(error.into()));
+                // There is room: nothing was sent yet.
+                let _ = outgoing.try_send(Ok(NamenodeMessage { kind, leader_address }));
+            }
+        }
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn who_leads(&self, _: Request<WhoLeadsRequest>) -> Result<Response<WhoLeadsReply>, Status> {
+        Ok(Response::new(self.seat.who_leads()))
+    }
+
+    async fn report_bad_replica(&self, request: Request<BadReplica>) -> Result<Response<BadReplicaReply>, Status> {
+        let member = self.leader().map_err(|error| Status::unavailable(error.to_string()))?;
+        member.datanodes.report_bad(request.into_inner());
+        Ok(Response::new(BadReplicaReply {}))
+    }
+
+    async fn change_membership(
+        &self,
+        request: Request<MembershipRequest>,
+    ) -> Result<Response<MembershipReply>, Status> {
+        let reply = self.change(request.get_ref()).await.unwrap_or_else(|error| {
+            let leader_address = self.seat.who_leads().leader_address;
+            MembershipReply { error: Some(error.into()), leader_address, ..MembershipReply::default() }
+        });
+        Ok(Response::new(reply))
+    }
+}

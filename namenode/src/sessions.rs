@@ -1,0 +1,153 @@
+//! Clients' leases: the leader's memory of when each session was heard last.
+//!
+//! Renewals are not logged. A new leader knows none, so it gives every session a full lease from its own start;
+//! nobody is expired before a leader itself has not heard of them for a whole lease.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use cairn_metadata::records;
+use cairn_metadata::store::{Store, View};
+use cairn_proto::fs::{Command, Cred, ExpireSession, Mutation, mutation};
+
+use crate::fatal::Alarm;
+use crate::propose::Proposer;
+
+/// The leases of a leader; nothing while this namenode follows. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Sessions {
+    leases: Arc<Mutex<Option<Leases>>>,
+    length: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Leases {
+    heard: BTreeMap<u64, Instant>,
+    /// Found to be over; a renewal comes too late.
+    expiring: BTreeMap<u64, Instant>,
+}
+
+impl Sessions {
+    /// Leases of `length`.
+    pub fn new(length: Duration) -> Sessions {
+        Sessions { leases: Arc::default(), length }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Leases>> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a renewal is worth, in milliseconds.
+    pub fn length_ms(&self) -> u32 {
+        u32::try_from(self.length.as_millis()).unwrap_or(u32::MAX)
+    }
+
+    /// This namenode leads: every session begins a full lease.
+    pub fn lead(&self) {
+        *self.lock() = Some(Leases::default());
+    }
+
+    /// This namenode leads no more.
+    pub fn follow(&self) {
+        *self.lock() = None;
+    }
+
+    /// A sign of life of a session that exists. False when it is already being expired, or nobody leads here.
+    pub fn renew(&self, session: u64, now: Instant) -> bool {
+        let mut guard = self.lock();
+        let Some(leases) = guard.as_mut() else { return false };
+        if leases.expiring.contains_key(&session) {
+            return false;
+        }
+        leases.heard.insert(session, now);
+        true
+    }
+
+    /// Compares the leases with the sessions there are, and returns those whose lease is over.
+    fn overdue(&self, existing: &[u64], now: Instant) -> Vec<u64> {
+        let length = self.length;
+        let mut guard = self.lock();
+        let Some(leases) = guard.as_mut() else { return Vec::new() };
+        leases.heard.retain(|session, _| existing.binary_search(session).is_ok());
+        leases.expiring.retain(|session, _| existing.binary_search(session).is_ok());
+        for &session in existing {
+            leases.heard.entry(session).or_insert(now);
+        }
+        let over = |heard: &Instant| now.saturating_duration_since(*heard) >= length;
+        let due: Vec<u64> =
+            leases.heard.iter().filter(|(_, heard)| over(heard)).map(|(&session, _)| session).collect();
+        for &session in &due {
+            // Asked for again only after a while, should the proposal get lost.
+            leases.heard.insert(session, now);
+            leases.expiring.insert(session, now);
+        }
+        due
+    }
+
+    /// Expires sessions while this namenode leads; runs until it is dropped.
+    pub async fn watch(self, store: Arc<dyn Store>, proposer: Proposer, alarm: Alarm) {
+        let every = (self.length / 10).clamp(Duration::from_millis(100), Duration::from_secs(1));
+        loop {
+            tokio::time::sleep(every).await;
+            if self.lock().is_none() {
+                continue;
+            }
+            let mut existing = Vec::new();
+            let mut body = |view: &dyn View| {
+                existing = records::sessions(view)?;
+                Ok(())
+            };
+            if let Err(error) = store.read(&mut body) {
+                return alarm.raise(error.to_string());
+            }
+            existing.sort_unstable();
+            for session in self.overdue(&existing, Instant::now()) {
+                tracing::info!(session, "a session's lease is over");
+                let op = mutation::Op::ExpireSession(ExpireSession { session });
+                let command = Command {
+                    cred: Some(Cred::default()),
+                    mutation: Some(Mutation { op: Some(op) }),
+                    ..Command::default()
+                };
+                if let Err(error) = proposer.propose(command).await {
+                    tracing::debug!(session, %error, "the session was not expired");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn a_session_expires_one_lease_after_it_was_heard_last() {
+        let sessions = Sessions::new(LEASE);
+        let start = Instant::now();
+        assert!(!sessions.renew(1, start), "nobody leads");
+        sessions.lead();
+        assert!(sessions.overdue(&[1, 2], start).is_empty());
+        assert!(sessions.renew(1, start + LEASE / 2));
+        assert_eq!(sessions.overdue(&[1, 2], start + LEASE), [2]);
+        assert!(!sessions.renew(2, start + LEASE), "too late");
+        assert!(sessions.renew(1, start + LEASE));
+        assert!(sessions.overdue(&[1], start + LEASE).is_empty());
+    }
+
+    #[test]
+    fn a_new_leader_gives_everybody_a_full_lease() {
+        let sessions = Sessions::new(LEASE);
+        let start = Instant::now();
+        sessions.lead();
+        sessions.overdue(&[1], start);
+        sessions.follow();
+        sessions.lead();
+        assert!(sessions.overdue(&[1], start + LEASE * 2).is_empty());
+        assert_eq!(sessions.overdue(&[1], start + LEASE * 3), [1]);
+    }
+}

@@ -1,0 +1,338 @@
+//! [`Store`] over a redb database that can be exchanged as a whole while the process runs.
+
+use std::cell::OnceCell;
+use std::fs::{File, rename};
+use std::io;
+use std::ops::{Bound, ControlFlow};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use cairn_metadata::store::{Durability, ReadBody, Store, StoreError, Table, Txn, View, WriteBody};
+use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{DatabaseError, StorageError, WriteTransaction};
+
+use super::engine;
+
+/// Tables of a store, opened on first use.
+const TABLES: usize = Table::ALL.len();
+
+fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
+    TableDefinition::new(table.name())
+}
+
+/// The store of one namenode.
+#[derive(Debug)]
+pub struct RedbStore {
+    database: RwLock<Arc<Database>>,
+    path: PathBuf,
+    cache_bytes: usize,
+}
+
+impl RedbStore {
+    /// Opens the store at `path`, making it when there is none. A file that is not a store, or a damaged one, is
+    /// [`StoreError::Damaged`].
+    pub fn open(path: &Path, cache_bytes: usize) -> Result<RedbStore, StoreError> {
+        let database = open_database(path, cache_bytes)?;
+        Ok(RedbStore { database: RwLock::new(Arc::new(database)), path: path.to_owned(), cache_bytes })
+    }
+
+    /// Builds a fresh store with `fill` beside this one and takes its place at once: earlier views keep what they
+    /// saw, later ones see the new content. A failed `fill` changes nothing.
+    pub fn replace(&self, fill: impl FnOnce(&RedbStore) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        let fresh_path = self.path.with_extension("new");
+        match std::fs::remove_file(&fresh_path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&fresh_path, error)),
+            _ => {}
+        }
+        let fresh = RedbStore::open(&fresh_path, self.cache_bytes)?;
+        fill(&fresh)?;
+        // The new file must be whole on disk before it takes the name of the old one.
+        fresh.write(Durability::Durable, &mut |_| Ok(()))?;
+        rename(&fresh_path, &self.path).map_err(|error| failed(&self.path, error))?;
+        sync_parent(&self.path).map_err(|error| failed(&self.path, error))?;
+        let fresh = fresh.database.into_inner().unwrap_or_else(PoisonError::into_inner);
+        *self.database.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
+    }
+
+    /// Makes everything applied so far durable.
+    pub fn checkpoint(&self) -> Result<(), StoreError> {
+        self.write(Durability::Durable, &mut |_| Ok(()))
+    }
+
+    fn database(&self) -> Arc<Database> {
+        self.database.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn failed(path: &Path, error: io::Error) -> StoreError {
+    StoreError::Engine(format!("{}: {error}", path.display()))
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+fn open_database(path: &Path, cache_bytes: usize) -> Result<Database, StoreError> {
+    let damaged = |error: String| StoreError::Damaged(format!("{}: {error}", path.display()));
+    let mut builder = Database::builder();
+    builder.set_cache_size(cache_bytes);
+    let database = builder.create(path).map_err(|error| match error {
+        DatabaseError::Storage(StorageError::Corrupted(what)) => damaged(what),
+        DatabaseError::Storage(StorageError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
+            damaged("not a store of this program".into())
+        }
+        DatabaseError::UpgradeRequired(version) => damaged(format!("file format {version} is too old")),
+        other => StoreError::Engine(format!("{}: {other}", path.display())),
+    })?;
+    let transaction = database.begin_write().map_err(engine)?;
+    for table in Table::ALL {
+        transaction.open_table(definition(table)).map_err(engine)?;
+    }
+    transaction.commit().map_err(engine)?;
+    Ok(database)
+}
+
+impl Store for RedbStore {
+    fn read(&self, body: ReadBody<'_>) -> Result<(), StoreError> {
+        body(&ReadView::begin(&self.database())?)
+    }
+
+    fn write(&self, durability: Durability, body: WriteBody<'_>) -> Result<(), StoreError> {
+        let database = self.database();
+        let mut transaction = database.begin_write().map_err(engine)?;
+        match durability {
+            Durability::Applied => transaction.set_durability(redb::Durability::None).map_err(engine)?,
+            // Recovery after a crash must not walk the whole store.
+            Durability::Durable => transaction.set_quick_repair(true),
+        }
+        {
+            let mut txn = WriteTxn { transaction: &transaction, tables: [const { OnceCell::new() }; TABLES] };
+            body(&mut txn)?;
+        }
+        transaction.commit().map_err(engine)
+    }
+
+    fn snapshot(&self) -> Result<Box<dyn View + Send>, StoreError> {
+        Ok(Box::new(ReadView::begin(&self.database())?))
+    }
+}
+
+type OpenRead = ReadOnlyTable<&'static [u8], &'static [u8]>;
+type OpenWrite<'t> = redb::Table<'t, &'static [u8], &'static [u8]>;
+
+/// A read transaction; it keeps its database alive by itself.
+struct ReadView {
+    transaction: ReadTransaction,
+    tables: [OnceCell<OpenRead>; TABLES],
+}
+
+impl ReadView {
+    fn begin(database: &Database) -> Result<ReadView, StoreError> {
+        let transaction = database.begin_read().map_err(engine)?;
+        Ok(ReadView { transaction, tables: [const { OnceCell::new() }; TABLES] })
+    }
+
+    fn table(&self, table: Table) -> Result<&OpenRead, StoreError> {
+        let cell = &self.tables[table as usize];
+        if let Some(open) = cell.get() {
+            return Ok(open);
+        }
+        let open = self.transaction.open_table(definition(table)).map_err(engine)?;
+        Ok(cell.get_or_init(|| open))
+    }
+}
+
+impl View for ReadView {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        get_from(self.table(table)?, key)
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        start: &[u8],
+        end: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        scan_from(self.table(table)?, start, end, visit)
+    }
+}
+
+struct WriteTxn<'t> {
+    transaction: &'t WriteTransaction,
+    tables: [OnceCell<OpenWrite<'t>>; TABLES],
+}
+
+impl<'t> WriteTxn<'t> {
+    fn table(&self, table: Table) -> Result<&OpenWrite<'t>, StoreError> {
+        let cell = &self.tables[table as usize];
+        if let Some(open) = cell.get() {
+            return Ok(open);
+        }
+        let open = self.transaction.open_table(definition(table)).map_err(engine)?;
+        Ok(cell.get_or_init(|| open))
+    }
+
+    fn table_mut(&mut self, table: Table) -> Result<&mut OpenWrite<'t>, StoreError> {
+        self.table(table)?;
+        let unopened = || StoreError::Engine(format!("table {} did not open", table.name()));
+        self.tables[table as usize].get_mut().ok_or_else(unopened)
+    }
+}
+
+impl View for WriteTxn<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        get_from(self.table(table)?, key)
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        start: &[u8],
+        end: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        scan_from(self.table(table)?, start, end, visit)
+    }
+}
+
+impl Txn for WriteTxn<'_> {
+    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.table_mut(table)?.insert(key, value).map_err(engine)?;
+        Ok(())
+    }
+
+    fn delete(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError> {
+        self.table_mut(table)?.remove(key).map_err(engine)?;
+        Ok(())
+    }
+}
+
+fn get_from(
+    table: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    key: &[u8],
+) -> Result<Option<Vec<u8>>, StoreError> {
+    let guard = table.get(key).map_err(engine)?;
+    Ok(guard.map(|guard| guard.value().to_vec()))
+}
+
+fn scan_from(
+    table: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    start: &[u8],
+    end: &[u8],
+    visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+) -> Result<(), StoreError> {
+    if !end.is_empty() && start >= end {
+        return Ok(());
+    }
+    let to = if end.is_empty() { Bound::Unbounded } else { Bound::Excluded(end) };
+    for pair in table.range::<&[u8]>((Bound::Included(start), to)).map_err(engine)? {
+        let (key, value) = pair.map_err(engine)?;
+        if visit(key.value(), value.value()).is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(store: &RedbStore, durability: Durability, key: &[u8], value: &[u8]) {
+        store.write(durability, &mut |txn| txn.put(Table::Inode, key, value)).unwrap();
+    }
+
+    fn get(store: &RedbStore, key: &[u8]) -> Option<Vec<u8>> {
+        let mut found = None;
+        let mut body = |view: &dyn View| {
+            found = view.get(Table::Inode, key)?;
+            Ok(())
+        };
+        store.read(&mut body).unwrap();
+        found
+    }
+
+    #[test]
+    fn a_failed_write_rolls_back_and_a_scan_stops_at_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = RedbStore::open(&dir.path().join("s"), 1 << 20).unwrap();
+        for key in [b"a", b"b", b"c"] {
+            put(&store, Durability::Applied, key, b"1");
+        }
+        let result = store.write(Durability::Applied, &mut |txn| {
+            txn.put(Table::Inode, b"d", b"1")?;
+            assert!(txn.get(Table::Inode, b"d")?.is_some());
+            Err(StoreError::Damaged("no".into()))
+        });
+        assert!(result.is_err());
+        assert_eq!(get(&store, b"d"), None);
+        let mut seen = Vec::new();
+        let mut body = |view: &dyn View| {
+            view.scan(Table::Inode, b"a", b"c", &mut |key, _| {
+                seen.push(key.to_vec());
+                ControlFlow::Continue(())
+            })
+        };
+        store.read(&mut body).unwrap();
+        assert_eq!(seen, [b"a", b"b"]);
+    }
+
+    #[test]
+    fn a_snapshot_does_not_see_what_is_written_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = RedbStore::open(&dir.path().join("s"), 1 << 20).unwrap();
+        put(&store, Durability::Applied, b"a", b"1");
+        let view = store.snapshot().unwrap();
+        put(&store, Durability::Applied, b"a", b"2");
+        assert_eq!(view.get(Table::Inode, b"a").unwrap().unwrap(), b"1");
+        assert_eq!(get(&store, b"a").unwrap(), b"2");
+    }
+
+    #[test]
+    fn durable_content_is_there_after_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        {
+            let store = RedbStore::open(&path, 1 << 20).unwrap();
+            put(&store, Durability::Applied, b"a", b"1");
+            store.checkpoint().unwrap();
+        }
+        let store = RedbStore::open(&path, 1 << 20).unwrap();
+        assert_eq!(get(&store, b"a").unwrap(), b"1");
+    }
+
+    #[test]
+    fn a_foreign_file_is_damaged_not_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        std::fs::write(&path, vec![7u8; 100_000]).unwrap();
+        assert!(matches!(RedbStore::open(&path, 1 << 20), Err(StoreError::Damaged(_))));
+        assert_eq!(std::fs::read(&path).unwrap(), vec![7u8; 100_000]);
+    }
+
+    #[test]
+    fn a_replaced_store_serves_old_views_and_new_readers() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let store = RedbStore::open(&path, 1 << 20).unwrap();
+        put(&store, Durability::Durable, b"a", b"old");
+        let before = store.snapshot().unwrap();
+        assert!(store.replace(|_| Err(StoreError::Damaged("half".into()))).is_err());
+        assert_eq!(get(&store, b"a").unwrap(), b"old");
+        store
+            .replace(|fresh| {
+                put(fresh, Durability::Applied, b"a", b"new");
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(before.get(Table::Inode, b"a").unwrap().unwrap(), b"old");
+        assert_eq!(get(&store, b"a").unwrap(), b"new");
+        drop((store, before));
+        assert_eq!(get(&RedbStore::open(&path, 1 << 20).unwrap(), b"a").unwrap(), b"new");
+    }
+}

@@ -1,0 +1,20 @@
+//! The namespace on disk: the core's store traits over redb, and the file a whole store travels in.
+//!
+//! A commit at [`Durability::Applied`] costs no fsync: the Raft log already holds its effects, and a crash falls
+//! back to the last durable commit, from which the log is applied again. The applied log id lives in the same
+//! transactions, so the store always says itself how far it is.
+
+mod engine;
+pub mod stream;
+
+pub use engine::RedbStore;
+
+use cairn_metadata::store::StoreError;
+
+/// An engine error as the core's.
+fn engine(error: impl Into<redb::Error>) -> StoreError {
+    match error.into() {
+        redb::Error::Corrupted(what) => StoreError::Damaged(what),
+        other => StoreError::Engine(other.to_string()),
+    }
+}
