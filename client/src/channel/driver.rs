@@ -42,12 +42,16 @@ pub(super) struct Driver {
     next_id: u64,
     conversations: u64,
     last_named: Option<Instant>,
+    /// The call that asks whether the session still exists, while it is under way.
+    doubt: Option<u64>,
 }
 
 struct Flight {
     pending: Pending,
     queued: bool,
     sent: Option<Instant>,
+    /// When it was first sent on this stream: a leader that only puts off is no better than a silent one.
+    first_sent: Option<Instant>,
     retry_at: Option<Instant>,
     backoff: Backoff,
     /// The session its last batch named: the answer proves that the leader heard a renewal.
@@ -78,6 +82,7 @@ impl Driver {
             next_id: 1,
             conversations: 0,
             last_named: None,
+            doubt: None,
         }
     }
 
@@ -138,6 +143,7 @@ impl Driver {
                 Counters::add(&self.shared.counters.retries, 1);
             }
             flight.queued = true;
+            flight.first_sent = None;
             flight.retry_at = None;
         }
         let (outgoing, batches) = mpsc::channel(OUTGOING);
@@ -224,6 +230,7 @@ impl Driver {
             pending,
             queued: true,
             sent: None,
+            first_sent: None,
             retry_at: None,
             backoff: Backoff::new(),
             named: None,
@@ -263,6 +270,7 @@ impl Driver {
             self.outbox.pop_front();
             flight.queued = false;
             flight.sent = Some(now);
+            flight.first_sent.get_or_insert(now);
             calls.push(call);
         }
         let session = named.unwrap_or(current);
@@ -308,12 +316,16 @@ impl Driver {
                     }
                 }
                 Some(control::reply::Result::Answer(answer)) => {
-                    flight.heard(sent, batch.lease_ms);
+                    if !batch.session_expired {
+                        flight.heard(sent, batch.lease_ms);
+                    }
                     let result = answer.result.ok_or_else(|| ErrorCode::Malformed.because("an empty answer"));
                     flight.finish(result.map(Replied::Answer));
                 }
                 Some(control::reply::Result::Outcome(outcome)) => {
-                    flight.heard(sent, batch.lease_ms);
+                    if !batch.session_expired {
+                        flight.heard(sent, batch.lease_ms);
+                    }
                     let result =
                         outcome.result.ok_or_else(|| ErrorCode::Malformed.because("an empty outcome"));
                     if let Ok(fs::outcome::Result::Error(error)) = &result
@@ -327,11 +339,20 @@ impl Driver {
             }
         }
         if batch.session_expired {
-            self.expire(self.live_session());
-            // Later answers on this stream could still be about the old session: begin a new one.
-            ended = ended.or(Some(Ended::Lost(Some(address.to_owned()))));
+            self.ask_whether_it_lives();
         }
         ended
+    }
+
+    /// A leader that has only just been elected may take a session for expired that lives. Only the log knows:
+    /// a mutation that changes nothing is refused if the session is gone.
+    fn ask_whether_it_lives(&mut self) {
+        let asked = self.doubt.is_some_and(|id| self.unanswered.contains_key(&id));
+        let Some(session) = self.live_session().filter(|_| !asked) else { return };
+        let op = fs::mutation::Op::Close(fs::CloseInodes { inodes: Vec::new() });
+        let kind = Kind::Write(Some(session.ticket()), fs::Mutation { op: Some(op) });
+        self.doubt = Some(self.next_id);
+        self.ask_for_itself(kind);
     }
 
     /// The session is gone: nothing sent under it can be known to have happened.
@@ -365,8 +386,10 @@ impl Driver {
         let mut stalled = false;
         for (&id, flight) in &mut self.unanswered {
             let due = flight.retry_at.is_some_and(|at| at <= now);
-            let owed = flight.sent.map_or(Duration::ZERO, |sent| now.saturating_duration_since(sent));
-            stalled |= owed > probe_after;
+            let since =
+                |at: Option<Instant>| at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+            let owed = since(flight.sent);
+            stalled |= since(flight.first_sent) > probe_after;
             if (due || owed > probe_after * PROBES_BEFORE_RESEND) && !flight.queued {
                 Counters::add(&self.shared.counters.retries, 1);
                 flight.queued = true;
@@ -386,11 +409,14 @@ impl Driver {
     /// leader that does not answer is noticed while nothing else is asked.
     fn renew(&mut self) {
         self.last_named = Some(Instant::now());
-        let (reply, ignored) = oneshot::channel();
-        let kind = Kind::Query(fs::Query { op: Some(fs::query::Op::StatFs(fs::StatFs {})) });
+        self.ask_for_itself(Kind::Query(fs::Query { op: Some(fs::query::Op::StatFs(fs::StatFs {})) }));
+    }
+
+    /// A call whose answer only the driver itself looks at.
+    fn ask_for_itself(&mut self, kind: Kind) {
+        let (reply, _) = oneshot::channel();
         let deadline = Instant::now() + self.shared.config.operation_timeout;
         self.accept(Pending { cred: root(), kind, deadline, reply });
-        drop(ignored);
     }
 
     fn sweep(&mut self) {

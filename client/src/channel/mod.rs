@@ -115,7 +115,12 @@ impl Channel {
 
     /// Has the leader change something, exactly once.
     pub(crate) async fn mutate(&self, cred: &fs::Cred, op: fs::mutation::Op) -> Result<fs::outcome::Result> {
-        let session = self.session().await?;
+        let limit = self.shared.config.operation_timeout;
+        // Many may wait for one session to be opened: together no longer than each would alone.
+        let session = match tokio::time::timeout(limit, self.session()).await {
+            Ok(session) => session?,
+            Err(_) => return Err(self.shared.namenodes.out_of_time(limit)),
+        };
         self.mutate_in(&session, cred, op).await
     }
 

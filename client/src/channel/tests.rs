@@ -101,3 +101,18 @@ async fn nobody_there_is_an_error_that_names_them() {
     let none = Cluster::connect(Config::default()).await.err().unwrap();
     assert_eq!(none.code, ErrorCode::Invalid);
 }
+
+#[tokio::test]
+async fn a_session_is_given_up_only_when_the_log_says_so() {
+    let group = Group::start(1, &[]).await;
+    let cluster = group.client().await;
+    cluster.mkdir(&root(), directory("before")).await.unwrap();
+    let session = group.seen().last().unwrap().0;
+    group.confuse(true);
+    for i in 0..5 {
+        cluster.mkdir(&root(), directory(&format!("d{i}"))).await.unwrap();
+    }
+    group.confuse(false);
+    cluster.mkdir(&root(), directory("after")).await.unwrap();
+    assert_eq!(group.seen().last().unwrap().0, session);
+}

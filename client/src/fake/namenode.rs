@@ -38,6 +38,8 @@ struct State {
     frozen: BTreeSet<usize>,
     /// Executes so many batches with mutations and breaks the stream instead of answering.
     swallow: u32,
+    /// Calls every session expired, as a leader may that is new.
+    confused: bool,
     time_ns: i64,
     addresses: Vec<String>,
     /// Every `(session, seq)` that came, in order.
@@ -97,6 +99,10 @@ impl Group {
 
     pub(crate) fn swallow(&self, batches: u32) {
         self.shared.state.lock().unwrap().swallow = batches;
+    }
+
+    pub(crate) fn confuse(&self, confused: bool) {
+        self.shared.state.lock().unwrap().confused = confused;
     }
 
     pub(crate) fn seen(&self) -> Vec<(u64, u64)> {
@@ -220,7 +226,7 @@ impl Server {
             state.swallow -= 1;
             return None;
         }
-        Some(ReplyBatch { replies, session_expired: false, lease_ms: 30_000 })
+        Some(ReplyBatch { replies, session_expired: state.confused, lease_ms: 30_000 })
     }
 }
 

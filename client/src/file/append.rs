@@ -100,9 +100,12 @@ impl Engine {
         }
         let mut all: Vec<Place> = Vec::new();
         for places in waiting {
-            let places =
-                places.await.map_err(|_| ErrorCode::Unavailable.because("the lane was closed"))??;
-            all.extend(places);
+            // The lane gives an append up after its deadline; a paused one may take longer to get there.
+            match tokio::time::timeout(self.config.operation_timeout * 2, places).await {
+                Ok(Ok(places)) => all.extend(places?),
+                Ok(Err(_)) => return Err(ErrorCode::Unavailable.because("the lane was closed")),
+                Err(_) => return Err(ErrorCode::Timeout.because("appending to a chunk")),
+            }
         }
         Ok(all)
     }
