@@ -1,7 +1,7 @@
 //! One file being read and written.
 //!
 //! [`Inode`] is what all [`File`]s of one inode share: its attributes, what was written and is not committed
-//! ([`overlay`]), and where its committed bytes lie. [`write`] moves written bytes into chunks, [`commit`] makes
+//! ([`overlay`]), and where its committed bytes lie. [`mod@write`] moves written bytes into chunks, [`commit`] makes
 //! them visible, [`read`] puts the two together.
 
 mod append;
