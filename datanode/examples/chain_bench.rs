@@ -13,7 +13,9 @@ use cairn_datanode::settings::Settings;
 use cairn_datanode::socket::{self, FrameReader};
 use cairn_datanode::store::{Store, StoreConfig};
 use cairn_proto::checksum::{BlockCrc, piece_crcs};
-use cairn_proto::data::{Append, ChainLink, Hello, OpenChain, Read, Request, Response, Sync, request, response};
+use cairn_proto::data::{
+    Append, ChainLink, Hello, OpenChain, Read, Request, Response, Sync, request, response,
+};
 use cairn_proto::frame;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -144,7 +146,8 @@ fn main() -> Outcome<()> {
     let mut writer = Client::connect(&addresses[0])?;
     writer.send(request::Kind::Open(OpenChain { chunk: chunks + 1, length: 0, links }), &[])?;
     writer.receive()?;
-    let (mut tail, mut small, mut synced, mut waiting) = (BlockCrc::default(), vec![], vec![], VecDeque::new());
+    let (mut tail, mut small, mut synced, mut waiting) =
+        (BlockCrc::default(), vec![], vec![], VecDeque::new());
     for step in 0..2200 {
         let started = Instant::now();
         let offset = tail.length();

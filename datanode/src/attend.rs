@@ -133,7 +133,9 @@ impl Attendance {
         &self,
         leader: &str,
     ) -> Result<(mpsc::Sender<DatanodeMessage>, Streaming<NamenodeMessage>)> {
-        let lost = |error: &dyn std::fmt::Display| ErrorCode::Unavailable.because(format!("namenode {leader}: {error}"));
+        let lost = |error: &dyn std::fmt::Display| {
+            ErrorCode::Unavailable.because(format!("namenode {leader}: {error}"))
+        };
         let mut client = connect(leader).await?;
         let (outbox, queue) = mpsc::channel(OUTBOX);
         let register = Register {
@@ -144,7 +146,10 @@ impl Attendance {
             host: self.host.clone(),
             space: Some(measure(self.store().clone()).await),
         };
-        outbox.send(message(datanode_message::Kind::Register(register))).await.map_err(|error| lost(&error))?;
+        outbox
+            .send(message(datanode_message::Kind::Register(register)))
+            .await
+            .map_err(|error| lost(&error))?;
         let stream = timeout(REGISTRATION, client.attend(ReceiverStream::new(queue)))
             .await
             .map_err(|error| lost(&error))?
@@ -169,7 +174,9 @@ impl Attendance {
                 self.shared.set_node(registered.node);
                 Ok(registered)
             }
-            Some(namenode_message::Kind::Refused(refused)) => Err(refusal(refused.into(), first.leader_address)),
+            Some(namenode_message::Kind::Refused(refused)) => {
+                Err(refusal(refused.into(), first.leader_address))
+            }
             _ => Err(lost("the namenode answered the registration with something else".into())),
         }
     }
@@ -342,9 +349,9 @@ async fn find_leader(namenodes: &[String]) -> Result<String> {
                     ErrorCode::Unavailable.because(format!("namenode {address}: {}", status.message()))
                 })
             };
-            timeout(ANSWER, ask).await.unwrap_or_else(|_| {
-                Err(ErrorCode::Timeout.because(format!("namenode {address}")))
-            })
+            timeout(ANSWER, ask)
+                .await
+                .unwrap_or_else(|_| Err(ErrorCode::Timeout.because(format!("namenode {address}"))))
         });
     }
     let mut best: Option<(u64, String)> = None;

@@ -89,7 +89,11 @@ pub fn serve(reader: &mut FrameReader, shared: &Arc<Shared>, open: OpenChain) ->
     let (appender, peer) = match open_links(&upstream, shared, &open) {
         Ok(opened) => opened,
         Err(refusal) => {
-            let _ = socket::write_message(&upstream, &shared.failure(refusal.error.clone(), refusal.node), FAREWELL);
+            let _ = socket::write_message(
+                &upstream,
+                &shared.failure(refusal.error.clone(), refusal.node),
+                FAREWELL,
+            );
             socket::close_gently(&upstream, FAREWELL);
             tracing::info!(chunk = open.chunk, error = %refusal.error, node = refusal.node, "chain not opened");
             return Ok(());
@@ -130,8 +134,9 @@ fn open_links(
     let mut peer = None;
     if let Some((next, rest)) = open.links.split_first() {
         let below = OpenChain { chunk: open.chunk, length: open.length, links: rest.to_vec() };
-        let connected = Peer::connect(&next.address, &shared.store.cluster_id().unwrap_or_default(), &shared.settings)
-            .and_then(|peer| peer.send(request::Kind::Open(below)).map(|()| peer));
+        let connected =
+            Peer::connect(&next.address, &shared.store.cluster_id().unwrap_or_default(), &shared.settings)
+                .and_then(|peer| peer.send(request::Kind::Open(below)).map(|()| peer));
         peer = Some((connected.map_err(|error| broken_link(next, &error))?, next, rest.len()));
     }
     // Meanwhile the links below open theirs.
@@ -153,7 +158,8 @@ fn is_connection(error: &Error) -> bool {
 }
 
 fn broken_link(link: &ChainLink, error: &Error) -> Refusal {
-    let error = ErrorCode::ChainBroken.because(format!("datanode {} at {}: {error}", link.node, link.address));
+    let error =
+        ErrorCode::ChainBroken.because(format!("datanode {} at {}: {error}", link.node, link.address));
     Refusal { error, node: link.node }
 }
 
@@ -175,13 +181,15 @@ impl<'a> Chain<'a> {
             let stream = peer.stream().clone();
             let (stream_below, after) = (stream.clone(), rest.len());
             next = Some(Next { link: link.clone(), after, stream, gathered: Vec::new() });
-            let spawned = Builder::new().name(format!("acks {}", open.chunk)).stack_size(256 << 10).spawn_scoped(
-                scope,
-                move || self.listen(peer, link, after, &stream_below),
-            );
+            let spawned = Builder::new()
+                .name(format!("acks {}", open.chunk))
+                .stack_size(256 << 10)
+                .spawn_scoped(scope, move || self.listen(peer, link, after, &stream_below));
             match spawned {
                 Ok(handle) => listener = Some(handle),
-                Err(error) => return self.fail(ErrorCode::Unavailable.because(error.to_string()), self.shared.node()),
+                Err(error) => {
+                    return self.fail(ErrorCode::Unavailable.because(error.to_string()), self.shared.node());
+                }
             }
         }
         let ended = self.appends(reader, &mut appender, next.as_mut());
@@ -208,7 +216,12 @@ impl<'a> Chain<'a> {
     }
 
     /// Reads appends and syncs until the link above closes.
-    fn appends(&self, reader: &mut FrameReader, appender: &mut Appender, mut next: Option<&mut Next>) -> Result<()> {
+    fn appends(
+        &self,
+        reader: &mut FrameReader,
+        appender: &mut Appender,
+        mut next: Option<&mut Next>,
+    ) -> Result<()> {
         let settings = &self.shared.settings;
         let patience = Patience { idle: settings.idle_chain, frame: settings.frame };
         let mut payload = Vec::new();
@@ -442,7 +455,9 @@ impl<'a> Chain<'a> {
             || progress.closing.is_some_and(|since| since.elapsed() > closing_limit)
             || (waiting.started && waiting.since.elapsed() > settings.frame);
         if late {
-            return Err(ErrorCode::Timeout.because(format!("no acknowledgement for {} ms", limit.as_millis())));
+            return Err(
+                ErrorCode::Timeout.because(format!("no acknowledgement for {} ms", limit.as_millis()))
+            );
         }
         Ok(())
     }

@@ -81,7 +81,8 @@ impl Config {
         if self.max_connections == 0 || self.copies == 0 {
             return refuse("`max_connections` and `copies` are at least 1");
         }
-        let times = [self.chain_stall_ms, self.sync_stall_ms, self.connect_timeout_ms, self.handshake_timeout_ms];
+        let times =
+            [self.chain_stall_ms, self.sync_stall_ms, self.connect_timeout_ms, self.handshake_timeout_ms];
         if times.contains(&0) || self.idle_timeout_s == 0 {
             return refuse("a timeout of 0 would refuse everything");
         }

@@ -132,11 +132,6 @@ impl Peer {
         }
     }
 
-    /// Closes the connection's sending side: the other side sees a clean end.
-    pub fn finish(&self) {
-        let _ = self.stream.shutdown(std::net::Shutdown::Write);
-    }
-
     /// The longest any reply of `links` more datanodes may take while a chain is being opened.
     pub fn opening_patience(settings: &Settings, links: usize) -> Patience {
         let limit = settings.connect * (links as u32 + 1) + Duration::from_millis(500);

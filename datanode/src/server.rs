@@ -68,7 +68,9 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener> {
     };
     bind().map_err(|error| {
         let hint = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "; another process listens there: stop it, or choose another port",
+            std::io::ErrorKind::AddrInUse => {
+                "; another process listens there: stop it, or choose another port"
+            }
             std::io::ErrorKind::AddrNotAvailable => "; this host does not have that address",
             _ => "",
         };
@@ -92,10 +94,8 @@ impl Server {
         });
         let listener = Arc::new(listener);
         let (accepting, with) = (listener.clone(), shared.clone());
-        let acceptor = Builder::new()
-            .name("accept".into())
-            .spawn(move || accept(&accepting, &with))
-            .map_err(failed)?;
+        let acceptor =
+            Builder::new().name("accept".into()).spawn(move || accept(&accepting, &with)).map_err(failed)?;
         Ok(Server { shared, listener, local, acceptor: Some(acceptor) })
     }
 

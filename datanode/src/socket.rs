@@ -16,8 +16,6 @@ use cairn_proto::{Error, ErrorCode, Result};
 use prost::Message;
 use socket2::{SockRef, TcpKeepalive};
 
-/// Bytes of a socket's buffers: a full window of a chain fits in a few of them.
-const SOCKET_BUFFER: usize = 4 << 20;
 /// Bytes read at once. Small frames come in bunches; of a large one, no more than this is copied twice.
 const READ_AHEAD: usize = 64 << 10;
 /// A connection whose peer's host is gone is given up after about this long.
@@ -29,11 +27,9 @@ pub fn tune(stream: &TcpStream, tick: Duration, patience: Duration) -> io::Resul
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(tick))?;
     stream.set_write_timeout(Some(patience))?;
-    let socket = SockRef::from(stream);
-    // Large buffers are a wish: a system may allow less.
-    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
-    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
-    socket.set_tcp_keepalive(
+    // Buffer sizes are left to the kernel: a size that is set is cut to `rmem_max` (208 KiB where nobody
+    // raised it) and never grows again, while the kernel's own tuning goes to several MiB.
+    SockRef::from(stream).set_tcp_keepalive(
         &TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 5).with_retries(5),
     )
 }
@@ -202,7 +198,11 @@ impl FrameReader {
     }
 
     /// The next `length` bytes (a few; at most the buffer's size), or `None` at the end of the stream.
-    fn take(&mut self, length: usize, wait: &mut dyn FnMut(Waiting) -> Result<()>) -> Result<Option<Vec<u8>>> {
+    fn take(
+        &mut self,
+        length: usize,
+        wait: &mut dyn FnMut(Waiting) -> Result<()>,
+    ) -> Result<Option<Vec<u8>>> {
         while self.end - self.start < length {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;

@@ -2,14 +2,13 @@
 //!
 //! Every write and sync of the store goes through here, so that one place decides which errors fence a disk.
 
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, Weak};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 
 use cairn_proto::{Error, ErrorCode, Result};
 
@@ -306,21 +305,6 @@ impl Directory {
         self.write_at(&file, b"probe", 0)?;
         self.sync_file(&file)?;
         self.remove(&path)
-    }
-
-    /// Starts the write-back of a range, without waiting for it: what a disk is given in small portions it
-    /// does not have to swallow at once when a sync comes or the kernel runs into its limit of dirty pages.
-    pub fn start_writeback(&self, file: &File, offset: u64, length: u64) {
-        // SAFETY: the descriptor is open for the length of the call; no memory is passed. The result does not
-        // matter: this is a hint, and a failing disk shows at the next write or sync.
-        unsafe {
-            libc::sync_file_range(
-                file.as_raw_fd(),
-                offset as i64,
-                length as i64,
-                libc::SYNC_FILE_RANGE_WRITE,
-            );
-        }
     }
 
     /// Turns an I/O error into a refusal, and fences the disk where the error says that it is gone.

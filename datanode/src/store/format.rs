@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(hex(&seal), GOLDEN_SEAL);
     }
 
-    const GOLDEN_HEADER: &str = "";
+    const GOLDEN_HEADER: &str = "434149524e4352430100000000000100080706050403020100000000e1dc1cd0";
     const GOLDEN_RECORD: &str = "";
     const GOLDEN_SEAL: &str = "";
 

@@ -61,10 +61,8 @@ pub fn load(path: &Path) -> Result<Option<Identity>> {
     // The version comes first: a later layout may have other fields, and must be told from damage.
     let Only { format } = serde_json::from_str(&text).map_err(malformed)?;
     if format != FORMAT {
-        return Err(ErrorCode::Version.because(format!(
-            "{}: directory format {format}, this program knows {FORMAT}",
-            file.display()
-        )));
+        return Err(ErrorCode::Version
+            .because(format!("{}: directory format {format}, this program knows {FORMAT}", file.display())));
     }
     serde_json::from_str(&text).map(Some).map_err(malformed)
 }

@@ -55,7 +55,9 @@ impl Incoming {
     /// Adds verified bytes at its end.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         if bytes.len() as u64 > self.missing() {
-            return Err(ErrorCode::Malformed.because(format!("chunk {}: more bytes than asked for", self.chunk)));
+            return Err(
+                ErrorCode::Malformed.because(format!("chunk {}: more bytes than asked for", self.chunk))
+            );
         }
         self.dir.reserve(bytes.len() as u64)?;
         self.dir.write_at(&self.data, bytes, self.held())?;

@@ -129,7 +129,9 @@ impl Store {
         let appender = replica.take_writer(Arc::downgrade(stream))?;
         if appender.length() != length {
             let had = appender.length();
-            return Err(ErrorCode::OffsetMismatch.because(format!("chunk {chunk}: opened at {length}, length {had}")));
+            return Err(
+                ErrorCode::OffsetMismatch.because(format!("chunk {chunk}: opened at {length}, length {had}"))
+            );
         }
         Ok(appender)
     }
@@ -148,13 +150,15 @@ impl Store {
     /// The working directory with the most free space, which must be at least `bytes`.
     fn roomiest(&self, bytes: u64) -> Result<Arc<Directory>> {
         if self.ledger.room() < bytes {
-            return Err(ErrorCode::DiskFull.because(format!("capacity limit, {} bytes used", self.ledger.used())));
+            return Err(
+                ErrorCode::DiskFull.because(format!("capacity limit, {} bytes used", self.ledger.used()))
+            );
         }
         let alive = self.dirs.iter().filter(|dir| !dir.is_fenced());
         // Directories of one file system have the same room: the emptier one of them takes the chunk.
-        let best = alive.map(|dir| (dir.measure().available, dir)).max_by_key(|(room, dir)| {
-            (*room, std::cmp::Reverse(dir.used()))
-        });
+        let best = alive
+            .map(|dir| (dir.measure().available, dir))
+            .max_by_key(|(room, dir)| (*room, std::cmp::Reverse(dir.used())));
         let Some((room, dir)) = best else {
             return Err(ErrorCode::DiskFailed.because("all data directories failed"));
         };
@@ -265,7 +269,8 @@ impl Store {
 
     /// Space and replicas, for a heartbeat. Directories on one device count its space once.
     pub fn space(&self) -> DiskSpace {
-        let mut space = DiskSpace { used: self.ledger.used(), failed_dirs: self.lost_dirs, ..DiskSpace::default() };
+        let mut space =
+            DiskSpace { used: self.ledger.used(), failed_dirs: self.lost_dirs, ..DiskSpace::default() };
         let mut devices = BTreeSet::new();
         for dir in &self.dirs {
             if dir.is_fenced() {

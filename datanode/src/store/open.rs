@@ -171,7 +171,11 @@ fn keep_better(replicas: &mut BTreeMap<u64, Arc<Replica>>, replica: Arc<Replica>
     };
     match replicas.get(&replica.chunk()) {
         Some(other) if rank(other) >= rank(&replica) => {
-            tracing::warn!(chunk = replica.chunk(), "a second replica lies in {}", replica.dir().path().display());
+            tracing::warn!(
+                chunk = replica.chunk(),
+                "a second replica lies in {}",
+                replica.dir().path().display()
+            );
         }
         _ => {
             replicas.insert(replica.chunk(), replica);

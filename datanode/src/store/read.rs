@@ -99,8 +99,12 @@ impl Replica {
                 let _ = self.dir().probe();
                 ErrorCode::DiskFailed.because(format!("chunk {chunk}: {error}"))
             }
-            Some(Trouble::Io(_)) => ErrorCode::Corrupt.because(format!("chunk {chunk}: its data file is too short")),
-            Some(Trouble::Corrupt(block)) => ErrorCode::Corrupt.because(format!("chunk {chunk}: block {block}")),
+            Some(Trouble::Io(_)) => {
+                ErrorCode::Corrupt.because(format!("chunk {chunk}: its data file is too short"))
+            }
+            Some(Trouble::Corrupt(block)) => {
+                ErrorCode::Corrupt.because(format!("chunk {chunk}: block {block}"))
+            }
             None => ErrorCode::Io.because(format!("chunk {chunk}")),
         }
     }

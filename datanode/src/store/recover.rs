@@ -93,7 +93,9 @@ fn adopt(dir: &Arc<Directory>, chunk: u64, clean: bool) -> Result<Option<Replica
         // Deleting or replacing it would be a guess about data that a later version wrote.
         Err(Refused::Newer(version)) => {
             let path = dir.sums_path(chunk);
-            return Err(ErrorCode::Version.because(format!("{}: checksum file version {version}", path.display())));
+            return Err(
+                ErrorCode::Version.because(format!("{}: checksum file version {version}", path.display()))
+            );
         }
         Err(Refused::Damaged(reason)) => return damaged(format!("checksum file: {reason}")),
     };

@@ -16,8 +16,6 @@ use super::locked;
 /// Records beyond one a block that an open chunk's log may gather before it is written anew.
 /// Bounds the log of a chunk that grows by a few bytes at a time.
 const SPARE_RECORDS: u64 = 64 << 10;
-/// A chain's write-back is started in portions of this many bytes.
-const WRITEBACK: u64 = 8 << 20;
 
 /// What a replica is, for reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,8 +71,6 @@ pub(super) struct OpenLog {
     pub named: bool,
     /// A seal is under way: nothing is appended any more.
     pub sealing: bool,
-    /// Write-back was started up to here.
-    pub written_back: u64,
 }
 
 /// A sealed chunk; its files are open while it is being read.
@@ -257,14 +253,13 @@ impl OpenLog {
             synced: 0,
             named: false,
             sealing: false,
-            written_back: 0,
         }
     }
 
     /// Files whose content is known: `crcs` has one entry for each block of `length` bytes.
     pub fn known(data: File, sums: File, length: u64, crcs: Vec<u32>, records: u64) -> OpenLog {
         let tail = BlockCrc::at(length, crcs.last().copied().unwrap_or(0));
-        OpenLog { tail, crcs, records, synced: length, named: true, written_back: length, ..OpenLog::fresh(data, sums) }
+        OpenLog { tail, crcs, records, synced: length, named: true, ..OpenLog::fresh(data, sums) }
     }
 }
 
@@ -294,11 +289,6 @@ impl Appender {
         &self.replica
     }
 
-    #[cfg(test)]
-    pub(super) fn writer_stream(&self) -> Arc<TcpStream> {
-        self.writer.stream.upgrade().expect("the test keeps it")
-    }
-
     /// Where the next append starts.
     pub fn length(&self) -> u64 {
         self.tail.length()
@@ -309,12 +299,16 @@ impl Appender {
         let chunk = self.replica.chunk;
         let end = offset.checked_add(data.len() as u64).filter(|&end| end <= MAX_CHUNK_SIZE);
         let Some(end) = end else {
-            return Err(ErrorCode::TooLarge.because(format!("chunk {chunk}: append of {} at {offset}", data.len())));
+            return Err(
+                ErrorCode::TooLarge.because(format!("chunk {chunk}: append of {} at {offset}", data.len()))
+            );
         };
         if offset == self.length() {
             let mut tail = self.tail;
             if tail.append(data) != crcs {
-                return Err(ErrorCode::Corrupt.because(format!("chunk {chunk}: append at {offset} as received")));
+                return Err(
+                    ErrorCode::Corrupt.because(format!("chunk {chunk}: append at {offset} as received"))
+                );
             }
             return Ok(Admission::New { tail });
         }
@@ -347,9 +341,7 @@ impl Appender {
             records.extend_from_slice(&record.encode(chunk));
         }
         let at = HEADER as u64 + log.records * RECORD as u64;
-        let put = dir
-            .write_at(&log.data, data, before)
-            .and_then(|()| dir.write_at(&log.sums, &records, at));
+        let put = dir.write_at(&log.data, data, before).and_then(|()| dir.write_at(&log.sums, &records, at));
         if let Err(error) = put {
             // What was written past the end is nobody's; a full disk gets it back at once.
             let _ = log.data.set_len(before);
@@ -364,10 +356,6 @@ impl Appender {
         replica.length.store(after, Ordering::Release);
         if log.records > log.crcs.len() as u64 + SPARE_RECORDS {
             rewrite(chunk, dir, log)?;
-        }
-        if after - log.written_back >= WRITEBACK {
-            dir.start_writeback(&log.data, log.written_back, after - log.written_back);
-            log.written_back = after;
         }
         Ok(())
     }

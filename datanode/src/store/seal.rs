@@ -26,7 +26,9 @@ impl Replica {
                 State::Sealed(sealed) if sealed.seal.length == length => return Ok(sealed.seal),
                 State::Open(log) if log.tail.length() < length => {
                     let held = log.tail.length();
-                    return Err(ErrorCode::PastEnd.because(format!("chunk {chunk}: seal at {length}, length {held}")));
+                    return Err(
+                        ErrorCode::PastEnd.because(format!("chunk {chunk}: seal at {length}, length {held}"))
+                    );
                 }
                 State::Open(log) => {
                     log.sealing = true;

@@ -90,7 +90,8 @@ fn what_was_appended_is_read_in_any_range() {
     let dir = TempDir::new().unwrap();
     let data = bytes(1, 3 * BLOCK_SIZE + 4321);
     let (_store, appender, _peer) = with_chunk(dir.path(), 5, &data, 40_000);
-    for (offset, length) in [(0, data.len()), (1, 1), (BLOCK_SIZE - 1, 2), (70_000, 100_000), (data.len(), 0)] {
+    for (offset, length) in [(0, data.len()), (1, 1), (BLOCK_SIZE - 1, 2), (70_000, 100_000), (data.len(), 0)]
+    {
         assert_eq!(read(appender.replica(), offset as u64, length).unwrap(), &data[offset..offset + length]);
     }
     let past = read(appender.replica(), data.len() as u64 - 1, 2).unwrap_err();
@@ -122,12 +123,14 @@ fn appending_held_bytes_again_succeeds_and_other_bytes_do_not() {
 #[test]
 fn one_writer_at_a_time_and_the_dead_make_way() {
     let dir = TempDir::new().unwrap();
-    let (store, first, peer) = with_chunk(dir.path(), 5, b"abc", 3);
+    let store = open(&[dir.path()], None).unwrap();
+    let (socket, peer) = stream();
+    let mut first = store.open_appender(5, 0, &socket).unwrap();
+    append(&mut first, b"abc").unwrap();
     let (ours, _theirs) = stream();
     assert_eq!(store.open_appender(5, 3, &ours).unwrap_err().code, ErrorCode::ChunkBusy);
     // The first writer's peer goes; its thread notices when its connection is shut down, and lets go.
     drop(peer);
-    let socket = first.writer_stream();
     let thread = std::thread::spawn(move || {
         use std::io::Read;
         let _ = (&*socket).read(&mut [0]);
@@ -213,7 +216,8 @@ fn torn_records_and_lost_data_cost_the_tail_only() {
     let dir = TempDir::new().unwrap();
     let data = bytes(4, 3 * BLOCK_SIZE);
     let (store, appender, _peer) = with_chunk(dir.path(), 5, &data, BLOCK_SIZE / 2);
-    let (data_path, sums_path) = (appender.replica().dir().data_path(5), appender.replica().dir().sums_path(5));
+    let (data_path, sums_path) =
+        (appender.replica().dir().data_path(5), appender.replica().dir().sums_path(5));
     drop((store, appender));
     // The last record is torn, and half a block of data never reached the disk.
     let sums = std::fs::OpenOptions::new().write(true).open(&sums_path).unwrap();
@@ -410,7 +414,9 @@ fn a_log_of_tiny_appends_stays_bounded() {
 enum Step {
     Append(usize),
     Sync,
-    Stop { clean: bool },
+    Stop {
+        clean: bool,
+    },
     /// Cut this many bytes off the data file, then off the checksum file, while stopped uncleanly.
     Tear(usize, usize),
     Flip(usize),
