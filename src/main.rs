@@ -1,1 +1,158 @@
-fn main() {}
+//! The `cairn` program: parse, dispatch, exit. No logic of the system lives here.
+
+mod args;
+mod client;
+mod cluster;
+mod config;
+mod demo;
+mod exit;
+mod mode;
+mod output;
+mod paths;
+mod roles;
+mod transfer;
+mod tree;
+mod verbs;
+
+use std::future::Future;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use args::{Cli, Command, Connection};
+use client::Client;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("cairn: cannot start the runtime: {error}");
+            return ExitCode::from(exit::FAILED);
+        }
+    };
+    // The root task runs on this one thread and would be woken across threads for every step.
+    let code = runtime.block_on(async {
+        match tokio::spawn(dispatch(cli)).await {
+            Ok(code) => code,
+            Err(error) => {
+                eprintln!("cairn: internal error: {error}");
+                exit::FAILED
+            }
+        }
+    });
+    // A blocked read of stdin must not hold the process.
+    runtime.shutdown_background();
+    ExitCode::from(code)
+}
+
+async fn dispatch(cli: Cli) -> u8 {
+    let top = cli.connection;
+    macro_rules! verb {
+        ($name:literal, $on:ident, $run:path) => {
+            on_cluster($name, $on.connection.merged(&top), move |client| $run(client, $on.args)).await
+        };
+    }
+    match cli.command {
+        Command::Ls(on) => verb!("ls", on, verbs::ls::run),
+        Command::Put(on) => verb!("put", on, verbs::put::run),
+        Command::Get(on) => verb!("get", on, verbs::get::run),
+        Command::Cat(on) => verb!("cat", on, verbs::cat::run),
+        Command::Head(on) => verb!("head", on, verbs::cat::run_head),
+        Command::Tail(on) => verb!("tail", on, verbs::tail::run),
+        Command::Stat(on) => verb!("stat", on, verbs::stat::run),
+        Command::Mkdir(on) => verb!("mkdir", on, verbs::mkdir::run),
+        Command::Rm(on) => verb!("rm", on, verbs::rm::run),
+        Command::Mv(on) => verb!("mv", on, verbs::mv::run),
+        Command::Cp(on) => verb!("cp", on, verbs::cp::run),
+        Command::Du(on) => verb!("du", on, verbs::du::run),
+        Command::Df(on) => verb!("df", on, verbs::df::run),
+        Command::Touch(on) => verb!("touch", on, verbs::touch::run),
+        Command::Chmod(on) => verb!("chmod", on, verbs::chmod::run),
+        Command::Chown(on) => verb!("chown", on, verbs::chown::run),
+        Command::Ln(on) => verb!("ln", on, verbs::ln::run),
+        Command::Truncate(on) => verb!("truncate", on, verbs::truncate::run),
+        Command::Append(on) => verb!("append", on, verbs::append::run),
+        Command::Checksum(on) => verb!("checksum", on, verbs::checksum::run),
+        Command::Setrep(on) => verb!("setrep", on, verbs::setrep::run),
+        Command::Chunks(on) => verb!("chunks", on, verbs::chunks::run),
+        Command::Status(on) => {
+            let connection = on.connection.merged(&top);
+            start_log(connection.log.as_deref(), "off");
+            verbs::status::run(&connection, on.args).await
+        }
+        Command::Admin(verbs::admin::Admin::RemoveNamenode(on)) => {
+            verb!("admin remove-namenode", on, verbs::admin::remove_namenode)
+        }
+        Command::Admin(verbs::admin::Admin::TransferLeader(on)) => {
+            verb!("admin transfer-leader", on, verbs::admin::transfer_leader)
+        }
+        Command::Mount(on) => {
+            let connection = on.connection.merged(&top);
+            start_log(connection.log.as_deref(), "info");
+            finish("mount", roles::mount::run(connection, on.args).await)
+        }
+        Command::Umount(umount) => finish("umount", roles::mount::umount(umount).await),
+        Command::Namenode(on) => {
+            let connection = on.connection.merged(&top);
+            start_log(connection.log.as_deref(), "info");
+            finish("namenode", roles::namenode::run(connection, on.args).await)
+        }
+        Command::Datanode(on) => {
+            let connection = on.connection.merged(&top);
+            start_log(connection.log.as_deref(), "info");
+            finish("datanode", roles::datanode::run(connection, on.args).await)
+        }
+        Command::Cluster(verb) => {
+            start_log(top.log.as_deref(), "off");
+            finish("cluster", cluster::run(verb).await)
+        }
+        Command::Demo(demo) => {
+            start_log(top.log.as_deref(), "off");
+            finish("demo", demo::run(demo).await)
+        }
+    }
+}
+
+/// Runs a command on files: connect, do it, close the session, and say whether all went well.
+async fn on_cluster<F, R>(verb: &'static str, connection: Connection, run: F) -> u8
+where
+    F: FnOnce(Arc<Client>) -> R,
+    R: Future<Output = Result<()>>,
+{
+    start_log(connection.log.as_deref(), "off");
+    let client = match Client::connect(verb, &connection).await {
+        Ok(client) => Arc::new(client),
+        Err(error) => return exit::code_of(verb, &error),
+    };
+    let result = run(client.clone()).await;
+    if let Err(error) = client.cluster.close().await {
+        // What the command did is committed; only the session stays until its lease ends.
+        tracing::debug!(%error, "closing the session");
+    }
+    match result {
+        Ok(()) if client.report.failures() > 0 => exit::FAILED,
+        Ok(()) => 0,
+        Err(error) => exit::code_of(verb, &error),
+    }
+}
+
+fn finish(verb: &str, result: Result<u8>) -> u8 {
+    result.unwrap_or_else(|error| exit::code_of(verb, &error))
+}
+
+/// Logs to stderr what `--log`, else `RUST_LOG`, else `default` says.
+fn start_log(flag: Option<&str>, default: &str) {
+    let filter = match flag {
+        Some(text) => EnvFilter::try_new(text).with_context(|| format!("--log {text}")),
+        None => Ok(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default))),
+    };
+    let filter = filter.unwrap_or_else(|error| {
+        eprintln!("cairn: {error:#}; logging {default} instead");
+        EnvFilter::new(default)
+    });
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+}

@@ -1,0 +1,146 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{cluster, demo, roles, verbs};
+
+/// CairnFS: a replicated file system. Files in, files out, and it heals itself.
+#[derive(Parser)]
+#[command(name = "cairn", version, max_term_width = 100, disable_help_subcommand = true)]
+pub struct Cli {
+    /// Where the cluster is.
+    #[command(flatten)]
+    pub connection: Connection,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where the cluster is and what to log; taken before or after the command's name.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Connection {
+    /// Addresses of the namenodes (else CAIRN_NAMENODES, else the configuration file)
+    #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',')]
+    pub namenodes: Vec<String>,
+    /// Configuration file in TOML (else CAIRN_CONFIG)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// What to log to stderr, such as info or cairn_client=debug (else RUST_LOG)
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+impl Connection {
+    /// What was said after the command's name goes before what was said ahead of it.
+    pub fn merged(self, before: &Connection) -> Connection {
+        Connection {
+            namenodes: if self.namenodes.is_empty() { before.namenodes.clone() } else { self.namenodes },
+            config: self.config.or_else(|| before.config.clone()),
+            log: self.log.or_else(|| before.log.clone()),
+        }
+    }
+}
+
+/// A command's own arguments and its cluster.
+#[derive(Args)]
+pub struct On<A: Args> {
+    /// The command's own.
+    #[command(flatten)]
+    pub args: A,
+    /// Where the cluster is.
+    #[command(flatten)]
+    pub connection: Connection,
+}
+
+/// Every command.
+#[derive(Subcommand)]
+pub enum Command {
+    /// List files
+    #[command(disable_help_flag = true)]
+    Ls(On<verbs::ls::Ls>),
+    /// Copy files and directories into the cluster
+    Put(On<verbs::put::Put>),
+    /// Copy files and directories out of the cluster
+    Get(On<verbs::get::Get>),
+    /// Print files
+    Cat(On<verbs::cat::Cat>),
+    /// Print the beginning of a file
+    Head(On<verbs::cat::Head>),
+    /// Print the end of a file
+    Tail(On<verbs::tail::Tail>),
+    /// Show what is known about a file
+    Stat(On<verbs::stat::Stat>),
+    /// Make directories
+    Mkdir(On<verbs::mkdir::Mkdir>),
+    /// Remove files and directories
+    Rm(On<verbs::rm::Rm>),
+    /// Rename or move files and directories
+    Mv(On<verbs::mv::Mv>),
+    /// Copy files and directories within the cluster
+    Cp(On<verbs::cp::Cp>),
+    /// Show how much space files take
+    #[command(disable_help_flag = true)]
+    Du(On<verbs::du::Du>),
+    /// Show how much space the cluster has
+    #[command(disable_help_flag = true)]
+    Df(On<verbs::df::Df>),
+    /// Make files or set their times to now
+    Touch(On<verbs::touch::Touch>),
+    /// Change permissions
+    Chmod(On<verbs::chmod::Chmod>),
+    /// Change owner and group
+    Chown(On<verbs::chown::Chown>),
+    /// Make hard or symbolic links
+    Ln(On<verbs::ln::Ln>),
+    /// Set the size of files
+    Truncate(On<verbs::truncate::Truncate>),
+    /// Append local files to a file
+    Append(On<verbs::append::Append>),
+    /// Digest the content of files (BLAKE3)
+    Checksum(On<verbs::checksum::Checksum>),
+    /// Set how many replicas files have
+    Setrep(On<verbs::setrep::Setrep>),
+    /// Show where a file's bytes are
+    Chunks(On<verbs::chunks::Chunks>),
+    /// Show the cluster's health (exit code 0 healthy, 1 degraded, 2 data missing or unreachable)
+    Status(On<verbs::status::Status>),
+    /// Change the namenode group
+    #[command(subcommand)]
+    Admin(verbs::admin::Admin),
+    /// Mount the cluster on a directory
+    Mount(On<roles::mount::Mount>),
+    /// Unmount it
+    Umount(roles::mount::Umount),
+    /// Run a namenode
+    Namenode(On<roles::namenode::Namenode>),
+    /// Run a datanode
+    Datanode(On<roles::datanode::Datanode>),
+    /// Run a whole cluster on this machine
+    #[command(subcommand)]
+    Cluster(cluster::Verb),
+    /// Watch a cluster survive: start one, fill it, kill parts of it, verify every byte
+    Demo(demo::Demo),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_cluster_is_named_before_or_after_the_command() {
+        let cli = Cli::try_parse_from(["cairn", "--namenodes", "a:1,b:2", "ls", "/"]).unwrap();
+        let Command::Ls(on) = cli.command else { panic!("not ls") };
+        assert_eq!(on.connection.merged(&cli.connection).namenodes, ["a:1", "b:2"]);
+        let cli = Cli::try_parse_from(["cairn", "--namenodes", "a:1", "ls", "--namenodes", "c:3"]).unwrap();
+        let Command::Ls(on) = cli.command else { panic!("not ls") };
+        assert_eq!(on.connection.merged(&cli.connection).namenodes, ["c:3"]);
+    }
+}

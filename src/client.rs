@@ -1,0 +1,147 @@
+//! A command's connection to its cluster, and who it acts as.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use cairn_client::{Cluster, Error, ErrorCode, fs};
+use nix::unistd::{getegid, geteuid, getgroups};
+
+use crate::args::Connection;
+use crate::config::{Asked, Places};
+use crate::exit::{PathError, Report};
+use crate::paths::ClusterPath;
+
+/// What every command on files works with.
+pub struct Client {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// The user and groups of this process.
+    pub cred: fs::Cred,
+    /// Bits that new files do not get.
+    pub umask: u32,
+    /// Failures so far.
+    pub report: Report,
+}
+
+impl Client {
+    /// Finds and reaches the cluster.
+    pub async fn connect(verb: &'static str, connection: &Connection) -> Result<Client> {
+        let cluster = connect(verb, connection, None).await?;
+        Ok(Client::over(cluster, verb))
+    }
+
+    /// A client of a cluster that is connected already.
+    pub fn over(cluster: Cluster, verb: &'static str) -> Client {
+        Client { cluster, cred: process_cred(), umask: process_umask(), report: Report::new(verb) }
+    }
+
+    /// Attributes of a path.
+    pub async fn stat(&self, path: &ClusterPath, follow: bool) -> Result<fs::Attr, PathError> {
+        self.cluster.stat(&self.cred, path.node(), follow).await.map_err(PathError::remote(path))
+    }
+
+    /// Attributes of a path, or nothing if there is nothing.
+    pub async fn look(&self, path: &ClusterPath, follow: bool) -> Result<Option<fs::Attr>, PathError> {
+        match self.cluster.stat(&self.cred, path.node(), follow).await {
+            Ok(attr) => Ok(Some(attr)),
+            Err(error) if error.code == ErrorCode::NotFound => Ok(None),
+            Err(error) => Err(PathError::Remote(path.clone(), error)),
+        }
+    }
+
+    /// Attributes of a regular file that this user may read.
+    pub async fn readable(&self, path: &ClusterPath) -> Result<fs::Attr, PathError> {
+        let attr = self.stat(path, true).await?;
+        let refused = match attr.kind() {
+            fs::FileKind::File if !may_read(&self.cred, &attr) => {
+                Some(Error::from(ErrorCode::PermissionDenied))
+            }
+            fs::FileKind::File => None,
+            fs::FileKind::Directory => Some(ErrorCode::IsDirectory.into()),
+            _ => Some(ErrorCode::Invalid.because("not a regular file")),
+        };
+        match refused {
+            Some(error) => Err(PathError::Remote(path.clone(), error)),
+            None => Ok(attr),
+        }
+    }
+
+    /// Whether a path is a directory (through symbolic links).
+    pub async fn is_directory(&self, path: &ClusterPath) -> Result<bool, PathError> {
+        Ok(self.look(path, true).await?.is_some_and(|attr| attr.kind() == fs::FileKind::Directory))
+    }
+}
+
+/// Reaches the cluster that flags, environment and files name.
+pub async fn connect(verb: &str, connection: &Connection, timeout: Option<Duration>) -> Result<Cluster> {
+    let asked = Asked::with_environment(&connection.namenodes, connection.config.as_deref());
+    let section = asked.resolve(&Places::from_environment())?;
+    let mut config = cairn_client::Config { namenodes: section.namenodes, ..cairn_client::Config::default() };
+    config.host = host_name();
+    config.name = format!("cairn-{verb}@{}:{}", config.host, std::process::id());
+    if let Some(seconds) = section.operation_timeout_seconds {
+        config.operation_timeout = Duration::from_secs(seconds.max(1));
+    }
+    if let Some(timeout) = timeout {
+        config.operation_timeout = timeout;
+    }
+    if let Some(lanes) = section.lanes {
+        config.lanes = lanes.max(1);
+    }
+    let namenodes = config.namenodes.join(", ");
+    Cluster::connect(config).await.map_err(|error| anyhow!("{error}")).with_context(|| {
+        format!("cannot reach the cluster at {namenodes} (is it running? see `cairn cluster status`)")
+    })
+}
+
+/// This machine's name.
+pub fn host_name() -> String {
+    match std::fs::read_to_string("/proc/sys/kernel/hostname") {
+        Ok(name) if !name.trim().is_empty() => name.trim().to_string(),
+        _ => "localhost".into(),
+    }
+}
+
+/// The user, group and supplementary groups of this process.
+pub fn process_cred() -> fs::Cred {
+    let groups = getgroups().unwrap_or_default().into_iter().map(|group| group.as_raw()).collect();
+    fs::Cred { uid: geteuid().as_raw(), gid: getegid().as_raw(), groups }
+}
+
+/// The umask can only be read by setting it, which would race with other threads: the kernel shows it in /proc.
+fn process_umask() -> u32 {
+    std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let line = status.lines().find_map(|line| line.strip_prefix("Umask:"))?.trim().to_string();
+            u32::from_str_radix(&line, 8).ok()
+        })
+        .unwrap_or(0o022)
+}
+
+/// Whether the mode lets `cred` read. Content is named by inode, so the command checks before it asks for any.
+pub fn may_read(cred: &fs::Cred, attr: &fs::Attr) -> bool {
+    let shift = if cred.uid == attr.uid {
+        6
+    } else if cred.gid == attr.gid || cred.groups.contains(&attr.gid) {
+        3
+    } else {
+        0
+    };
+    cred.uid == 0 || (attr.mode >> shift) & 4 != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_class_that_fits_decides() {
+        let attr = fs::Attr { uid: 10, gid: 20, mode: 0o044, ..Default::default() };
+        let cred = |uid, gid, groups: &[u32]| fs::Cred { uid, gid, groups: groups.to_vec() };
+        assert!(may_read(&cred(0, 0, &[]), &attr));
+        assert!(!may_read(&cred(10, 20, &[]), &attr));
+        assert!(may_read(&cred(11, 1, &[20]), &attr));
+        assert!(may_read(&cred(11, 1, &[]), &attr));
+    }
+}

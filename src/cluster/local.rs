@@ -1,0 +1,359 @@
+//! A local cluster: its directory, its nodes, and starting and stopping them.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+
+use super::layout::{FILE, Layout, Node, Role, Shape, mount_node, write_whole};
+use super::{mounts, ports, process};
+use crate::config::Places;
+
+/// How long a process may take to stop in order.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A cluster on this machine. While it is held, no other command changes it.
+pub struct LocalCluster {
+    dir: PathBuf,
+    /// Its nodes.
+    pub layout: Layout,
+    _lock: File,
+}
+
+impl LocalCluster {
+    /// Makes a cluster in `dir`, started by nobody yet.
+    pub fn create(dir: &Path, shape: Shape, mount: Option<&Path>) -> Result<LocalCluster> {
+        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let dir = dir.canonicalize()?;
+        let lock = lock(&dir)?;
+        if dir.join(FILE).exists() {
+            bail!("there is a cluster in {} already", dir.display());
+        }
+        let mount = mount.map(prepared_mount_point).transpose()?;
+        let addresses = ports::choose(shape.namenodes + shape.datanodes, shape.base_port)?;
+        let layout = Layout::new(shape, &addresses, mount.as_deref());
+        fs::create_dir_all(dir.join("logs"))?;
+        let cluster = LocalCluster { dir, layout, _lock: lock };
+        cluster.save()?;
+        Ok(cluster)
+    }
+
+    /// The cluster that is in `dir`.
+    pub fn open(dir: &Path) -> Result<LocalCluster> {
+        let shown = dir.display();
+        let dir = dir.canonicalize().with_context(|| format!("there is no cluster in {shown}"))?;
+        Layout::read(&dir)?;
+        let lock = lock(&dir)?;
+        let layout = Layout::read(&dir)?;
+        Ok(LocalCluster { dir, layout, _lock: lock })
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The configuration file for its clients.
+    pub fn client_config(&self) -> PathBuf {
+        self.dir.join("cairn.toml")
+    }
+
+    /// A node's log.
+    pub fn log(&self, name: &str) -> PathBuf {
+        log_path(&self.dir, name)
+    }
+
+    /// Whether a node's process runs.
+    pub fn alive(&self, node: &Node) -> bool {
+        alive(&self.dir, node)
+    }
+
+    /// Starts a node unless it runs.
+    pub fn start(&mut self, name: &str) -> Result<()> {
+        let node = self.layout.node(name)?;
+        if self.alive(node) {
+            return Ok(());
+        }
+        if node.role == Role::Mount {
+            // What a killed mount leaves behind refuses everything, also a new mount.
+            let dir = Path::new(&node.address);
+            if mounts::is_fuse(dir) {
+                cairn_fuse::unmount(dir, true).map_err(|error| anyhow::anyhow!("{error}"))?;
+            }
+            prepared_mount_point(dir)?;
+        }
+        let identity = process::spawn(&self.arguments(node), &self.log(name))
+            .with_context(|| format!("cannot start {name}"))?;
+        for node in &mut self.layout.nodes {
+            if node.name == name {
+                node.process = Some(identity);
+            }
+        }
+        self.save()
+    }
+
+    /// Sends a node a signal and waits until it is gone.
+    pub fn end(&self, name: &str, signal: Signal) -> Result<()> {
+        let node = self.layout.node(name)?;
+        let Some(process) = node.process else { return Ok(()) };
+        let marker = marker(&self.dir, node);
+        process.signal(&marker, signal)?;
+        if !process.wait_gone(&marker, PATIENCE) {
+            bail!("{name} (process {}) does not stop; `cairn cluster kill {name}` ends it", process.pid);
+        }
+        Ok(())
+    }
+
+    /// Deletes the data of a node that does not run.
+    pub fn wipe(&self, name: &str) -> Result<()> {
+        let node = self.layout.node(name)?;
+        if node.role == Role::Mount {
+            bail!("a mount has no data");
+        }
+        if self.alive(node) {
+            bail!("{name} is running; stop it first with `cairn cluster stop {name}`");
+        }
+        match fs::remove_dir_all(self.data(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot delete the data of {name}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds a namenode or datanode and starts it.
+    pub fn add(&mut self, role: Role) -> Result<String> {
+        let address = ports::choose(1, 0)?.remove(0);
+        let name = self.layout.add(role, address);
+        self.save()?;
+        self.start(&name)?;
+        Ok(name)
+    }
+
+    /// Mounts it on `dir` when it is started next.
+    pub fn set_mount(&mut self, dir: &Path) -> Result<()> {
+        let dir = prepared_mount_point(dir)?;
+        match self.layout.nodes.iter().find(|node| node.role == Role::Mount) {
+            Some(node) if Path::new(&node.address) == dir => return Ok(()),
+            Some(node) if self.alive(node) => bail!("it is mounted on {} already", node.address),
+            _ => {}
+        }
+        self.layout.nodes.retain(|node| node.role != Role::Mount);
+        self.layout.nodes.push(mount_node(&dir));
+        self.save()
+    }
+
+    /// Stops everything: the mount first, then datanodes, then namenodes. What does not stop is killed.
+    pub fn down(&self) -> Result<()> {
+        for role in [Role::Mount, Role::Datanode, Role::Namenode] {
+            let nodes: Vec<(&Node, OsString)> =
+                self.layout.of_role(role).map(|node| (node, marker(&self.dir, node))).collect();
+            for (node, marker) in &nodes {
+                if let Some(process) = node.process {
+                    process.signal(marker, Signal::SIGTERM)?;
+                }
+            }
+            for (node, marker) in &nodes {
+                if let Some(process) = node.process
+                    && !process.wait_gone(marker, PATIENCE)
+                {
+                    eprintln!("cairn: cluster: {} does not stop; killing it", node.name);
+                    process.signal(marker, Signal::SIGKILL)?;
+                    process.wait_gone(marker, PATIENCE);
+                }
+            }
+            if role == Role::Mount {
+                self.unmount()?;
+            }
+        }
+        self.forget_current();
+        Ok(())
+    }
+
+    /// Kills everything at once and unmounts.
+    pub fn kill_all(&self) {
+        for node in &self.layout.nodes {
+            let marker = marker(&self.dir, node);
+            if let Some(process) = node.process
+                && let Err(error) = process.signal(&marker, Signal::SIGKILL)
+            {
+                eprintln!("cairn: {}: {error:#}", node.name);
+            }
+        }
+        for node in &self.layout.nodes {
+            if let Some(process) = node.process {
+                process.wait_gone(&marker(&self.dir, node), PATIENCE);
+            }
+        }
+        if let Err(error) = self.unmount() {
+            eprintln!("cairn: {error:#}");
+        }
+        self.forget_current();
+    }
+
+    fn unmount(&self) -> Result<()> {
+        for node in self.layout.of_role(Role::Mount) {
+            let dir = Path::new(&node.address);
+            if mounts::is_fuse(dir) {
+                cairn_fuse::unmount(dir, true)
+                    .map_err(|error| anyhow::anyhow!("cannot unmount {}: {error}", dir.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes the stopped cluster with all its data.
+    pub fn delete(self) -> Result<()> {
+        if let Some(node) = self.layout.nodes.iter().find(|node| self.alive(node)) {
+            bail!("{} is still running", node.name);
+        }
+        let mounted = mounts::below(&self.dir);
+        if let Some(mount) = mounted.first() {
+            bail!("{} is still mounted; nothing was deleted", mount.display());
+        }
+        self.forget_current();
+        // Only what is ours: the directory may hold other things.
+        for node in &self.layout.nodes {
+            remove_all(&self.data(&node.name))?;
+        }
+        remove_all(&self.dir.join("logs"))?;
+        for name in ["cairn.toml", FILE, LOCK] {
+            match fs::remove_file(self.dir.join(name)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+                _ => {}
+            }
+        }
+        let inner_mount = self.layout.mount_point().filter(|mount| mount.starts_with(&self.dir));
+        for dir in inner_mount.iter().chain([&self.dir]) {
+            // Left where it is if it is not empty.
+            let _ = fs::remove_dir(dir);
+        }
+        Ok(())
+    }
+
+    /// Commands without a configuration find this cluster from now on.
+    pub fn make_current(&self) -> Result<()> {
+        let Some(path) = Places::from_environment().current() else { return Ok(()) };
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        }
+        let text = format!("{}\n{}\n", self.dir.display(), self.layout.namenodes().join(","));
+        write_whole(&path, text.as_bytes())
+    }
+
+    fn forget_current(&self) {
+        if let Some(path) = Places::from_environment().current()
+            && current_dir(&path).as_deref() == Some(self.dir.as_path())
+        {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    fn save(&self) -> Result<()> {
+        let quoted: Vec<String> =
+            self.layout.namenodes().iter().map(|address| format!("{address:?}")).collect();
+        let text = format!("[client]\nnamenodes = [{}]\n", quoted.join(", "));
+        write_whole(&self.client_config(), text.as_bytes())?;
+        self.layout.write(&self.dir)
+    }
+
+    fn data(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    fn arguments(&self, node: &Node) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = vec![node.role.name().into()];
+        let mut add = |flag: &str, value: OsString| arguments.extend([OsString::from(flag), value]);
+        let namenodes = OsString::from(self.layout.namenodes().join(","));
+        let shape = &self.layout.shape;
+        match node.role {
+            Role::Namenode => {
+                add("--dir", self.data(&node.name).into());
+                add("--listen", node.address.clone().into());
+                add("--advertise", node.address.clone().into());
+                add("--peers", namenodes);
+                add("--replication", shape.replication.to_string().into());
+                if let Some(size) = shape.chunk_size {
+                    add("--chunk-size", size.to_string().into());
+                }
+                if let Some(ms) = shape.dead_after_ms {
+                    add("--dead-after-ms", ms.to_string().into());
+                }
+            }
+            Role::Datanode => {
+                add("--dir", self.data(&node.name).into());
+                add("--listen", node.address.clone().into());
+                add("--advertise", node.address.clone().into());
+                add("--namenodes", namenodes);
+                add("--rack", node.rack.clone().into());
+                // Each stands for a machine of its own.
+                add("--host", node.name.clone().into());
+                if let Some(capacity) = shape.capacity {
+                    add("--capacity", capacity.to_string().into());
+                }
+            }
+            Role::Mount => {
+                add("--namenodes", namenodes);
+                arguments.push(node.address.clone().into());
+            }
+        }
+        arguments
+    }
+}
+
+const LOCK: &str = "cluster.lock";
+
+fn lock(dir: &Path) -> Result<File> {
+    let path = dir.join(LOCK);
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    // SAFETY: the descriptor is open for as long as `file` lives.
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) } != 0 {
+        return Err(std::io::Error::last_os_error())
+            .with_context(|| format!("cannot lock {}", path.display()));
+    }
+    Ok(file)
+}
+
+/// A node's log in the cluster at `dir`.
+pub fn log_path(dir: &Path, name: &str) -> PathBuf {
+    dir.join("logs").join(format!("{name}.log"))
+}
+
+/// Whether a node of the cluster at `dir` runs.
+pub fn alive(dir: &Path, node: &Node) -> bool {
+    node.process.is_some_and(|process| process.alive(&marker(dir, node)))
+}
+
+/// The argument by which a node's process is recognised: its data directory, or the mount point.
+fn marker(dir: &Path, node: &Node) -> OsString {
+    match node.role {
+        Role::Mount => OsStr::new(&node.address).to_os_string(),
+        _ => dir.join(&node.name).into_os_string(),
+    }
+}
+
+/// The directory of the cluster that commands find without configuration.
+pub fn current_dir(path: &Path) -> Option<PathBuf> {
+    let text = fs::read_to_string(path).ok()?;
+    text.lines().next().filter(|line| !line.is_empty()).map(PathBuf::from)
+}
+
+fn prepared_mount_point(dir: &Path) -> Result<PathBuf> {
+    if !mounts::is_fuse(dir) {
+        fs::create_dir_all(dir).with_context(|| format!("cannot make the mount point {}", dir.display()))?;
+    }
+    dir.canonicalize().with_context(|| format!("cannot use the mount point {}", dir.display()))
+}
+
+fn remove_all(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot delete {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}

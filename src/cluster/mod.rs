@@ -1,0 +1,14 @@
+//! `cairn cluster`: a whole cluster of real processes on this machine.
+
+pub mod layout;
+pub mod local;
+pub mod mounts;
+pub mod ports;
+pub mod process;
+pub mod ready;
+mod show;
+mod verbs;
+
+pub use layout::{Role, Shape};
+pub use local::LocalCluster;
+pub use verbs::{Verb, hints, run, start_all};

@@ -1,0 +1,125 @@
+//! Processes that outlive the command that started them, and how to be sure that a pid is still theirs.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::OpenOptions;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::{Pid, setsid};
+use serde::{Deserialize, Serialize};
+
+/// A process: its pid, and when it started in clock ticks since the boot, because pids are used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its number.
+    pub pid: u32,
+    /// Field 22 of /proc/PID/stat.
+    pub started: u64,
+}
+
+/// Starts this program with `args`, in a session of its own, with its output appended to `log`.
+pub fn spawn(args: &[OsString], log: &Path) -> Result<Identity> {
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let output = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(log)
+        .with_context(|| format!("cannot write {}", log.display()))?;
+    let mut command = Command::new(&program);
+    command.args(args).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+    // Its cluster is what the arguments say, wherever this command was called from.
+    command.env_remove("CAIRN_NAMENODES").env_remove("CAIRN_CONFIG").current_dir("/");
+    // SAFETY: setsid is async-signal-safe and touches no memory of the parent.
+    unsafe {
+        command.pre_exec(|| setsid().map(drop).map_err(std::io::Error::from));
+    }
+    let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
+    let pid = child.id();
+    match start_time(pid) {
+        Some((started, _)) => Ok(Identity { pid, started }),
+        None => bail!("the process ended at once; see {}", log.display()),
+    }
+}
+
+/// When a process started, and whether it is still more than a zombie.
+fn start_time(pid: u32) -> Option<(u64, bool)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command's name may hold anything, but nothing after its closing parenthesis does.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let running = !matches!(*fields.first()?, "Z" | "X");
+    Some((fields.get(19)?.parse().ok()?, running))
+}
+
+impl Identity {
+    /// Whether this very process runs: same start, and `marker` among its arguments.
+    pub fn alive(&self, marker: &OsStr) -> bool {
+        // Our own children stay as zombies until somebody asks for them.
+        let _ = waitpid(Pid::from_raw(self.pid as i32), Some(WaitPidFlag::WNOHANG));
+        if start_time(self.pid) != Some((self.started, true)) {
+            return false;
+        }
+        let arguments = std::fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
+        arguments.split(|&byte| byte == 0).any(|argument| argument == marker.as_bytes())
+    }
+
+    /// Sends a signal; to nobody if the process is gone.
+    pub fn signal(&self, marker: &OsStr, signal: Signal) -> Result<()> {
+        if !self.alive(marker) {
+            return Ok(());
+        }
+        match kill(Pid::from_raw(self.pid as i32), signal) {
+            Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
+            Err(error) => Err(error).with_context(|| format!("cannot signal process {}", self.pid)),
+        }
+    }
+
+    /// Waits until it is gone.
+    pub fn wait_gone(&self, marker: &OsStr, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        while self.alive(marker) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        true
+    }
+}
+
+/// The last lines of a log, for saying why a process ended.
+pub fn last_lines(log: &Path, count: usize) -> String {
+    let content = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&content[content.len().saturating_sub(16 << 10)..]).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_known_by_its_start_and_arguments() {
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let pid = child.id();
+        let (started, _) = start_time(pid).unwrap();
+        let identity = Identity { pid, started };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !identity.alive(OsStr::new("600")) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(identity.alive(OsStr::new("600")));
+        assert!(!identity.alive(OsStr::new("601")));
+        assert!(!Identity { pid, started: started + 1 }.alive(OsStr::new("600")));
+        Identity { pid, started: started + 1 }.signal(OsStr::new("600"), Signal::SIGKILL).unwrap();
+        assert!(child.try_wait().unwrap().is_none());
+        identity.signal(OsStr::new("600"), Signal::SIGKILL).unwrap();
+        assert!(identity.wait_gone(OsStr::new("600"), Duration::from_secs(10)));
+    }
+}

@@ -1,0 +1,264 @@
+//! The one configuration file, and where a command finds its cluster.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+/// The file: one section a role, each optional. Command-line flags override it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct File {
+    /// `[client]`: commands and mounts.
+    pub client: ClientSection,
+    /// `[namenode]`: `cairn namenode`.
+    pub namenode: Option<cairn_namenode::Config>,
+    /// `[datanode]`: `cairn datanode`.
+    pub datanode: Option<cairn_datanode::Config>,
+    /// `[mount]`: `cairn mount`.
+    pub mount: MountSection,
+}
+
+/// `[client]`.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClientSection {
+    /// Addresses of all namenodes, `host:port`.
+    pub namenodes: Vec<String>,
+    /// How long one operation waits through a change of leader.
+    pub operation_timeout_seconds: Option<u64>,
+    /// Open chunks a client writes to at once.
+    pub lanes: Option<usize>,
+}
+
+/// `[mount]`.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MountSection {
+    /// Refuse all changes.
+    pub read_only: Option<bool>,
+    /// Let other users in (needs root, or `user_allow_other` in /etc/fuse.conf).
+    pub allow_other: Option<bool>,
+    /// How long the kernel may believe attributes.
+    pub attr_ttl_ms: Option<u64>,
+    /// How long the kernel may believe names.
+    pub entry_ttl_ms: Option<u64>,
+    /// Session threads.
+    pub threads: Option<usize>,
+    /// Kernel read-ahead.
+    pub read_ahead_kib: Option<usize>,
+}
+
+impl File {
+    /// Reads a file; an unknown key is an error that names it.
+    pub fn read(path: &Path) -> Result<File> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the configuration file {}", path.display()))?;
+        File::parse(&text).with_context(|| format!("in the configuration file {}", path.display()))
+    }
+
+    /// Reads the file's text.
+    pub fn parse(text: &str) -> Result<File> {
+        toml::from_str(text).map_err(|error| anyhow::anyhow!("{}", error.to_string().trim_end()))
+    }
+
+    /// The file given by `--config` or `CAIRN_CONFIG`; without either, an empty one.
+    pub fn named(flag: Option<&Path>) -> Result<File> {
+        match flag.map(Path::to_path_buf).or_else(|| env_path("CAIRN_CONFIG")) {
+            Some(path) => File::read(&path),
+            None => Ok(File::default()),
+        }
+    }
+}
+
+fn env_path(name: &str) -> Option<PathBuf> {
+    env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// Directories that the look-up needs from the environment.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    /// `~/.config`.
+    pub config_home: Option<PathBuf>,
+    /// `~/.local/state`.
+    pub state_home: Option<PathBuf>,
+    /// `~/.local/share`.
+    pub data_home: Option<PathBuf>,
+    /// `/etc`.
+    pub system: PathBuf,
+}
+
+impl Places {
+    /// As the XDG base directories say.
+    pub fn from_environment() -> Places {
+        let home = env_path("HOME");
+        let below = |tail: &str| home.as_ref().map(|home| home.join(tail));
+        Places {
+            config_home: env_path("XDG_CONFIG_HOME").or_else(|| below(".config")),
+            state_home: env_path("XDG_STATE_HOME").or_else(|| below(".local/state")),
+            data_home: env_path("XDG_DATA_HOME").or_else(|| below(".local/share")),
+            system: PathBuf::from("/etc"),
+        }
+    }
+
+    /// Where `cairn cluster up` leaves the address of the last local cluster.
+    pub fn current(&self) -> Option<PathBuf> {
+        self.state_home.as_ref().map(|state| state.join("cairn/current"))
+    }
+}
+
+/// What is known about the cluster before asking anybody, in order of precedence.
+#[derive(Debug, Default)]
+pub struct Asked<'a> {
+    /// `--namenodes`.
+    pub namenodes: &'a [String],
+    /// `CAIRN_NAMENODES`.
+    pub env_namenodes: Option<String>,
+    /// `--config`.
+    pub config: Option<&'a Path>,
+    /// `CAIRN_CONFIG`.
+    pub env_config: Option<PathBuf>,
+}
+
+impl<'a> Asked<'a> {
+    /// The flags together with this process's environment.
+    pub fn with_environment(namenodes: &'a [String], config: Option<&'a Path>) -> Asked<'a> {
+        Asked {
+            namenodes,
+            env_namenodes: env::var("CAIRN_NAMENODES").ok().filter(|value| !value.trim().is_empty()),
+            config,
+            env_config: env_path("CAIRN_CONFIG"),
+        }
+    }
+
+    /// The client's settings: namenodes from the first place that names any, the rest from the first file found.
+    pub fn resolve(&self, places: &Places) -> Result<ClientSection> {
+        let mut found = self.section(places)?;
+        if !self.namenodes.is_empty() {
+            found.namenodes = self.namenodes.to_vec();
+        } else if let Some(list) = &self.env_namenodes {
+            found.namenodes = split_addresses(list);
+        } else if found.namenodes.is_empty()
+            && let Some(current) = places.current()
+            && current.is_file()
+        {
+            found.namenodes = current_namenodes(&current)?;
+        }
+        if found.namenodes.is_empty() {
+            bail!(
+                "no cluster is configured; give --namenodes HOST:PORT,..., or set CAIRN_NAMENODES, or write\n\
+                 \x20   [client]\n\
+                 \x20   namenodes = [\"HOST:PORT\", ...]\n\
+                 to ~/.config/cairn/cairn.toml or /etc/cairn/cairn.toml or a file named by --config or CAIRN_CONFIG; \
+                 or start a cluster on this machine with `cairn cluster up`"
+            );
+        }
+        for address in &found.namenodes {
+            check_address(address)?;
+        }
+        Ok(found)
+    }
+
+    fn section(&self, places: &Places) -> Result<ClientSection> {
+        if let Some(path) = self.config.or(self.env_config.as_deref()) {
+            return Ok(File::read(path)?.client);
+        }
+        let user = places.config_home.as_ref().map(|config| config.join("cairn/cairn.toml"));
+        let system = places.system.join("cairn/cairn.toml");
+        for path in user.into_iter().chain([system]) {
+            if path.is_file() {
+                let section = File::read(&path)?.client;
+                if !section.namenodes.is_empty() {
+                    return Ok(section);
+                }
+            }
+        }
+        Ok(ClientSection::default())
+    }
+}
+
+/// `a:1, b:2` as a list.
+pub fn split_addresses(list: &str) -> Vec<String> {
+    list.split(',').map(str::trim).filter(|part| !part.is_empty()).map(String::from).collect()
+}
+
+/// An address is `host:port`.
+pub fn check_address(address: &str) -> Result<()> {
+    let good = address
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0));
+    if !good {
+        bail!("{address:?} is not an address: HOST:PORT is expected");
+    }
+    Ok(())
+}
+
+/// Reads what [`crate::cluster`] wrote: the first line is the cluster's directory, the second its namenodes.
+fn current_namenodes(path: &Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(text.lines().nth(1).map(split_addresses).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(root: &Path) -> Places {
+        Places {
+            config_home: Some(root.join("config")),
+            state_home: Some(root.join("state")),
+            data_home: Some(root.join("data")),
+            system: root.join("etc"),
+        }
+    }
+
+    fn write(path: &Path, text: &str) {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cairn.toml");
+        for text in ["[client]\nnamenode = []\n", "[cliend]\nx = 1\n", "[mount]\nreadonly = true\n"] {
+            write(&path, text);
+            let error = format!("{:#}", File::read(&path).unwrap_err());
+            assert!(error.contains("unknown field"), "{error}");
+            assert!(error.contains("cairn.toml"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_place_wins() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = places(dir.path());
+        let list = |asked: &Asked<'_>| asked.resolve(&places).unwrap().namenodes;
+        assert!(Asked::default().resolve(&places).unwrap_err().to_string().contains("CAIRN_NAMENODES"));
+        write(&places.current().unwrap(), "/some/dir\nlocal:1,local:2\n");
+        assert_eq!(list(&Asked::default()), ["local:1", "local:2"]);
+        write(&dir.path().join("etc/cairn/cairn.toml"), "[client]\nnamenodes = [\"system:1\"]\n");
+        assert_eq!(list(&Asked::default()), ["system:1"]);
+        write(&dir.path().join("config/cairn/cairn.toml"), "[client]\nnamenodes = [\"user:1\"]\n");
+        assert_eq!(list(&Asked::default()), ["user:1"]);
+        let named = dir.path().join("named.toml");
+        write(&named, "[client]\nnamenodes = [\"named:1\"]\nlanes = 2\n");
+        assert_eq!(list(&Asked { config: Some(&named), ..Asked::default() }), ["named:1"]);
+        let env =
+            Asked { config: Some(&named), env_namenodes: Some("env:1, env:2".into()), ..Asked::default() };
+        assert_eq!(list(&env), ["env:1", "env:2"]);
+        assert_eq!(env.resolve(&places).unwrap().lanes, Some(2));
+        let flag = ["flag:1".to_string()];
+        assert_eq!(list(&Asked { namenodes: &flag, ..env }), ["flag:1"]);
+    }
+
+    #[test]
+    fn a_bad_address_is_refused() {
+        assert!(check_address("host:80").is_ok());
+        assert!(check_address("[::1]:80").is_ok());
+        for address in ["host", "host:", ":80", "host:0", "host:99999"] {
+            assert!(check_address(address).is_err(), "{address}");
+        }
+    }
+}

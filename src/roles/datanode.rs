@@ -1,0 +1,83 @@
+//! `cairn datanode`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Result, anyhow, bail};
+use clap::Args;
+
+use super::shutdown;
+use crate::args::Connection;
+use crate::config::{Asked, File, Places, check_address};
+use crate::exit::Usage;
+use crate::output;
+
+/// Arguments of `cairn datanode`; each overrides its key in section [datanode].
+#[derive(Args)]
+pub struct Datanode {
+    /// Where it keeps chunks; several times for several disks
+    #[arg(long, value_name = "DIR")]
+    dir: Vec<PathBuf>,
+    /// Where it listens
+    #[arg(long, value_name = "IP:PORT")]
+    listen: Option<SocketAddr>,
+    /// Its address for others (else the one it listens on)
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Option<String>,
+    /// The rack it stands in; replicas are spread over racks
+    #[arg(long, value_name = "NAME")]
+    rack: Option<String>,
+    /// The machine it runs on (else this host's name); replicas are spread over machines
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
+    /// Space on each disk that it leaves free
+    #[arg(long, value_name = "SIZE")]
+    reserve: Option<String>,
+    /// Most space that its chunks may take
+    #[arg(long, value_name = "SIZE")]
+    capacity: Option<String>,
+}
+
+/// Runs until it is told to stop.
+pub async fn run(connection: Connection, args: Datanode) -> Result<u8> {
+    let mut config = File::named(connection.config.as_deref())?.datanode.unwrap_or_default();
+    apply(&mut config, args)?;
+    if !connection.namenodes.is_empty() || config.namenodes.is_empty() {
+        let asked = Asked::with_environment(&connection.namenodes, connection.config.as_deref());
+        config.namenodes = asked.resolve(&Places::from_environment())?.namenodes;
+    }
+    let stop = shutdown()?;
+    tracing::info!(listen = %config.listen, namenodes = ?config.namenodes, "datanode starting");
+    cairn_datanode::run(config, stop).await.map_err(|error| anyhow!("{error}"))?;
+    Ok(0)
+}
+
+fn apply(config: &mut cairn_datanode::Config, args: Datanode) -> Result<()> {
+    let size = |text: &str| output::parse_size(text).map_err(|error| Usage(error.to_string()));
+    if !args.dir.is_empty() {
+        config.dirs = args.dir;
+    }
+    if let Some(listen) = args.listen {
+        config.listen = listen;
+    }
+    if let Some(rack) = args.rack {
+        config.rack = rack;
+    }
+    if let Some(host) = args.host {
+        config.host = host;
+    }
+    if let Some(text) = args.reserve {
+        config.reserve_bytes = size(&text)?;
+    }
+    if let Some(text) = args.capacity {
+        config.capacity_limit = Some(size(&text)?);
+    }
+    if config.dirs.is_empty() {
+        bail!(Usage("no directory: give --dir DIR (once for each disk) or [datanode] dirs".into()));
+    }
+    if let Some(address) = args.advertise {
+        check_address(&address)?;
+        config.advertise = address;
+    }
+    Ok(())
+}

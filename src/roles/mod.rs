@@ -1,0 +1,55 @@
+//! The long-running roles: each parses its settings, runs its crate, and stops in order.
+
+pub mod datanode;
+pub mod mount;
+pub mod namenode;
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::net::TcpStream;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::exit;
+
+/// Becomes true at the first SIGTERM or SIGINT; the second one ends the process at once.
+fn shutdown() -> Result<watch::Receiver<bool>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (send, receive) = watch::channel(false);
+    tokio::spawn(async move {
+        for asked in 0.. {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if asked > 0 {
+                tracing::warn!("asked again: stopping at once");
+                std::process::exit(i32::from(exit::FAILED));
+            }
+            tracing::info!("stopping; ask again to stop at once");
+            let _ = send.send(true);
+        }
+    });
+    Ok(receive)
+}
+
+/// Logs that a role can be reached, once it can.
+fn announce(role: &'static str, listen: SocketAddr) {
+    let mut reachable = listen;
+    if listen.ip().is_unspecified() {
+        reachable.set_ip(if listen.is_ipv4() {
+            Ipv4Addr::LOCALHOST.into()
+        } else {
+            Ipv6Addr::LOCALHOST.into()
+        });
+    }
+    tokio::spawn(async move {
+        while TcpStream::connect(reachable).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        tracing::info!(%listen, "{role} ready");
+    });
+}

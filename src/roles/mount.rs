@@ -1,0 +1,141 @@
+//! `cairn mount` and `cairn umount`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use clap::Args;
+
+use super::shutdown;
+use crate::args::Connection;
+use crate::client;
+use crate::config::{Asked, File, MountSection, Places};
+
+/// Arguments of `cairn mount`; each overrides its key in section [mount].
+#[derive(Args)]
+pub struct Mount {
+    /// The directory to mount on
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// Refuse all changes
+    #[arg(long)]
+    read_only: bool,
+    /// Let other users in (needs root, or user_allow_other in /etc/fuse.conf)
+    #[arg(long)]
+    allow_other: bool,
+    /// How long the kernel may believe attributes and names, in milliseconds
+    #[arg(long, value_name = "MS")]
+    ttl_ms: Option<u64>,
+    /// Threads that answer the kernel
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+}
+
+/// Arguments of `cairn umount`.
+#[derive(Args)]
+pub struct Umount {
+    /// The directory that is mounted on
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// Take it away although it is in use; it ends when the last user is gone
+    #[arg(short, long)]
+    lazy: bool,
+}
+
+/// Mounts, and serves until it is unmounted or told to stop.
+pub async fn run(connection: Connection, args: Mount) -> Result<u8> {
+    let asked = Asked::with_environment(&connection.namenodes, connection.config.as_deref());
+    let section = match &asked.config.map(PathBuf::from).or_else(|| asked.env_config.clone()) {
+        Some(path) => File::read(path)?.mount,
+        None => default_section()?,
+    };
+    let options = options(section, args);
+    let mut stop = shutdown()?;
+    let dir = options.mount_point.clone();
+    let cluster = client::connect("mount", &connection, None).await?;
+    let runtime = tokio::runtime::Handle::current();
+    let served = cluster.clone();
+    let mounted = tokio::task::spawn_blocking(move || cairn_fuse::mount(served, runtime, options))
+        .await
+        .context("mounting")?
+        .map_err(|error| anyhow!("{error}"))?;
+    tracing::info!(dir = %dir.display(), "mount ready");
+    let mounted = Arc::new(mounted);
+    let ended = {
+        let mounted = mounted.clone();
+        tokio::task::spawn_blocking(move || mounted.wait())
+    };
+    tokio::pin!(ended);
+    tokio::select! {
+        result = &mut ended => {
+            result.context("serving the mount")?.map_err(|error| anyhow!("{error}"))?;
+        }
+        () = asked_to_stop(&mut stop) => {
+            let mounted = mounted.clone();
+            tokio::task::spawn_blocking(move || leave(&mounted)).await.context("unmounting")??;
+            // What is open keeps a detached mount alive; it must not keep us for ever.
+            let _ = tokio::time::timeout(Duration::from_secs(20), &mut ended).await;
+        }
+    }
+    cluster.close().await.map_err(|error| anyhow!("{error}"))?;
+    tracing::info!(dir = %dir.display(), "unmounted");
+    Ok(0)
+}
+
+async fn asked_to_stop(stop: &mut tokio::sync::watch::Receiver<bool>) {
+    // An error means that nobody can ask any more.
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Unmounts in order; if somebody is still in it, takes it out of sight and lets them finish.
+fn leave(mounted: &cairn_fuse::Mounted) -> Result<()> {
+    if let Err(error) = mounted.unmount() {
+        tracing::warn!(%error, "still in use; detaching");
+        mounted.detach().map_err(|error| anyhow!("{error}"))?;
+    }
+    Ok(())
+}
+
+fn default_section() -> Result<MountSection> {
+    let places = Places::from_environment();
+    let user = places.config_home.map(|config| config.join("cairn/cairn.toml"));
+    for path in user.into_iter().chain([places.system.join("cairn/cairn.toml")]) {
+        if path.is_file() {
+            return Ok(File::read(&path)?.mount);
+        }
+    }
+    Ok(MountSection::default())
+}
+
+fn options(section: MountSection, args: Mount) -> cairn_fuse::MountOptions {
+    let mut options = cairn_fuse::MountOptions::new(args.dir);
+    options.read_only = args.read_only || section.read_only.unwrap_or(false);
+    options.allow_other = args.allow_other || section.allow_other.unwrap_or(false);
+    if let Some(ms) = args.ttl_ms.or(section.attr_ttl_ms) {
+        options.attr_ttl = Duration::from_millis(ms);
+    }
+    if let Some(ms) = args.ttl_ms.or(section.entry_ttl_ms) {
+        options.entry_ttl = Duration::from_millis(ms);
+    }
+    if let Some(threads) = args.threads.or(section.threads) {
+        options.threads = threads.clamp(1, 64);
+    }
+    if let Some(kib) = section.read_ahead_kib {
+        options.read_ahead_kib = kib;
+    }
+    options
+}
+
+/// Unmounts.
+pub async fn umount(args: Umount) -> Result<u8> {
+    let dir = args.dir.clone();
+    tokio::task::spawn_blocking(move || cairn_fuse::unmount(&args.dir, args.lazy))
+        .await
+        .context("unmounting")?
+        .map_err(|error| anyhow!("{error}"))
+        .with_context(|| format!("cannot unmount {}", dir.display()))?;
+    Ok(0)
+}

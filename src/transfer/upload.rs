@@ -1,0 +1,200 @@
+//! Stores the content of one file in the cluster so that it appears whole or not at all.
+
+use std::pin::pin;
+
+use bytes::{Bytes, BytesMut};
+use cairn_client::{Error, ErrorCode, fs};
+use futures::{Stream, StreamExt};
+
+use super::{PIECE, Progress, SMALL, Temporaries};
+use crate::client::Client;
+use crate::exit::PathError;
+use crate::paths::{ClusterPath, temporary_name};
+
+/// The file to be.
+#[derive(Debug, Clone)]
+pub struct NewFile {
+    /// Its final name.
+    pub path: ClusterPath,
+    /// Its permission bits.
+    pub mode: u32,
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Its modification time; none: now.
+    pub mtime_ns: Option<i64>,
+    /// Replace what has the name now.
+    pub overwrite: bool,
+    /// Return only when it is on the disks.
+    pub sync: bool,
+}
+
+/// Stores `pieces` as `new`.
+pub async fn store<S>(
+    client: &Client,
+    new: &NewFile,
+    pieces: S,
+    temporaries: &Temporaries,
+    progress: &Progress,
+) -> Result<fs::Attr, PathError>
+where
+    S: Stream<Item = Result<Bytes, PathError>> + Send,
+{
+    let mut pieces = pin!(pieces);
+    let mut head: Vec<Bytes> = Vec::new();
+    let mut held = 0;
+    while held <= SMALL {
+        match pieces.next().await {
+            Some(piece) => {
+                let piece = piece?;
+                held += piece.len();
+                head.push(piece);
+            }
+            None => {
+                let attr = store_small(client, new, joined(head, held)).await?;
+                progress.moved(held as u64);
+                progress.file_done();
+                return Ok(attr);
+            }
+        }
+    }
+    let rest = futures::stream::iter(head.into_iter().map(Ok)).chain(pieces);
+    let attr = store_large(client, new, rest, temporaries, progress).await?;
+    progress.file_done();
+    Ok(attr)
+}
+
+fn joined(mut pieces: Vec<Bytes>, length: usize) -> Bytes {
+    if pieces.len() == 1
+        && let Some(only) = pieces.pop()
+    {
+        return only;
+    }
+    let mut whole = BytesMut::with_capacity(length);
+    for piece in &pieces {
+        whole.extend_from_slice(piece);
+    }
+    whole.freeze()
+}
+
+async fn store_small(client: &Client, new: &NewFile, content: Bytes) -> Result<fs::Attr, PathError> {
+    let ask = fs::CreateFile {
+        at: Some(new.path.node()),
+        mode: new.mode,
+        uid: new.uid,
+        gid: new.gid,
+        exclusive: !new.overwrite,
+        truncate: new.overwrite,
+        ..Default::default()
+    };
+    let attr = client
+        .cluster
+        .put_small(&client.cred, ask, content, new.mtime_ns, new.sync)
+        .await
+        .map_err(PathError::remote(&new.path))?;
+    // A file that was replaced in place keeps its mode and owner unless they are to be the source's.
+    let other = attr.mode != new.mode || attr.uid != new.uid || attr.gid != new.gid;
+    if new.overwrite && new.mtime_ns.is_some() && other {
+        return set_identity(client, new, attr.inode).await;
+    }
+    Ok(attr)
+}
+
+async fn set_identity(client: &Client, new: &NewFile, inode: u64) -> Result<fs::Attr, PathError> {
+    let ask = fs::SetAttr {
+        at: Some(fs::NodeRef { inode, path: Bytes::new() }),
+        mode: Some(new.mode),
+        uid: Some(new.uid),
+        gid: Some(new.gid),
+        mtime_ns: new.mtime_ns,
+        ..Default::default()
+    };
+    client.cluster.set_attr(&client.cred, ask).await.map_err(PathError::remote(&new.path))
+}
+
+/// Writes under a temporary name in the same directory, then renames.
+async fn store_large<S>(
+    client: &Client,
+    new: &NewFile,
+    pieces: S,
+    temporaries: &Temporaries,
+    progress: &Progress,
+) -> Result<fs::Attr, PathError>
+where
+    S: Stream<Item = Result<Bytes, PathError>> + Send,
+{
+    let Some(name) = new.path.name() else {
+        return Err(PathError::Remote(new.path.clone(), ErrorCode::IsDirectory.into()));
+    };
+    // Refuse before moving gigabytes, not after.
+    match client.look(&new.path, false).await? {
+        Some(attr) if attr.kind() == fs::FileKind::Directory => {
+            return Err(PathError::Remote(new.path.clone(), ErrorCode::IsDirectory.into()));
+        }
+        Some(_) if !new.overwrite => {
+            return Err(PathError::Remote(new.path.clone(), ErrorCode::Exists.into()));
+        }
+        _ => {}
+    }
+    let temporary = new.path.parent().join(&temporary_name(name, "put"));
+    temporaries.begin(&temporary);
+    match write_and_rename(client, new, &temporary, pieces, progress).await {
+        Ok(attr) => {
+            temporaries.done(&temporary);
+            Ok(attr)
+        }
+        Err(error) => {
+            temporaries.discard(&client.cluster, &client.cred, &temporary).await;
+            Err(error)
+        }
+    }
+}
+
+async fn write_and_rename<S>(
+    client: &Client,
+    new: &NewFile,
+    temporary: &ClusterPath,
+    pieces: S,
+    progress: &Progress,
+) -> Result<fs::Attr, PathError>
+where
+    S: Stream<Item = Result<Bytes, PathError>> + Send,
+{
+    let refused = |error: Error| PathError::Remote(new.path.clone(), error);
+    let ask = fs::CreateFile {
+        at: Some(temporary.node()),
+        mode: new.mode,
+        uid: new.uid,
+        gid: new.gid,
+        exclusive: true,
+        ..Default::default()
+    };
+    let created = client.cluster.create(&client.cred, ask).await.map_err(refused)?;
+    let file = client.cluster.open(&client.cred, created.attr.unwrap_or_default());
+    let mut pieces = pin!(pieces);
+    let mut offset = 0;
+    while let Some(piece) = pieces.next().await {
+        let mut piece = piece?;
+        while !piece.is_empty() {
+            let part = piece.split_to(piece.len().min(PIECE));
+            let length = part.len() as u64;
+            file.write_at(offset, part).await.map_err(refused)?;
+            offset += length;
+            progress.moved(length);
+        }
+    }
+    let mut attr = if new.sync { file.sync().await } else { file.flush().await }.map_err(refused)?;
+    if let Some(mtime_ns) = new.mtime_ns {
+        let ask = fs::SetAttr {
+            at: Some(fs::NodeRef { inode: attr.inode, path: Bytes::new() }),
+            mtime_ns: Some(mtime_ns),
+            ..Default::default()
+        };
+        attr = client.cluster.set_attr(&client.cred, ask).await.map_err(refused)?;
+    }
+    let mode = if new.overwrite { fs::RenameMode::Replace } else { fs::RenameMode::NoReplace };
+    let ask = fs::Rename { from: Some(temporary.node()), to: Some(new.path.node()), mode: mode as i32 };
+    client.cluster.rename(&client.cred, ask).await.map_err(refused)?;
+    Ok(attr)
+}

@@ -1,0 +1,188 @@
+//! `cairn cp`: copies within the cluster, by way of this machine.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use bytes::Bytes;
+use cairn_client::{Error, ErrorCode, fs};
+use clap::Args;
+use futures::StreamExt;
+
+use super::Flight;
+use crate::client::{Client, may_read};
+use crate::exit::{self, PathError};
+use crate::paths::ClusterPath;
+use crate::transfer::{self, NewFile, Progress, Temporaries};
+use crate::tree::{Entry, Walk};
+
+/// Arguments of `cairn cp`.
+#[derive(Args)]
+pub struct Cp {
+    /// What to copy, and where to
+    #[arg(value_names = ["FROM", "TO"], num_args = 2.., required = true)]
+    paths: Vec<ClusterPath>,
+    /// Also directories and all they hold
+    #[arg(short, short_alias = 'R', long)]
+    recursive: bool,
+    /// Keep modes, modification times and, for root, owners
+    #[arg(short, long)]
+    preserve: bool,
+    /// Refuse to replace files
+    #[arg(short, long)]
+    no_clobber: bool,
+    /// Draw no progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// Copies.
+pub async fn run(client: Arc<Client>, mut args: Cp) -> Result<()> {
+    let Some(to) = args.paths.pop() else { return Ok(()) };
+    let targets = super::destinations(&client, &args.paths, &to).await?;
+    let copy = Arc::new(Copy {
+        client: client.clone(),
+        temporaries: Temporaries::default(),
+        progress: Progress::start("cp", args.quiet),
+        preserve: args.preserve,
+        overwrite: !args.no_clobber,
+    });
+    client.report.attach(copy.progress.bar());
+    tokio::select! {
+        () = copy.all(&args.paths, &targets, args.recursive) => {}
+        _ = tokio::signal::ctrl_c() => {
+            copy.progress.finish();
+            copy.temporaries.discard_all(&client.cluster, &client.cred).await;
+            std::process::exit(i32::from(exit::INTERRUPTED));
+        }
+    }
+    client.report.attach(None);
+    copy.progress.finish();
+    Ok(())
+}
+
+struct Copy {
+    client: Arc<Client>,
+    temporaries: Temporaries,
+    progress: Progress,
+    preserve: bool,
+    overwrite: bool,
+}
+
+impl Copy {
+    async fn all(self: &Arc<Self>, sources: &[ClusterPath], targets: &[ClusterPath], recursive: bool) {
+        for (from, to) in sources.iter().zip(targets) {
+            let attr = match self.client.stat(from, true).await {
+                Ok(attr) => attr,
+                Err(error) => {
+                    self.client.report.failed(error);
+                    continue;
+                }
+            };
+            if attr.kind() == fs::FileKind::Directory && !recursive {
+                let error = ErrorCode::IsDirectory.because("use -r");
+                self.client.report.failed(PathError::Remote(from.clone(), error));
+            } else if from.contains(to) {
+                self.client.report.failed(format!("{from}: cannot copy into itself, {to}"));
+            } else {
+                self.tree(from, attr, to).await;
+            }
+        }
+    }
+
+    async fn tree(self: &Arc<Self>, from: &ClusterPath, attr: fs::Attr, to: &ClusterPath) {
+        let mut flight = Flight::new(&self.client, transfer::JOBS);
+        let mut directories = Vec::new();
+        let mut walk = Walk::new(self.client.clone(), from.clone(), attr);
+        while let Some(found) = walk.next().await {
+            let entry = match found {
+                Ok(entry) => entry,
+                Err(error) => {
+                    self.client.report.failed(error);
+                    continue;
+                }
+            };
+            let target = ClusterPath::new(&[to.as_bytes(), b"/", below(from, &entry.path)].concat());
+            let copy = self.clone();
+            match entry.attr.kind() {
+                fs::FileKind::Directory => match self.directory(&entry, &target).await {
+                    Ok(()) => directories.push((target, entry.attr)),
+                    Err(error) => {
+                        self.client.report.failed(error);
+                        walk.skip();
+                    }
+                },
+                fs::FileKind::File => flight.start(async move { copy.file(entry, target).await }).await,
+                fs::FileKind::Symlink => flight.start(async move { copy.symlink(entry, target).await }).await,
+                _ => self.client.report.note(format!("{}: not a regular file; left out", entry.path)),
+            }
+        }
+        flight.land().await;
+        for (path, attr) in directories.into_iter().rev().filter(|_| self.preserve) {
+            if let Err(error) = self.dress(&path, &attr).await {
+                self.client.report.failed(error);
+            }
+        }
+    }
+
+    async fn file(&self, entry: Entry, target: ClusterPath) -> Result<(), PathError> {
+        let Entry { path, attr, .. } = entry;
+        if !may_read(&self.client.cred, &attr) {
+            return Err(PathError::Remote(path, Error::from(ErrorCode::PermissionDenied)));
+        }
+        let cred = &self.client.cred;
+        let owner = self.preserve && cred.uid == 0;
+        let new = NewFile {
+            path: target,
+            mode: if self.preserve { attr.mode } else { attr.mode & 0o777 & !self.client.umask },
+            uid: if owner { attr.uid } else { cred.uid },
+            gid: if owner { attr.gid } else { cred.gid },
+            mtime_ns: self.preserve.then_some(attr.mtime_ns),
+            overwrite: self.overwrite,
+            sync: false,
+        };
+        let pieces = self.client.cluster.read_stream(&attr, 0, attr.size);
+        let pieces = pieces.map(|piece: cairn_client::Result<Bytes>| piece.map_err(PathError::remote(&path)));
+        transfer::store(&self.client, &new, pieces, &self.temporaries, &self.progress).await?;
+        Ok(())
+    }
+
+    async fn symlink(&self, entry: Entry, target: ClusterPath) -> Result<(), PathError> {
+        let cred = &self.client.cred;
+        let text =
+            self.client.cluster.read_link(cred, entry.at).await.map_err(PathError::remote(&entry.path))?;
+        let ask = fs::Symlink { at: Some(target.node()), target: text, uid: cred.uid, gid: cred.gid };
+        self.client.cluster.symlink(cred, ask).await.map_err(PathError::remote(&target))?;
+        Ok(())
+    }
+
+    async fn directory(&self, entry: &Entry, target: &ClusterPath) -> Result<(), PathError> {
+        let cred = &self.client.cred;
+        let mode = (entry.attr.mode & 0o777 & !self.client.umask) | 0o700;
+        let ask = fs::Mkdir { at: Some(target.node()), mode, uid: cred.uid, gid: cred.gid, parents: false };
+        match self.client.cluster.mkdir(cred, ask).await {
+            Err(error) if error.code == ErrorCode::Exists && self.client.is_directory(target).await? => {
+                Ok(())
+            }
+            Err(error) => Err(PathError::Remote(target.clone(), error)),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    async fn dress(&self, path: &ClusterPath, attr: &fs::Attr) -> Result<(), PathError> {
+        let root = self.client.cred.uid == 0;
+        let ask = fs::SetAttr {
+            at: Some(path.node()),
+            mode: Some(attr.mode),
+            uid: root.then_some(attr.uid),
+            gid: root.then_some(attr.gid),
+            mtime_ns: Some(attr.mtime_ns),
+            ..Default::default()
+        };
+        self.client.cluster.set_attr(&self.client.cred, ask).await.map_err(PathError::remote(path))?;
+        Ok(())
+    }
+}
+
+fn below<'a>(from: &ClusterPath, path: &'a ClusterPath) -> &'a [u8] {
+    path.as_bytes().get(from.as_bytes().len()..).unwrap_or_default()
+}

@@ -1,0 +1,292 @@
+//! Judges a cluster by its status, and renders it.
+
+use cairn_client::fs::{self, Liveness};
+use serde_json::{Value, json};
+
+use crate::output::{self, Table};
+
+/// How a cluster is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Health {
+    /// Everything that should be there is.
+    Healthy,
+    /// All data can be read, but something is down or has too few replicas.
+    Degraded,
+    /// Some data cannot be read.
+    Missing,
+}
+
+impl Health {
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Health::Healthy => "healthy",
+            Health::Degraded => "degraded",
+            Health::Missing => "data missing",
+        }
+    }
+
+    /// What `cairn status` exits with.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Health::Healthy => 0,
+            Health::Degraded => 1,
+            Health::Missing => 2,
+        }
+    }
+}
+
+/// A judgement with its reasons.
+pub struct Verdict {
+    /// How the cluster is.
+    pub health: Health,
+    /// Why it is not healthy.
+    pub reasons: Vec<String>,
+}
+
+/// Judges.
+pub fn judge(status: &fs::ClusterStatus) -> Verdict {
+    let mut reasons = Vec::new();
+    let repair = status.repair.unwrap_or_default();
+    let mut health = Health::Healthy;
+    if repair.missing > 0 {
+        health = Health::Missing;
+        reasons.push(format!("{} without any live replica", counted(repair.missing, "chunk")));
+    }
+    let mut degraded = Vec::new();
+    if repair.under_replicated > 0 {
+        degraded.push(format!("{} under-replicated", counted(repair.under_replicated, "chunk")));
+    }
+    for (liveness, word) in [(Liveness::Dead, "dead"), (Liveness::Suspect, "suspect")] {
+        let count = status.datanodes.iter().filter(|node| node.liveness() == liveness).count() as u64;
+        if count > 0 {
+            degraded.push(format!("{} {word}", counted(count, "datanode")));
+        }
+    }
+    let failed_dirs: u64 = status.datanodes.iter().map(|node| u64::from(node.failed_dirs)).sum();
+    if failed_dirs > 0 {
+        degraded.push(format!("{} failed", counted(failed_dirs, "data directory").replace("ys", "ies")));
+    }
+    let down = status.namenodes.iter().filter(|node| !node.reachable && !node.leader).count() as u64;
+    if down > 0 {
+        degraded.push(format!("{} unreachable", counted(down, "namenode")));
+    }
+    let fs = status.fs.clone().unwrap_or_default();
+    let usable = status.datanodes.iter().filter(|node| node.liveness() != Liveness::Dead).count() as u64;
+    if usable < u64::from(fs.default_replication) {
+        let wanted = fs.default_replication;
+        degraded.push(format!("{} for {wanted} replicas", counted(usable, "datanode")));
+    }
+    if fs.capacity > 0 && fs.available < fs.capacity / 20 {
+        degraded.push("less than 5% of the space is left".into());
+    }
+    if !degraded.is_empty() {
+        health = health.max(Health::Degraded);
+    }
+    reasons.extend(degraded);
+    Verdict { health, reasons }
+}
+
+fn counted(count: u64, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
+/// One word for a liveness.
+pub fn liveness_name(liveness: Liveness) -> &'static str {
+    match liveness {
+        Liveness::Unknown => "unknown",
+        Liveness::Live => "live",
+        Liveness::Suspect => "suspect",
+        Liveness::Dead => "dead",
+    }
+}
+
+/// The whole status as text for people.
+pub fn render(status: &fs::ClusterStatus) -> String {
+    let verdict = judge(status);
+    let fs = status.fs.clone().unwrap_or_default();
+    let mut text = format!("cluster {}: {}", fs.cluster_id, verdict.health.name());
+    if !verdict.reasons.is_empty() {
+        text.push_str(&format!(" ({})", verdict.reasons.join(", ")));
+    }
+    text.push_str("\n\nnamenodes\n");
+    text.push_str(&namenodes(status));
+    text.push_str("\ndatanodes\n");
+    text.push_str(&datanodes(status));
+    text.push_str(&format!(
+        "\nfiles {}   directories {}   data {}   sessions {}\n",
+        status.files,
+        status.directories,
+        output::size(fs.live_bytes),
+        status.sessions
+    ));
+    let repair = status.repair.unwrap_or_default();
+    text.push_str(&format!(
+        "chunks {} open, {} sealed   under-replicated {}   missing {}   surplus {}\n",
+        status.open_chunks, status.sealed_chunks, repair.under_replicated, repair.missing, repair.surplus
+    ));
+    text.push_str(&format!("repair {}\n", repair_line(&repair)));
+    text
+}
+
+/// Repair in one line: what is left, how fast it goes, how long it will take.
+pub fn repair_line(repair: &fs::RepairInfo) -> String {
+    if repair.under_replicated == 0 && repair.in_flight == 0 {
+        return match repair.chunks_repaired {
+            0 => "idle".into(),
+            count => {
+                format!("idle; {} repaired, {}", counted(count, "chunk"), output::size(repair.bytes_copied))
+            }
+        };
+    }
+    let mut line = format!(
+        "{} left ({}), {} in flight, {}/s",
+        counted(repair.under_replicated, "chunk"),
+        output::size(repair.bytes_left),
+        repair.in_flight,
+        output::size(repair.bytes_per_second)
+    );
+    if let Some(seconds) = repair.seconds_left {
+        line.push_str(&format!(", about {} to go", output::span(seconds.saturating_mul(1000))));
+    }
+    line
+}
+
+fn namenodes(status: &fs::ClusterStatus) -> String {
+    let mut table = Table::new(&[">id", "address", "role", ">log", "state"]);
+    for node in &status.namenodes {
+        let role = match (node.leader, node.voter) {
+            (true, _) => "leader",
+            (false, true) => "follower",
+            (false, false) => "learner",
+        };
+        let state = if node.reachable || node.leader { "up" } else { "unreachable" };
+        table.row(vec![
+            node.id.to_string(),
+            node.address.clone(),
+            role.into(),
+            node.matched.to_string(),
+            state.into(),
+        ]);
+    }
+    table.render(2)
+}
+
+fn datanodes(status: &fs::ClusterStatus) -> String {
+    let headers = [">node", "address", "host", "rack", "state", ">used", ">capacity", ">replicas", ">heard"];
+    let mut table = Table::new(&headers);
+    for node in &status.datanodes {
+        let mut state = liveness_name(node.liveness()).to_string();
+        if node.admin() == fs::AdminState::Decommissioning {
+            state.push_str(", leaving");
+        }
+        if node.failed_dirs > 0 {
+            state.push_str(&format!(", {} dirs failed", node.failed_dirs));
+        }
+        let heard = match node.liveness() {
+            Liveness::Unknown => "-".into(),
+            _ => format!("{} ago", output::span(node.last_heard_ms)),
+        };
+        table.row(vec![
+            node.node.to_string(),
+            node.address.clone(),
+            node.host.clone(),
+            node.rack.clone(),
+            state,
+            output::size(node.used),
+            output::size(node.capacity),
+            node.replicas.to_string(),
+            heard,
+        ]);
+    }
+    table.render(2)
+}
+
+/// The whole status for programs.
+pub fn as_json(status: &fs::ClusterStatus) -> Value {
+    let verdict = judge(status);
+    let fs = status.fs.clone().unwrap_or_default();
+    let repair = status.repair.unwrap_or_default();
+    let namenodes: Vec<Value> = status
+        .namenodes
+        .iter()
+        .map(|node| {
+            json!({
+                "id": node.id, "address": node.address, "leader": node.leader, "voter": node.voter,
+                "matched": node.matched, "reachable": node.reachable,
+            })
+        })
+        .collect();
+    let datanodes: Vec<Value> = status
+        .datanodes
+        .iter()
+        .map(|node| {
+            json!({
+                "node": node.node, "uuid": node.uuid, "address": node.address, "host": node.host,
+                "rack": node.rack, "liveness": liveness_name(node.liveness()),
+                "decommissioning": node.admin() == fs::AdminState::Decommissioning,
+                "capacity": node.capacity, "available": node.available, "used": node.used,
+                "replicas": node.replicas, "last_heard_ms": node.last_heard_ms, "failed_dirs": node.failed_dirs,
+            })
+        })
+        .collect();
+    json!({
+        "health": verdict.health.name(), "reasons": verdict.reasons, "cluster_id": fs.cluster_id,
+        "term": status.term, "applied": status.applied, "namenodes": namenodes, "datanodes": datanodes,
+        "files": status.files, "directories": status.directories, "sessions": status.sessions,
+        "capacity": fs.capacity, "available": fs.available, "live_bytes": fs.live_bytes,
+        "default_replication": fs.default_replication, "chunk_size": fs.chunk_size,
+        "open_chunks": status.open_chunks, "sealed_chunks": status.sealed_chunks,
+        "repair": {
+            "under_replicated": repair.under_replicated, "missing": repair.missing, "surplus": repair.surplus,
+            "in_flight": repair.in_flight, "bytes_left": repair.bytes_left, "bytes_copied": repair.bytes_copied,
+            "bytes_per_second": repair.bytes_per_second, "chunks_repaired": repair.chunks_repaired,
+            "seconds_left": repair.seconds_left,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster() -> fs::ClusterStatus {
+        let node = |liveness: Liveness| fs::DatanodeInfo { liveness: liveness as i32, ..Default::default() };
+        fs::ClusterStatus {
+            fs: Some(fs::FsStats {
+                capacity: 100,
+                available: 50,
+                default_replication: 3,
+                ..Default::default()
+            }),
+            datanodes: vec![node(Liveness::Live); 3],
+            namenodes: vec![fs::NamenodeInfo { leader: true, reachable: true, ..Default::default() }],
+            repair: Some(fs::RepairInfo::default()),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_whole_cluster_is_healthy() {
+        let verdict = judge(&cluster());
+        assert_eq!(verdict.health, Health::Healthy);
+        assert!(verdict.reasons.is_empty());
+        assert!(render(&cluster()).contains("healthy"));
+    }
+
+    #[test]
+    fn a_dead_datanode_degrades_and_a_lost_chunk_is_worse() {
+        let mut status = cluster();
+        status.datanodes[0].liveness = Liveness::Dead as i32;
+        status.repair = Some(fs::RepairInfo { under_replicated: 2, ..Default::default() });
+        let verdict = judge(&status);
+        assert_eq!(verdict.health, Health::Degraded);
+        assert_eq!(
+            verdict.reasons,
+            ["2 chunks under-replicated", "1 datanode dead", "2 datanodes for 3 replicas"]
+        );
+        status.repair = Some(fs::RepairInfo { missing: 1, ..Default::default() });
+        assert_eq!(judge(&status).health, Health::Missing);
+        assert_eq!(judge(&status).health.exit_code(), 2);
+    }
+}
