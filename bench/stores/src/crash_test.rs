@@ -1,6 +1,7 @@
 //! kill -9 at random moments: what is left must be sound, and not behind the last durable commit.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -29,8 +30,10 @@ pub fn crash_test(settings: &Settings) -> Result<(), Failure> {
     println!("|---|---|---|---|---|");
     for &engine in &settings.engines {
         let (mut unsound, mut behind, mut lost) = (0, 0, Vec::new());
+        let mut durable = 0.0;
         for _ in 0..settings.rounds {
-            let left = kill_once(settings, base.path(), engine)?;
+            let left = kill_once(settings, base.path(), engine, durable)?;
+            durable = left.durable;
             eprintln!("{:9} {left:?}", engine.name());
             unsound += usize::from(left.wrong > 0.0);
             behind += usize::from(left.found < left.durable);
@@ -45,7 +48,8 @@ pub fn crash_test(settings: &Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-fn kill_once(settings: &Settings, base: &std::path::Path, engine: Engine) -> Result<Left, Failure> {
+/// One life of a writer; `durable` is what an earlier one was promised.
+fn kill_once(settings: &Settings, base: &Path, engine: Engine, durable: f64) -> Result<Left, Failure> {
     let work = work(settings, base, engine);
     let mut child = step_command("crash", &work)?.stdout(Stdio::piped()).spawn()?;
     let out = child.stdout.take().ok_or_else(|| Failure::Wrong("the writer has no output".into()))?;
@@ -56,7 +60,7 @@ fn kill_once(settings: &Settings, base: &std::path::Path, engine: Engine) -> Res
         std::thread::sleep(Duration::from_millis(rand::random_range(20..4_500)));
         child.kill().and_then(|()| child.wait())
     });
-    let mut left = Left::default();
+    let mut left = Left { durable, ..Left::default() };
     loop {
         match said.split_once(' ').map(|(word, time)| (word, time.parse::<f64>())) {
             Some(("durable", Ok(time))) => (left.durable, left.applied) = (time, time),
