@@ -4,10 +4,10 @@
 //! memtable without syncing the journal first, so with a keyspace a table a power cut could leave one table ahead
 //! of another; within one keyspace what survives is a prefix of the commits.
 
-use std::ops::{Bound, ControlFlow};
+use std::ops::Bound;
 use std::path::Path;
 
-use cairn_metadata::store::{Durability, ReadBody, Store, StoreError, Table, Txn, View, WriteBody};
+use cairn_metadata::store::{Durability, ReadBody, Store, StoreError, Table, Txn, View, Visit, WriteBody};
 use fjall::{
     KeyspaceCreateOptions, PersistMode, Readable, SingleWriterTxDatabase, SingleWriterTxKeyspace,
     SingleWriterWriteTx as WriteTransaction,
@@ -79,13 +79,7 @@ impl<R: Readable> FjallView<R> {
         Ok(value.map(|value| value.to_vec()))
     }
 
-    fn scan_pairs(
-        &self,
-        table: Table,
-        start: &[u8],
-        end: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
+    fn scan_pairs(&self, table: Table, start: &[u8], end: &[u8], visit: Visit<'_>) -> Result<(), StoreError> {
         if !end.is_empty() && start >= end {
             return Ok(());
         }
@@ -107,13 +101,7 @@ impl<R: Readable> View for FjallView<R> {
         self.get_pair(table, key)
     }
 
-    fn scan(
-        &self,
-        table: Table,
-        start: &[u8],
-        end: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, table: Table, start: &[u8], end: &[u8], visit: Visit<'_>) -> Result<(), StoreError> {
         self.scan_pairs(table, start, end, visit)
     }
 }

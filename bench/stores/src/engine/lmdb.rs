@@ -1,9 +1,9 @@
 //! LMDB through heed: a memory-mapped copy-on-write B-tree, with the page cache as its only cache.
 
-use std::ops::{Bound, ControlFlow};
+use std::ops::Bound;
 use std::path::Path;
 
-use cairn_metadata::store::{Durability, ReadBody, Store, StoreError, Table, Txn, View, WriteBody};
+use cairn_metadata::store::{Durability, ReadBody, Store, StoreError, Table, Txn, View, Visit, WriteBody};
 use heed::types::Bytes;
 use heed::{AnyTls, CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, RoTxn, RwTxn, WithoutTls};
 
@@ -107,7 +107,7 @@ fn scan(
     txn: &RoTxn<AnyTls>,
     table: Table,
     (start, end): (&[u8], &[u8]),
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    visit: Visit<'_>,
 ) -> Result<(), StoreError> {
     if !end.is_empty() && start >= end {
         return Ok(());
@@ -134,13 +134,7 @@ impl View for LmdbView {
         get(&self.tables, &self.transaction, table, key)
     }
 
-    fn scan(
-        &self,
-        table: Table,
-        start: &[u8],
-        end: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, table: Table, start: &[u8], end: &[u8], visit: Visit<'_>) -> Result<(), StoreError> {
         scan(&self.tables, &self.transaction, table, (start, end), visit)
     }
 }
@@ -155,13 +149,7 @@ impl View for LmdbTxn<'_> {
         get(&self.tables, &self.transaction, table, key)
     }
 
-    fn scan(
-        &self,
-        table: Table,
-        start: &[u8],
-        end: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, table: Table, start: &[u8], end: &[u8], visit: Visit<'_>) -> Result<(), StoreError> {
         scan(&self.tables, &self.transaction, table, (start, end), visit)
     }
 }
