@@ -340,7 +340,8 @@ async fn connect(address: &str) -> Result<NamenodeClient<Channel>> {
 /// Asks all namenodes at once; the answer of the highest term counts.
 async fn find_leader(namenodes: &[String]) -> Result<String> {
     let mut asked = JoinSet::new();
-    for address in namenodes.iter().cloned() {
+    for address in namenodes {
+        let address = address.clone();
         asked.spawn(async move {
             let ask = async {
                 let mut client = connect(&address).await?;

@@ -58,7 +58,7 @@ impl Default for Config {
             reserve_bytes: 1 << 30,
             capacity_limit: None,
             max_connections: 1024,
-            chain_stall_ms: 5_000,
+            chain_stall_ms: 1_200,
             sync_stall_ms: 15_000,
             connect_timeout_ms: 1_000,
             handshake_timeout_ms: 10_000,

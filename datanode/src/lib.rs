@@ -9,6 +9,7 @@ mod chain;
 mod config;
 mod connection;
 mod copy;
+mod link;
 pub mod orders;
 mod peer;
 pub mod server;

@@ -2,7 +2,6 @@
 
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::Duration;
 
 use cairn_proto::data::{Hello, Read, Request, Response, request, response};
 use cairn_proto::frame;
@@ -130,12 +129,6 @@ impl Peer {
                 _ => return Err(ErrorCode::Malformed.because("a read was answered with another length")),
             }
         }
-    }
-
-    /// The longest any reply of `links` more datanodes may take while a chain is being opened.
-    pub fn opening_patience(settings: &Settings, links: usize) -> Patience {
-        let limit = settings.connect * (links as u32 + 1) + Duration::from_millis(500);
-        Patience { idle: limit, frame: limit }
     }
 }
 

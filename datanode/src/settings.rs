@@ -20,7 +20,8 @@ pub struct Settings {
     pub frame: Duration,
     /// To connect to the next link or a source.
     pub connect: Duration,
-    /// Without an acknowledgement while bytes are outstanding.
+    /// Without an acknowledgement while bytes are outstanding. Less than the two seconds after which a client
+    /// gives the whole chain up, so that it learns which datanode to avoid.
     pub stall: Duration,
     /// The same while a sync is outstanding.
     pub sync_stall: Duration,
@@ -37,7 +38,7 @@ impl Default for Settings {
             idle_chain: Duration::from_secs(600),
             frame: Duration::from_secs(30),
             connect: Duration::from_secs(1),
-            stall: Duration::from_secs(5),
+            stall: Duration::from_millis(1200),
             sync_stall: Duration::from_secs(15),
             read_stall: Duration::from_secs(5),
         }
@@ -48,7 +49,7 @@ impl Settings {
     /// How often a reader that waits looks at the clock.
     pub fn tick(&self) -> Duration {
         let shortest = self.handshake.min(self.stall).min(self.read_stall).min(self.idle);
-        (shortest / 4).clamp(Duration::from_millis(5), Duration::from_secs(1))
+        (shortest / 8).clamp(Duration::from_millis(5), Duration::from_secs(1))
     }
 
     /// How long a link with `after` more links behind it waits for an acknowledgement. The first link waits

@@ -213,8 +213,12 @@ mod tests {
     }
 
     const GOLDEN_HEADER: &str = "434149524e4352430100000000000100080706050403020100000000e1dc1cd0";
-    const GOLDEN_RECORD: &str = "";
-    const GOLDEN_SEAL: &str = "";
+    const GOLDEN_RECORD: &str = "0300000009030000efbeadde3adeaf70";
+    const GOLDEN_SEAL: &str = concat!(
+        "434149524e53454c0100010000000000",
+        "abababababababababababababababababababababababababababababababab",
+        "0000000000000000000000004f556004"
+    );
 
     #[test]
     fn everything_reads_back_and_no_flipped_bit_passes() {

@@ -130,7 +130,8 @@ fn silent_link() -> (ChainLink, std::thread::JoinHandle<()>) {
 
 #[test]
 fn a_stalled_link_is_named_by_the_one_before_it() {
-    let nodes = [Node::start(1), Node::start(2)];
+    let impatient = || Settings { stall: Duration::from_secs(2), ..settings() };
+    let nodes = [Node::start_with(1, impatient(), None), Node::start_with(2, impatient(), None)];
     let (silent, thread) = silent_link();
     let mut client = Client::connect(&nodes[0]);
     let links = vec![nodes[1].link(), silent];

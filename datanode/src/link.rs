@@ -1,0 +1,64 @@
+//! Opening one link of a chain: the own replica, and the connection to the next link.
+
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_proto::data::{ChainLink, OpenChain, request, response};
+use cairn_proto::limits::MAX_REPLICATION;
+use cairn_proto::{Error, ErrorCode};
+
+use crate::peer::{Peer, Refusal};
+use crate::server::Shared;
+use crate::settings::Settings;
+use crate::socket::Patience;
+use crate::store::Appender;
+
+/// Opens the next link and the own replica, and waits until all links below are ready.
+pub fn open_links(
+    upstream: &Arc<TcpStream>,
+    shared: &Shared,
+    open: &OpenChain,
+) -> Result<(Appender, Option<Peer>), Refusal> {
+    if open.links.len() >= MAX_REPLICATION as usize {
+        let error = ErrorCode::TooLarge.because(format!("a chain of {} links", open.links.len() + 1));
+        return Err(Refusal { error, node: shared.node() });
+    }
+    let mut peer = None;
+    if let Some((next, rest)) = open.links.split_first() {
+        let below = OpenChain { chunk: open.chunk, length: open.length, links: rest.to_vec() };
+        let connected =
+            Peer::connect(&next.address, &shared.store.cluster_id().unwrap_or_default(), &shared.settings)
+                .and_then(|peer| peer.send(request::Kind::Open(below)).map(|()| peer));
+        peer = Some((connected.map_err(|error| broken_link(next, &error))?, next, rest.len()));
+    }
+    // Meanwhile the links below open theirs.
+    let own = shared.store.open_appender(open.chunk, open.length, upstream);
+    let appender = own.map_err(|error| Refusal { error, node: shared.node() })?;
+    let Some((mut peer, next, after)) = peer else { return Ok((appender, None)) };
+    let patience = opening_patience(&shared.settings, after);
+    match peer.receive(&mut Vec::new(), &mut |waiting| patience.check(waiting)) {
+        Ok(Some((response::Kind::Opened(_), 0))) => Ok((appender, Some(peer))),
+        Ok(_) => Err(broken_link(next, &ErrorCode::Malformed.because("no answer to OpenChain"))),
+        Err(refusal) if refusal.node != 0 => Err(refusal),
+        Err(refusal) if is_connection(&refusal.error) => Err(broken_link(next, &refusal.error)),
+        Err(refusal) => Err(Refusal { node: next.node, ..refusal }),
+    }
+}
+
+fn is_connection(error: &Error) -> bool {
+    matches!(error.code, ErrorCode::Unavailable | ErrorCode::Timeout)
+}
+
+/// A refusal that blames the next link.
+pub fn broken_link(link: &ChainLink, error: &Error) -> Refusal {
+    let error =
+        ErrorCode::ChainBroken.because(format!("datanode {} at {}: {error}", link.node, link.address));
+    Refusal { error, node: link.node }
+}
+
+/// The longest any reply of `links` more datanodes may take while a chain is being opened.
+fn opening_patience(settings: &Settings, links: usize) -> Patience {
+    let limit = settings.connect * (links as u32 + 1) + Duration::from_millis(500);
+    Patience { idle: limit, frame: limit }
+}
