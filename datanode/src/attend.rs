@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use cairn_proto::control::namenode_client::NamenodeClient;
 use cairn_proto::control::{
-    DatanodeMessage, DiskSpace, Heartbeat, NamenodeMessage, Order, Register, Registered, ReplicaBad,
-    WhoLeadsRequest, datanode_message, namenode_message, order,
+    DatanodeMessage, DiskSpace, Heartbeat, NamenodeMessage, Order, OrderDone, Register, Registered,
+    ReplicaBad, WhoLeadsRequest, datanode_message, namenode_message, order,
 };
 use cairn_proto::error::Reaction;
 use cairn_proto::limits::{HEARTBEAT_MS, MAX_MESSAGE};
 use cairn_proto::{Error, ErrorCode, Result};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -28,6 +28,8 @@ const RETRY: Duration = Duration::from_millis(200);
 const RETRY_REFUSED: Duration = Duration::from_secs(1);
 /// For a namenode to answer a single question.
 const ANSWER: Duration = Duration::from_secs(1);
+/// For the disks to say how full they are.
+const MEASURE: Duration = Duration::from_millis(500);
 /// For the leader to register a datanode: that goes through the log.
 const REGISTRATION: Duration = Duration::from_secs(10);
 /// The leader acknowledges every heartbeat; one that is silent for so long is left.
@@ -54,6 +56,8 @@ pub struct Attendance {
     pub rack: String,
     /// Machine.
     pub host: String,
+    /// One permit: whoever asks the disks for their space holds it.
+    pub measuring: Arc<Semaphore>,
 }
 
 /// How one stream ended.
@@ -144,7 +148,7 @@ impl Attendance {
             address: self.advertise.clone(),
             rack: self.rack.clone(),
             host: self.host.clone(),
-            space: Some(measure(self.store().clone()).await),
+            space: measure(self.store().clone(), &self.measuring, REGISTRATION).await,
         };
         outbox
             .send(message(datanode_message::Kind::Register(register)))
@@ -209,7 +213,9 @@ impl Stream<'_> {
         let mut heartbeat = interval(Duration::from_millis(every));
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut inventory = interval(INVENTORY);
-        // Dropping the set with the stream aborts orders that only wait; those that run go on to their end.
+        // Answers are sent from this loop, as the pages of inventory are: a page that was made before an order
+        // was carried out can never follow the order's answer and undo it. Dropping the set with the stream
+        // aborts orders that only wait; those that run go on to their end.
         let mut orders = JoinSet::new();
         let mut heard = Instant::now();
         if let Err(end) = self.send_bad(store.notices().all_bad()).await {
@@ -230,12 +236,16 @@ impl Stream<'_> {
                     if heard.elapsed() > SILENCE.max(Duration::from_millis(every) * 3) {
                         return End::Lost(ErrorCode::Timeout.because("the namenode is silent"));
                     }
-                    let space = measure(store.clone()).await;
-                    self.send(datanode_message::Kind::Heartbeat(Heartbeat { space: Some(space) })).await
+                    let space = measure(store.clone(), &self.attendance.measuring, MEASURE).await;
+                    self.send(datanode_message::Kind::Heartbeat(Heartbeat { space })).await
                 }
                 _ = inventory.tick() => self.send_inventory().await,
                 () = store.notices().wait() => self.send_news().await,
-                Some(_) = orders.join_next(), if !orders.is_empty() => Ok(()),
+                Some(done) = orders.join_next(), if !orders.is_empty() => match done {
+                    Ok(done) => self.send(datanode_message::Kind::Done(done)).await,
+                    // An order that panicked is planned again when its time is up.
+                    Err(_) => Ok(()),
+                },
             };
             if let Err(end) = sent {
                 return end;
@@ -243,7 +253,7 @@ impl Stream<'_> {
         }
     }
 
-    async fn take(&self, message: NamenodeMessage, orders: &mut JoinSet<()>) -> Result<(), End> {
+    async fn take(&self, message: NamenodeMessage, orders: &mut JoinSet<OrderDone>) -> Result<(), End> {
         match message.kind {
             Some(namenode_message::Kind::Order(order)) => self.order(order, orders).await,
             Some(namenode_message::Kind::Refused(refused)) => {
@@ -253,16 +263,12 @@ impl Stream<'_> {
         }
     }
 
-    async fn order(&self, order: Order, orders: &mut JoinSet<()>) -> Result<(), End> {
+    async fn order(&self, order: Order, orders: &mut JoinSet<OrderDone>) -> Result<(), End> {
         if matches!(order.kind, Some(order::Kind::Inventory(_))) {
             self.send_inventory().await?;
         }
-        let (executor, outbox) = (self.attendance.executor.clone(), self.outbox.clone());
-        orders.spawn(async move {
-            let done = executor.execute(order).await;
-            // A stream that is gone has no use for the answer: the leader plans anew.
-            let _ = outbox.send(message(datanode_message::Kind::Done(done))).await;
-        });
+        let executor = self.attendance.executor.clone();
+        orders.spawn(async move { executor.execute(order).await });
         Ok(())
     }
 
@@ -317,9 +323,16 @@ pub(crate) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
     let _ = shutdown.wait_for(|&stop| stop).await;
 }
 
-/// The space, asked for where a stalled disk holds up nothing else.
-async fn measure(store: Arc<Store>) -> DiskSpace {
-    tokio::task::spawn_blocking(move || store.space()).await.unwrap_or_default()
+/// The space, or nothing when a disk does not say soon enough: a disk that stalls must not make the whole
+/// datanode look dead. At most one question waits for such a disk.
+async fn measure(store: Arc<Store>, measuring: &Arc<Semaphore>, patience: Duration) -> Option<DiskSpace> {
+    let asking = measuring.clone().try_acquire_owned().ok()?;
+    let asked = tokio::task::spawn_blocking(move || {
+        let space = store.space();
+        drop(asking);
+        space
+    });
+    timeout(patience, asked).await.ok()?.ok()
 }
 
 async fn connect(address: &str) -> Result<NamenodeClient<Channel>> {

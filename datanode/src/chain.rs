@@ -67,6 +67,13 @@ struct Progress {
     broken: bool,
 }
 
+impl Progress {
+    /// Whether the link below has not acknowledged all that it was sent.
+    fn is_owed(&self) -> bool {
+        self.below.is_some_and(|below| below.min(self.forwarded) != self.forwarded)
+    }
+}
+
 /// The link below.
 struct Next {
     link: ChainLink,
@@ -288,7 +295,10 @@ impl<'a> Chain<'a> {
         let mut progress = self.progress();
         progress.forwarded.length = progress.forwarded.length.max(mark.length);
         progress.forwarded.synced = progress.forwarded.synced.max(mark.synced);
-        progress.waiting_since.get_or_insert_with(Instant::now);
+        // What is acknowledged already (a sync of nothing new) is not acknowledged again.
+        if progress.is_owed() {
+            progress.waiting_since.get_or_insert_with(Instant::now);
+        }
     }
 
     fn flush(&self, next: &mut Next) -> bool {
@@ -390,8 +400,7 @@ impl<'a> Chain<'a> {
         }
         let below = Mark { length: before.length.max(ack.length), synced: before.synced.max(ack.synced) };
         progress.below = Some(below);
-        let owing = below.min(progress.forwarded) != progress.forwarded;
-        if !owing {
+        if !progress.is_owed() {
             progress.waiting_since = None;
         } else if below != before {
             progress.waiting_since = Some(Instant::now());

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cairn_proto::{ErrorCode, Result};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub use config::Config;
 
@@ -58,6 +58,7 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
         advertise: advertise.clone(),
         rack: config.rack.clone(),
         host: config.host_name(),
+        measuring: Arc::new(Semaphore::new(1)),
     };
     tracing::info!(
         listen = %server.local_addr(), %advertise, uuid = store.uuid(), replicas = store.space().replicas,

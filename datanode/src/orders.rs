@@ -1,7 +1,7 @@
 //! Carrying out what the leader orders.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use cairn_proto::control::{Order, OrderDone, order};
@@ -28,7 +28,7 @@ struct Inner {
     settings: Arc<Settings>,
     copies: Semaphore,
     quick: Semaphore,
-    waiting: AtomicUsize,
+    waiting: Semaphore,
     stopping: AtomicBool,
 }
 
@@ -40,7 +40,7 @@ impl Executor {
             settings,
             copies: Semaphore::new(copies),
             quick: Semaphore::new(QUICK),
-            waiting: AtomicUsize::new(0),
+            waiting: Semaphore::new(WAITING),
             stopping: AtomicBool::new(false),
         };
         Executor { inner: Arc::new(inner) }
@@ -54,13 +54,11 @@ impl Executor {
     /// Carries out one order and says how it went.
     pub async fn execute(&self, order: Order) -> OrderDone {
         let id = order.id;
-        let waiting = self.inner.waiting.fetch_add(1, Ordering::Relaxed);
-        let result = if waiting < WAITING {
-            self.inner.clone().run(order).await
-        } else {
-            Err(ErrorCode::Unavailable.because("too many orders wait"))
+        // Held to the end, also when a broken stream drops this future half way.
+        let result = match self.inner.waiting.try_acquire() {
+            Ok(_place) => self.inner.clone().run(order).await,
+            Err(_) => Err(ErrorCode::Unavailable.because("too many orders wait")),
         };
-        self.inner.waiting.fetch_sub(1, Ordering::Relaxed);
         match result {
             Ok(None) => OrderDone { order: id, ..OrderDone::default() },
             Ok(Some(seal)) => OrderDone {

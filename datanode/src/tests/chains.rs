@@ -144,6 +144,28 @@ fn a_stalled_link_is_named_by_the_one_before_it() {
 }
 
 #[test]
+fn nothing_is_owed_for_what_was_acknowledged_before() {
+    let impatient = || {
+        let stall = Duration::from_secs(1);
+        Settings { stall, sync_stall: stall, ..settings() }
+    };
+    let nodes = [Node::start_with(1, impatient(), None), Node::start_with(2, impatient(), None)];
+    let mut client = Client::connect(&nodes[0]);
+    client.open(7, &[&nodes[1]]);
+    client.sync();
+    client.append(b"abc");
+    client.sync();
+    client.wait_synced(3);
+    client.sync();
+    client.tail = Default::default();
+    client.append(b"abc");
+    // Longer than an acknowledgement may take.
+    std::thread::sleep(Duration::from_millis(1500));
+    client.append(b"def");
+    client.wait_acked(6);
+}
+
+#[test]
 fn closing_closes_the_links_below_and_lets_another_chain_in() {
     let nodes = [Node::start(1), Node::start(2)];
     let mut client = Client::connect(&nodes[0]);
