@@ -51,13 +51,9 @@ pub fn choose(nodes: &Nodes, ask: &Ask<'_>) -> Result<Vec<u32>, ErrorCode> {
     }
     let mut random = Random::new(ask.seed);
     let mut picks = Picks::default();
-    let tiers: [&dyn Fn(u32, &Node) -> bool; 3] = [
-        &|id, node| !ask.avoid.contains(&id) && node.liveness == Liveness::Live && node.available >= ask.room,
-        &|id, node| !ask.avoid.contains(&id) && node.available >= ask.room,
-        &|id, _| !ask.avoid.contains(&id),
-    ];
-    for tier in tiers {
-        let candidates = open.iter().filter(|(id, node)| tier(*id, node)).copied().collect();
+    for tier in 0..=TIGHT {
+        let candidates =
+            open.iter().filter(|(id, node)| rank(*id, node, ask) == Some(tier)).copied().collect();
         picks.fill(candidates, ask.replicas, ask.host, &mut random);
     }
     picks.fill(open, ask.replicas.min(AT_LEAST), ask.host, &mut random);
@@ -65,6 +61,20 @@ pub fn choose(nodes: &Nodes, ask: &Ask<'_>) -> Result<Vec<u32>, ErrorCode> {
         return Err(ErrorCode::NoDatanodes);
     }
     Ok(picks.in_chain_order())
+}
+
+/// The last of the ranks that `rank` gives.
+const TIGHT: u8 = 2;
+
+/// 0 for nodes one wants, more for those one takes when there are too few; `None` for those the client just failed on.
+fn rank(id: u32, node: &Node, ask: &Ask<'_>) -> Option<u8> {
+    if ask.avoid.contains(&id) {
+        None
+    } else if node.available < ask.room {
+        Some(TIGHT)
+    } else {
+        Some(u8::from(node.liveness != Liveness::Live))
+    }
 }
 
 /// The node that should hold one more replica of a chunk of `length` bytes that `holders` hold already;

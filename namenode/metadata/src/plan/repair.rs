@@ -88,6 +88,11 @@ impl Flights {
         self.chunks.get(&chunk).into_iter().flat_map(|copies| copies.keys().copied())
     }
 
+    /// Whether any copy is on its way to `target`.
+    pub fn any_to(&self, target: u32) -> bool {
+        self.targets.contains_key(&target)
+    }
+
     /// Whether a copy of `chunk` is on its way to `target`.
     pub fn has(&self, chunk: u64, target: u32) -> bool {
         self.chunks.get(&chunk).is_some_and(|copies| copies.contains_key(&target))

@@ -1,5 +1,6 @@
 //! What is wrong with one sealed chunk.
 
+use bytes::Bytes;
 use cairn_proto::fs::{AdminState, ChunkState, Liveness};
 use cairn_proto::store::Chunk;
 
@@ -15,6 +16,8 @@ pub struct Holding {
     pub wanted: usize,
     /// Some file has bytes in it.
     pub live: bool,
+    /// BLAKE3 over its content, which every copy must come to; empty while it is not known.
+    pub blake3: Bytes,
     /// Nodes counted on.
     pub replicas: Vec<u32>,
     /// Nodes told to delete theirs.
@@ -30,6 +33,7 @@ impl Holding {
             length: chunk.length,
             wanted: chunk.replication.max(1) as usize,
             live: chunk.live_bytes > 0,
+            blake3: chunk.blake3.clone(),
             replicas: chunk.replicas.clone(),
             dropping: chunk.dropping.clone(),
             bad: chunk.replicas.iter().copied().filter(|node| is_bad(*node)).collect(),

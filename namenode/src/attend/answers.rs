@@ -1,0 +1,200 @@
+//! What follows from a datanode's answer to an order, and from the log's answer to a proposal.
+
+use cairn_metadata::plan::repair::Copy;
+use cairn_metadata::plan::verdict::{Holding, judge};
+use cairn_proto::control::OrderDone;
+use cairn_proto::fs::{ChunkState, Outcome, outcome};
+use cairn_proto::store::Chunk;
+use cairn_proto::{Error, ErrorCode};
+
+use super::leading::{Change, Fault, Leading, Proposal};
+use super::orders::{Sent, Task};
+
+/// Takes an answer in. `record` is the chunk as the log has it now.
+pub(super) fn order_done(
+    leading: &mut Leading,
+    sent: Sent,
+    done: OrderDone,
+    record: Option<&Chunk>,
+    now_ms: u64,
+) {
+    let error = done.error.clone().map(Error::from);
+    if let Some(error) = &error {
+        let (node, chunk, task) = (sent.node, sent.chunk, &sent.task);
+        tracing::debug!(node, chunk, ?task, %error, "order refused");
+    }
+    match sent.task.clone() {
+        Task::Seal { .. } => check_done(leading, &sent, &done, error, record, now_ms),
+        Task::Delete => delete_done(leading, &sent, error, record, now_ms),
+        Task::Copy(copy) => copy_done(leading, copy, &done, error, record, now_ms),
+        Task::Inventory => {}
+    }
+}
+
+fn check_done(
+    leading: &mut Leading,
+    sent: &Sent,
+    done: &OrderDone,
+    error: Option<Error>,
+    record: Option<&Chunk>,
+    now_ms: u64,
+) {
+    let (chunk, node) = (sent.chunk, sent.node);
+    let Some(record) = record.filter(|record| record.state() == ChunkState::Sealed) else {
+        if record.is_none() && error.is_none() {
+            leading.want_delete(node, chunk, now_ms);
+        }
+        return;
+    };
+    let is_good = match &error {
+        None => done.length == record.length && (record.blake3.is_empty() || record.blake3 == done.blake3),
+        Some(error) if proves_bad(error.code) => false,
+        Some(_) => {
+            leading.failures.fail(chunk, node, now_ms);
+            leading.ask_again(node, now_ms);
+            return;
+        }
+    };
+    if record.dropping.contains(&node) {
+        return;
+    }
+    if record.replicas.contains(&node) {
+        if !is_good {
+            tracing::warn!(chunk, node, "replica is short, gone or of other content");
+            leading.mark(chunk, node, Fault::Unfit);
+            return;
+        }
+        if leading.faults.get(&(chunk, node)) == Some(&Fault::Unfit) {
+            leading.unmark(chunk, node);
+        }
+        if record.blake3.is_empty() && !done.blake3.is_empty() {
+            let change = Change::Digest(done.blake3.clone());
+            leading.offer(Proposal { chunk, node, change }, now_ms);
+        }
+        return;
+    }
+    // A stray: counted on from now on if it is needed, dropped and then deleted if not.
+    let is_gone = error.is_some_and(|error| is_gone(error.code));
+    let faults = &leading.faults;
+    let holding = Holding::of(record, |node| faults.contains_key(&(chunk, node)));
+    let lacks = holding.is_some_and(|holding| judge(&holding, &leading.roster.nodes).lack > 0);
+    if is_good && lacks {
+        leading.offer(Proposal { chunk, node, change: Change::Add { copied: 0 } }, now_ms);
+    } else if !is_gone {
+        leading.offer(Proposal { chunk, node, change: Change::Drop { bad: false } }, now_ms);
+    }
+}
+
+/// Refusals of a check after which nobody should count on the replica.
+fn proves_bad(code: ErrorCode) -> bool {
+    is_gone(code)
+        || matches!(
+            code,
+            ErrorCode::PastEnd | ErrorCode::Corrupt | ErrorCode::ChunkSealed | ErrorCode::DiskFailed
+        )
+}
+
+fn is_gone(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::ChunkUnknown | ErrorCode::NotFound)
+}
+
+fn delete_done(
+    leading: &mut Leading,
+    sent: &Sent,
+    error: Option<Error>,
+    record: Option<&Chunk>,
+    now_ms: u64,
+) {
+    let (chunk, node) = (sent.chunk, sent.node);
+    if error.is_some_and(|error| !is_gone(error.code)) {
+        leading.failures.fail(chunk, node, now_ms);
+        leading.ask_again(node, now_ms);
+    } else if record.is_some_and(|record| record.dropping.contains(&node)) {
+        leading.offer(Proposal { chunk, node, change: Change::Forget }, now_ms);
+    }
+}
+
+fn copy_done(
+    leading: &mut Leading,
+    copy: Copy,
+    done: &OrderDone,
+    error: Option<Error>,
+    record: Option<&Chunk>,
+    now_ms: u64,
+) {
+    let (chunk, node) = (copy.chunk, copy.target);
+    let Some(record) = record else {
+        leading.flights.end(chunk, node);
+        leading.want_delete(node, chunk, now_ms);
+        return;
+    };
+    let is_same = record.blake3.is_empty() || done.blake3.is_empty() || record.blake3 == done.blake3;
+    let is_whole = error.is_none() && done.length == record.length && is_same;
+    let add = Proposal { chunk, node, change: Change::Add { copied: copy.length } };
+    // The flight goes on until the log has answered, so that nobody plans the same copy again meanwhile.
+    if is_whole && leading.offer(add, now_ms) {
+        leading.copy_failures.clear(chunk, node);
+        return;
+    }
+    leading.flights.end(chunk, node);
+    leading.copy_failures.fail(chunk, node, now_ms);
+    leading.touched.insert(chunk);
+    if is_whole {
+        leading.ask_again(node, now_ms);
+        return;
+    }
+    tracing::warn!(chunk, node, sources = ?copy.sources, error = ?error, "copy failed");
+    // The target cannot tell which source failed it and why, but the sources can be asked.
+    if error.is_some_and(|error| proves_bad(error.code)) {
+        for source in copy.sources {
+            leading.want_check(source, chunk, record.length, now_ms);
+        }
+    }
+}
+
+/// Takes the log's answer in.
+pub(super) fn proposal_done(
+    leading: &mut Leading,
+    proposal: &Proposal,
+    answer: Result<Outcome, Error>,
+    now_ms: u64,
+) {
+    let (chunk, node) = (proposal.chunk, proposal.node);
+    leading.settle(chunk, node);
+    let refused = match answer {
+        Err(error) => Some(error),
+        Ok(Outcome { result: Some(outcome::Result::Error(error)) }) => Some(error.into()),
+        Ok(_) => None,
+    };
+    let Some(error) = refused else {
+        accepted(leading, proposal, now_ms);
+        return;
+    };
+    tracing::debug!(chunk, node, change = ?proposal.change, %error, "proposal refused");
+    leading.failures.fail(chunk, node, now_ms);
+    match proposal.change {
+        Change::Digest(_) if error.code == ErrorCode::Corrupt => leading.mark(chunk, node, Fault::Unfit),
+        Change::Add { .. } if error.code == ErrorCode::ChunkUnknown => {
+            leading.want_delete(node, chunk, now_ms);
+        }
+        Change::Add { .. } => {
+            leading.copy_failures.fail(chunk, node, now_ms);
+            leading.ask_again(node, now_ms);
+        }
+        _ => {}
+    }
+}
+
+fn accepted(leading: &mut Leading, proposal: &Proposal, now_ms: u64) {
+    let (chunk, node) = (proposal.chunk, proposal.node);
+    leading.failures.clear(chunk, node);
+    match &proposal.change {
+        Change::Add { copied } if *copied > 0 => leading.progress.copied(*copied),
+        Change::Add { .. } => {}
+        Change::Drop { .. } => leading.unmark(chunk, node),
+        Change::Purge { holders } => {
+            holders.iter().for_each(|holder| leading.want_delete(*holder, chunk, now_ms));
+        }
+        Change::Forget | Change::Digest(_) => {}
+    }
+}

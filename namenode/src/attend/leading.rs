@@ -1,0 +1,285 @@
+//! Everything a leader remembers about datanodes and replicas beyond the log. It is lost with the leadership, and
+//! rebuilt by the next leader from the records and from what datanodes tell it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use cairn_metadata::plan::backoff::Backoff;
+use cairn_metadata::plan::garbage::{Grace, is_purgeable};
+use cairn_metadata::plan::problems::{Problems, Rank};
+use cairn_metadata::plan::repair::Flights;
+use cairn_metadata::plan::verdict::Holding;
+use cairn_proto::store::{Chunk, Meta};
+
+use super::orders::{Orders, Sent, Task, message};
+use super::progress::{Allowance, Progress};
+use super::roster::Roster;
+use super::scan::Scan;
+use super::settings::{Settings, millis};
+
+/// Replicas queued to be checked or deleted on one datanode; more are found again by its next inventory.
+const QUEUE: usize = 100_000;
+/// Proposals that wait for the log at once; what does not fit is found again.
+const PROPOSALS: usize = 512;
+/// Replicas remembered as bad; more are found again when they are read.
+const FAULTS: usize = 1_000_000;
+
+/// Why a replica is bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Its datanode read it and the checksums did not hold. A seal made earlier proves nothing against that.
+    Corrupt,
+    /// It is short, gone, or of other content. A check that succeeds later clears it.
+    Unfit,
+}
+
+/// A change of the log that the leader wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Proposal {
+    pub chunk: u64,
+    /// 0 with `Purge`.
+    pub node: u32,
+    pub change: Change,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Change {
+    /// The bytes that were copied for it; 0 when the replica was there already.
+    Add {
+        copied: u64,
+    },
+    Drop {
+        bad: bool,
+    },
+    Forget,
+    Purge {
+        holders: Vec<u32>,
+    },
+    Digest(Bytes),
+}
+
+/// A leader's memory.
+#[derive(Debug)]
+pub(super) struct Leading {
+    /// One for each time this namenode began to lead: what began before is not this leader's.
+    pub generation: u64,
+    pub term: u64,
+    pub since_ms: u64,
+    pub settings: Settings,
+    pub meta: Meta,
+    pub roster: Roster,
+    pub problems: Problems,
+    pub flights: Flights,
+    /// Copies that failed, by (chunk, target).
+    pub copy_failures: Backoff,
+    /// Anything else that failed, by (chunk, node).
+    pub failures: Backoff,
+    pub faults: BTreeMap<(u64, u32), Fault>,
+    pub orders: Orders,
+    pub allowance: Allowance,
+    pub progress: Progress,
+    pub scan: Scan,
+    pub resume: Option<Rank>,
+    /// Where the next look at surplus and dropped replicas starts.
+    pub waste_from: u64,
+    /// Chunks to read again.
+    pub touched: BTreeSet<u64>,
+    /// Replicas a proposal is on its way for.
+    pub pending: BTreeSet<(u64, u32)>,
+    /// Those that were answered; they stay pending until the chunk was read again.
+    pub settled: Vec<(u64, u32)>,
+    pub outbox: Vec<Proposal>,
+    pub next_stream: u64,
+}
+
+impl Leading {
+    pub fn new(term: u64, generation: u64, now_ms: u64, settings: Settings) -> Leading {
+        Leading {
+            generation,
+            term,
+            since_ms: now_ms,
+            settings,
+            meta: Meta::default(),
+            roster: Roster::default(),
+            problems: Problems::default(),
+            flights: Flights::default(),
+            copy_failures: Backoff::default(),
+            failures: Backoff::default(),
+            faults: BTreeMap::new(),
+            orders: Orders::new(term),
+            allowance: Allowance::default(),
+            progress: Progress::default(),
+            scan: Scan::default(),
+            resume: None,
+            waste_from: 0,
+            touched: BTreeSet::new(),
+            pending: BTreeSet::new(),
+            settled: Vec::new(),
+            outbox: Vec::new(),
+            next_stream: 1,
+        }
+    }
+
+    /// Whether something about this replica is on its way already.
+    pub fn is_busy(&self, chunk: u64, node: u32) -> bool {
+        self.pending.contains(&(chunk, node))
+            || self.flights.has(chunk, node)
+            || self.orders.concerns(node, chunk)
+    }
+
+    /// Proposes a change, unless one about the same replica is on its way or too many are. Whoever is turned away
+    /// comes again: what is wrong stays wrong until it is mended.
+    pub fn offer(&mut self, proposal: Proposal, now_ms: u64) -> bool {
+        let key = (proposal.chunk, proposal.node);
+        if self.pending.len() >= PROPOSALS
+            || self.failures.waits(proposal.chunk, proposal.node, now_ms)
+            || !self.pending.insert(key)
+        {
+            return false;
+        }
+        self.outbox.push(proposal);
+        true
+    }
+
+    /// The proposal was answered: the chunk is read again before anything else is decided about it.
+    pub fn settle(&mut self, chunk: u64, node: u32) {
+        self.settled.push((chunk, node));
+        self.touched.insert(chunk);
+    }
+
+    /// Takes in what was just read of a chunk.
+    pub fn file(&mut self, id: u64, record: Option<&Chunk>, now_ms: u64, now_ns: i64) {
+        let faults = &self.faults;
+        let holding = record.and_then(|record| Holding::of(record, |node| faults.contains_key(&(id, node))));
+        let (Some(record), Some(holding)) = (record, holding) else {
+            self.problems.forget(id);
+            return;
+        };
+        self.problems.file(id, holding, &self.roster.nodes);
+        if record.live_bytes > 0 && record.blake3.is_empty() {
+            record.replicas.iter().for_each(|node| self.want_check(*node, id, record.length, now_ms));
+        }
+        let grace_ns = i64::try_from(self.settings.garbage_grace.as_nanos()).unwrap_or(i64::MAX);
+        let led_ns = i64::try_from(now_ms.saturating_sub(self.since_ms)).unwrap_or(i64::MAX);
+        let grace = Grace { now_ns, grace_ns, led_ns: led_ns.saturating_mul(1_000_000) };
+        if is_purgeable(record, grace) && self.flights.targets_of(id).next().is_none() {
+            let holders = record.replicas.iter().chain(&record.dropping).copied().collect();
+            self.offer(Proposal { chunk: id, node: 0, change: Change::Purge { holders } }, now_ms);
+        }
+    }
+
+    /// Has a datanode seal, hash or look for a replica soon.
+    pub fn want_check(&mut self, node: u32, chunk: u64, length: u64, now_ms: u64) {
+        if self.is_busy(chunk, node)
+            || self.failures.waits(chunk, node, now_ms)
+            || self.faults.contains_key(&(chunk, node))
+        {
+            return;
+        }
+        let again_ms = now_ms + millis(self.settings.ask_again);
+        let Some(attendee) = self.roster.attendees.get_mut(&node) else { return };
+        if attendee.stream.is_none() {
+            return;
+        }
+        if attendee.checks.len() < QUEUE {
+            attendee.checks.insert(chunk, length);
+        } else {
+            attendee.ask_again(again_ms);
+        }
+    }
+
+    /// Has a datanode delete a replica of a purged chunk.
+    pub fn want_delete(&mut self, node: u32, chunk: u64, now_ms: u64) {
+        let again_ms = now_ms + millis(self.settings.ask_again);
+        let Some(attendee) = self.roster.attendees.get_mut(&node) else { return };
+        if attendee.stream.is_none() {
+            return;
+        }
+        if attendee.deletes.len() < QUEUE {
+            attendee.deletes.insert(chunk);
+        } else {
+            attendee.ask_again(again_ms);
+        }
+    }
+
+    /// Asks a datanode for its inventory again, after a while.
+    pub fn ask_again(&mut self, node: u32, now_ms: u64) {
+        let at_ms = now_ms + millis(self.settings.ask_again);
+        if let Some(attendee) = self.roster.attendees.get_mut(&node) {
+            attendee.ask_again(at_ms);
+        }
+    }
+
+    /// A replica is not to be counted on.
+    pub fn mark(&mut self, chunk: u64, node: u32, fault: Fault) {
+        if self.faults.len() >= FAULTS {
+            return;
+        }
+        let marked = self.faults.entry((chunk, node)).or_insert(fault);
+        if fault == Fault::Corrupt {
+            *marked = fault;
+        }
+        self.touched.insert(chunk);
+    }
+
+    /// A replica proved good, or is not counted on any more.
+    pub fn unmark(&mut self, chunk: u64, node: u32) {
+        if self.faults.remove(&(chunk, node)).is_some() {
+            self.touched.insert(chunk);
+        }
+    }
+
+    /// Sends an order down a datanode's stream; false when there is none, or it is full.
+    pub fn send(&mut self, node: u32, chunk: u64, task: Task, bytes: u64, now_ms: u64) -> bool {
+        let Some(kind) = self.wire(&task, chunk) else { return false };
+        let Some(stream) = self.roster.attendees.get(&node).and_then(|attendee| attendee.stream.as_ref())
+        else {
+            return false;
+        };
+        if stream.outgoing.try_send(Ok(message(self.orders.next_id(), kind))).is_err() {
+            return false;
+        }
+        let pace = self.settings.copy_slowest_bytes_per_second.max(1);
+        let patience_ms =
+            millis(self.settings.order_patience).saturating_add(bytes.saturating_mul(1000) / pace);
+        let deadline_ms = now_ms.saturating_add(patience_ms);
+        self.orders.record(Sent { node, chunk, task, deadline_ms });
+        true
+    }
+
+    fn wire(&self, task: &Task, chunk: u64) -> Option<cairn_proto::control::order::Kind> {
+        use cairn_proto::control::{CopyReplica, DeleteReplica, SealReplica, SendInventory, order::Kind};
+        Some(match task {
+            Task::Seal { length } => Kind::Seal(SealReplica { chunk, length: *length }),
+            Task::Delete => Kind::Delete(DeleteReplica { chunk }),
+            Task::Inventory => Kind::Inventory(SendInventory {}),
+            Task::Copy(copy) => {
+                let address = |node: &u32| Some(self.roster.attendees.get(node)?.record.address.clone());
+                let sources: Vec<String> = copy.sources.iter().filter_map(address).collect();
+                if sources.is_empty() {
+                    return None;
+                }
+                Kind::Copy(CopyReplica {
+                    chunk,
+                    length: copy.length,
+                    blake3: self.problems.get(chunk)?.chunk.blake3.clone(),
+                    sources,
+                    bytes_per_second: self.settings.copy_bytes_per_second,
+                })
+            }
+        })
+    }
+
+    /// Forgets a stream's orders. Copies among them are planned again at once; what they may leave behind is found by
+    /// an inventory.
+    pub fn disconnect(&mut self, node: u32, now_ms: u64) {
+        for sent in self.orders.take_node(node) {
+            if let Task::Copy(copy) = sent.task {
+                self.flights.end(copy.chunk, node);
+            }
+        }
+        if let Some(attendee) = self.roster.attendees.get_mut(&node) {
+            attendee.disconnect(now_ms);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Adds what only the leader knows to answers: liveness, free space, the progress of repair.
+
+use cairn_metadata::plan::verdict::preference;
+use cairn_proto::fs::{self, ChunkInfo, DatanodeInfo, FsStats, Liveness, RepairInfo, answer};
+
+use super::leading::Leading;
+
+/// Fills in an answer that came from the records.
+pub(super) fn decorate(leading: &Leading, answer: &mut fs::Answer, now_ms: u64) {
+    match &mut answer.result {
+        Some(answer::Result::Layout(layout)) => {
+            layout.chunks.iter_mut().for_each(|chunk| decorate_chunk(leading, chunk));
+        }
+        Some(answer::Result::Chunk(chunk)) => decorate_chunk(leading, chunk),
+        Some(answer::Result::Fs(stats)) => decorate_stats(leading, stats),
+        Some(answer::Result::Status(status)) => {
+            if let Some(stats) = &mut status.fs {
+                decorate_stats(leading, stats);
+            }
+            status.datanodes.iter_mut().for_each(|datanode| decorate_datanode(leading, datanode, now_ms));
+            status.repair = Some(repair(leading));
+        }
+        _ => {}
+    }
+}
+
+/// Replicas come in the order to ask them: live first, those known to be bad last.
+fn decorate_chunk(leading: &Leading, chunk: &mut ChunkInfo) {
+    for replica in &mut chunk.replicas {
+        replica.liveness = leading.roster.liveness(replica.node).into();
+    }
+    let id = chunk.chunk;
+    chunk.replicas.sort_by_key(|replica| {
+        (leading.faults.contains_key(&(id, replica.node)), preference(replica.liveness()))
+    });
+}
+
+fn decorate_stats(leading: &Leading, stats: &mut FsStats) {
+    let counted = leading.roster.nodes.values().filter(|node| node.liveness != Liveness::Dead);
+    (stats.capacity, stats.available) = counted.fold((0, 0), |(capacity, available): (u64, u64), node| {
+        (capacity.saturating_add(node.capacity), available.saturating_add(node.available))
+    });
+}
+
+fn decorate_datanode(leading: &Leading, info: &mut DatanodeInfo, now_ms: u64) {
+    info.liveness = leading.roster.liveness(info.node).into();
+    let Some(attendee) = leading.roster.attendees.get(&info.node) else { return };
+    if let Some(space) = &attendee.space {
+        info.capacity = space.capacity;
+        info.available = space.available;
+        info.used = space.used;
+        info.replicas = space.replicas;
+        info.failed_dirs = space.failed_dirs;
+    }
+    let heard_ms = attendee.heard_ms.unwrap_or(leading.since_ms);
+    info.last_heard_ms = now_ms.saturating_sub(heard_ms);
+}
+
+fn repair(leading: &Leading) -> RepairInfo {
+    let totals = leading.problems.totals();
+    RepairInfo {
+        under_replicated: totals.under_replicated,
+        missing: totals.missing,
+        surplus: totals.surplus,
+        in_flight: leading.flights.total() as u64,
+        bytes_left: totals.bytes_left,
+        bytes_copied: leading.progress.bytes_copied,
+        bytes_per_second: leading.progress.bytes_per_second(),
+        chunks_repaired: leading.progress.chunks_repaired,
+        seconds_left: leading.progress.seconds_for(totals.bytes_left),
+    }
+}

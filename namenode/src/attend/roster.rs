@@ -1,0 +1,126 @@
+//! Datanodes as the leader knows them: what the records say, and what it heard since it leads.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cairn_metadata::plan::liveness::{Patience, judge};
+use cairn_metadata::plan::{Node, Nodes};
+use cairn_proto::control::{DiskSpace, NamenodeMessage};
+use cairn_proto::fs::Liveness;
+use cairn_proto::store::Datanode;
+use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
+
+/// How long a datanode may be without a stream before that counts against it: it looks for the leader every 200 ms.
+const RECONNECT_MS: u64 = 500;
+
+/// The sending side of a datanode's stream.
+pub(super) type Outgoing = mpsc::Sender<Result<NamenodeMessage, Status>>;
+
+/// An open stream of a datanode. Dropping it ends the stream's task.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub id: u64,
+    pub outgoing: Outgoing,
+    pub _alive: oneshot::Sender<()>,
+}
+
+/// One registered datanode.
+#[derive(Debug, Default)]
+pub(super) struct Attendee {
+    pub record: Datanode,
+    pub heard_ms: Option<u64>,
+    pub space: Option<DiskSpace>,
+    pub stream: Option<Stream>,
+    /// When the last stream ended.
+    pub lost_ms: Option<u64>,
+    /// Replicas to order `SealReplica` for, with the length: to be sealed, or in doubt.
+    pub checks: BTreeMap<u64, u64>,
+    /// Replicas of purged chunks to order `DeleteReplica` for.
+    pub deletes: BTreeSet<u64>,
+    /// When to ask for the whole inventory again.
+    pub ask_again_ms: Option<u64>,
+}
+
+impl Attendee {
+    /// Its stream ended and it did not come back: more than silence, so no new chunks before it does.
+    fn is_lost(&self, now_ms: u64) -> bool {
+        self.stream.is_none() && self.lost_ms.is_some_and(|lost| now_ms >= lost + RECONNECT_MS)
+    }
+
+    /// Ends the stream and forgets what was meant to go down it: the next one starts with an inventory.
+    pub fn disconnect(&mut self, now_ms: u64) {
+        self.stream = None;
+        self.lost_ms = Some(now_ms);
+        self.checks.clear();
+        self.deletes.clear();
+        self.ask_again_ms = None;
+    }
+
+    /// Asks for the inventory at `at_ms`, or earlier if that was meant already.
+    pub fn ask_again(&mut self, at_ms: u64) {
+        self.ask_again_ms = Some(self.ask_again_ms.map_or(at_ms, |already| already.min(at_ms)));
+    }
+}
+
+/// All of them, and the planners' view of them.
+#[derive(Debug, Default)]
+pub(super) struct Roster {
+    pub attendees: BTreeMap<u32, Attendee>,
+    pub nodes: Nodes,
+}
+
+impl Roster {
+    /// Takes in the records. A node is never removed from them.
+    pub fn load(&mut self, records: Vec<(u32, Datanode)>) {
+        for (node, record) in records {
+            self.attendees.entry(node).or_default().record = record;
+        }
+    }
+
+    /// Judges everybody anew. Returns the nodes whose replicas count differently now.
+    pub fn judge(
+        &mut self,
+        since_ms: u64,
+        now_ms: u64,
+        patience: Patience,
+        promised: &BTreeMap<u32, u64>,
+    ) -> Vec<u32> {
+        let mut changed = Vec::new();
+        for (&id, attendee) in &self.attendees {
+            let mut liveness = judge(attendee.heard_ms, since_ms, now_ms, patience);
+            if liveness == Liveness::Live && attendee.is_lost(now_ms) {
+                liveness = Liveness::Suspect;
+            }
+            let free = attendee.space.as_ref().map_or(attendee.record.capacity, |space| space.available);
+            let now = Node {
+                liveness,
+                admin: attendee.record.admin(),
+                host: attendee.record.host.clone(),
+                rack: attendee.record.rack.clone(),
+                available: free.saturating_sub(promised.get(&id).copied().unwrap_or(0)),
+                capacity: attendee.space.as_ref().map_or(attendee.record.capacity, |space| space.capacity),
+            };
+            // The replicas of a node seen for the first time are met by the scan of all chunks.
+            if let Some(before) = self.nodes.insert(id, now) {
+                let admin = before.admin != attendee.record.admin();
+                if admin || counts_differently(before.liveness, liveness) {
+                    changed.push(id);
+                }
+            }
+        }
+        changed
+    }
+
+    pub fn liveness(&self, node: u32) -> Liveness {
+        self.nodes.get(&node).map_or(Liveness::Dead, |node| node.liveness)
+    }
+
+    pub fn live(&self) -> u64 {
+        self.nodes.values().filter(|node| node.liveness == Liveness::Live).count() as u64
+    }
+}
+
+/// Unknown becomes live for everybody when a leader is new; the scan that every leader starts with sees to them.
+fn counts_differently(before: Liveness, now: Liveness) -> bool {
+    before != now && !(before == Liveness::Unknown && now == Liveness::Live)
+}

@@ -1,0 +1,195 @@
+//! The leader's round: look, judge, order.
+
+use std::collections::BTreeMap;
+
+use cairn_metadata::plan::repair::{Limits, plan};
+use cairn_metadata::records;
+use cairn_metadata::store::{Store, StoreError};
+use cairn_proto::store::{Datanode, Meta};
+
+use super::leading::{Change, Leading, Proposal};
+use super::orders::{DELETES_PER_NODE, SEALS_PER_NODE, Task};
+use super::scan::{Job, Read};
+use super::settings::millis;
+
+/// Chunks that one round looks at for copies, and again for surplus and dropped replicas.
+const LOOKS: usize = 512;
+
+/// The records about the cluster and its datanodes.
+pub(super) fn read_roster(store: &dyn Store) -> Result<(Meta, Vec<(u32, Datanode)>), StoreError> {
+    let mut found = (Meta::default(), Vec::new());
+    store.read(&mut |view| {
+        found = (records::meta(view)?.unwrap_or_default(), records::datanodes(view)?);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// First part of a round: judge the datanodes, and say what to read. `due` is false when something hurried the round.
+pub(super) fn begin(leading: &mut Leading, due: bool, now_ms: u64) -> (Job, Vec<(u64, u32)>) {
+    let mut promised: BTreeMap<u32, u64> = BTreeMap::new();
+    for (node, bytes) in leading.orders.copies() {
+        *promised.entry(node).or_default() += bytes;
+    }
+    let patience = leading.settings.patience();
+    for node in leading.roster.judge(leading.since_ms, now_ms, patience, &promised) {
+        tracing::info!(node, liveness = ?leading.roster.liveness(node), "datanode judged anew");
+        leading.scan.want_node(node);
+    }
+    let interval_ms = millis(leading.settings.scan_interval);
+    let job = leading.scan.job(&mut leading.touched, due, interval_ms, now_ms);
+    (job, std::mem::take(&mut leading.settled))
+}
+
+/// Second part: take in what was read, and order what follows from it. `settled` are the replicas whose proposals had
+/// been answered before the reading.
+pub(super) fn end(leading: &mut Leading, read: Read, settled: Vec<(u64, u32)>, now_ms: u64, now_ns: i64) {
+    for (chunk, node) in settled {
+        leading.pending.remove(&(chunk, node));
+        leading.flights.end(chunk, node);
+    }
+    leading.scan.advance(&read);
+    for (id, record) in &read.chunks {
+        leading.file(*id, record.as_ref(), now_ms, now_ns);
+    }
+    if let Some(stretch) = read.stretch {
+        let known = stretch.chunks.iter().map(|(id, _)| *id).collect();
+        leading.problems.forget_others(stretch.from, stretch.next, &known);
+        for (id, record) in &stretch.chunks {
+            leading.file(*id, Some(record), now_ms, now_ns);
+        }
+    }
+    give_up_overdue(leading, now_ms);
+    clear_waste(leading, now_ms);
+    dispatch(leading, now_ms);
+    copy(leading, now_ms);
+    leading.progress.pass(now_ms);
+    leading.failures.prune(now_ms);
+    leading.copy_failures.prune(now_ms);
+}
+
+fn give_up_overdue(leading: &mut Leading, now_ms: u64) {
+    for sent in leading.orders.take_overdue(now_ms) {
+        tracing::warn!(node = sent.node, chunk = sent.chunk, task = ?sent.task, "order not answered in time");
+        match sent.task {
+            Task::Copy(copy) => {
+                leading.flights.end(copy.chunk, sent.node);
+                leading.copy_failures.fail(copy.chunk, sent.node, now_ms);
+                leading.touched.insert(copy.chunk);
+            }
+            Task::Seal { .. } | Task::Delete => leading.failures.fail(sent.chunk, sent.node, now_ms),
+            Task::Inventory => {}
+        }
+        // It may be carried out all the same, after the leader stopped waiting.
+        leading.ask_again(sent.node, now_ms);
+    }
+}
+
+/// Drops what is bad or too much, and has deleted what was dropped.
+fn clear_waste(leading: &mut Leading, now_ms: u64) {
+    let found: Vec<_> = leading
+        .problems
+        .waste(leading.waste_from)
+        .take(LOOKS)
+        .map(|(id, problem)| (id, problem.verdict.clone()))
+        .collect();
+    leading.waste_from = if found.len() < LOOKS { 0 } else { found.last().map_or(0, |(id, _)| id + 1) };
+    for (chunk, verdict) in found {
+        for node in verdict.drop_bad {
+            leading.offer(Proposal { chunk, node, change: Change::Drop { bad: true } }, now_ms);
+        }
+        let is_settled = leading.flights.targets_of(chunk).next().is_none();
+        if let Some(node) = verdict.surplus.filter(|_| is_settled) {
+            leading.offer(Proposal { chunk, node, change: Change::Drop { bad: false } }, now_ms);
+        }
+        for node in verdict.delete {
+            delete(leading, node, chunk, now_ms);
+        }
+    }
+}
+
+/// Orders a deletion unless one is on its way or too many are; false when it is worth no further try now.
+fn delete(leading: &mut Leading, node: u32, chunk: u64, now_ms: u64) -> bool {
+    if leading.orders.deletes(node) >= DELETES_PER_NODE {
+        return false;
+    }
+    if leading.is_busy(chunk, node) || leading.failures.waits(chunk, node, now_ms) {
+        return true;
+    }
+    leading.send(node, chunk, Task::Delete, 0, now_ms)
+}
+
+/// Sends what waits for each datanode.
+fn dispatch(leading: &mut Leading, now_ms: u64) {
+    let attending: Vec<u32> = leading
+        .roster
+        .attendees
+        .iter()
+        .filter(|(_, attendee)| attendee.stream.is_some())
+        .map(|(node, _)| *node)
+        .collect();
+    for node in attending {
+        send_checks(leading, node, now_ms);
+        send_deletes(leading, node, now_ms);
+        let due = leading.roster.attendees.get(&node).and_then(|attendee| attendee.ask_again_ms);
+        if due.is_some_and(|due| due <= now_ms) && leading.send(node, 0, Task::Inventory, 0, now_ms) {
+            leading.roster.attendees.entry(node).or_default().ask_again_ms = None;
+        }
+    }
+}
+
+fn send_checks(leading: &mut Leading, node: u32, now_ms: u64) {
+    while leading.orders.seals(node) < SEALS_PER_NODE {
+        let checks = leading.roster.attendees.get_mut(&node).and_then(|attendee| attendee.checks.pop_first());
+        let Some((chunk, length)) = checks else { return };
+        if leading.is_busy(chunk, node) {
+            continue;
+        }
+        if !leading.send(node, chunk, Task::Seal { length }, length, now_ms) {
+            leading.roster.attendees.entry(node).or_default().checks.insert(chunk, length);
+            return;
+        }
+    }
+}
+
+fn send_deletes(leading: &mut Leading, node: u32, now_ms: u64) {
+    loop {
+        let next = leading.roster.attendees.get_mut(&node).and_then(|attendee| attendee.deletes.pop_first());
+        let Some(chunk) = next else { return };
+        if !delete(leading, node, chunk, now_ms) {
+            leading.roster.attendees.entry(node).or_default().deletes.insert(chunk);
+            return;
+        }
+    }
+}
+
+/// Plans copies and orders them.
+fn copy(leading: &mut Leading, now_ms: u64) {
+    let settings = &leading.settings;
+    let per_second = settings.copy_bytes_per_second.saturating_mul(leading.roster.live());
+    // Without a limit there is always something to spend, without a live node never anybody to spend it on.
+    let limits = Limits {
+        per_target: settings.copies_per_node,
+        per_source: settings.copies_per_node,
+        total: settings.copies_total,
+        bytes: leading.allowance.refill(per_second, now_ms),
+        looks: LOOKS,
+    };
+    let when = (leading.resume, rand::random(), now_ms);
+    let failures = &leading.copy_failures;
+    let plan = plan(&leading.problems, &leading.roster.nodes, &leading.flights, failures, limits, when);
+    leading.resume = plan.resume;
+    for copy in plan.copies {
+        if leading.is_busy(copy.chunk, copy.target) {
+            continue;
+        }
+        let (chunk, target, length) = (copy.chunk, copy.target, copy.length);
+        tracing::debug!(chunk, target, sources = ?copy.sources, length, "ordering a copy");
+        if leading.send(target, chunk, Task::Copy(copy.clone()), length, now_ms) {
+            leading.flights.start(copy);
+            leading.allowance.spend(length);
+        } else {
+            leading.copy_failures.fail(chunk, target, now_ms);
+        }
+    }
+}
