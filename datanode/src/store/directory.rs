@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -305,6 +306,17 @@ impl Directory {
         self.write_at(&file, b"probe", 0)?;
         self.sync_file(&file)?;
         self.remove(&path)
+    }
+
+    /// Asks for the blocks of a range that is about to be written, past the file's end, and leaves its length
+    /// alone. Some file systems reserve blocks page by page otherwise: on ext4 that was measured to hold
+    /// appends to a tenth of the speed.
+    pub fn preallocate(&self, file: &File, offset: u64, length: u64) {
+        // SAFETY: the descriptor is open for the length of the call; no memory is passed. The result does not
+        // matter: where this is not supported or there is no room, the write itself decides.
+        unsafe {
+            libc::fallocate(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, offset as i64, length as i64);
+        }
     }
 
     /// Turns an I/O error into a refusal, and fences the disk where the error says that it is gone.

@@ -30,6 +30,7 @@ impl Incoming {
     pub(super) fn new(chunk: u64, length: u64, dir: Arc<Directory>) -> Result<Incoming> {
         let path = dir.tmp_path(&format!("{chunk:016x}.data"));
         let data = dir.create(&path)?;
+        dir.preallocate(&data, 0, length);
         Ok(Incoming {
             chunk,
             length,

@@ -17,6 +17,9 @@ use super::locked;
 /// Bounds the log of a chunk that grows by a few bytes at a time.
 const SPARE_RECORDS: u64 = 64 << 10;
 
+/// Bytes of blocks that an open chunk's data file is given ahead of its length; a seal gives the rest back.
+const ALLOCATED_AHEAD: u64 = 4 << 20;
+
 /// What a replica is, for reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -71,6 +74,8 @@ pub(super) struct OpenLog {
     pub named: bool,
     /// A seal is under way: nothing is appended any more.
     pub sealing: bool,
+    /// The data file has blocks up to here.
+    pub allocated: u64,
 }
 
 /// A sealed chunk; its files are open while it is being read.
@@ -253,13 +258,22 @@ impl OpenLog {
             synced: 0,
             named: false,
             sealing: false,
+            allocated: 0,
         }
     }
 
     /// Files whose content is known: `crcs` has one entry for each block of `length` bytes.
     pub fn known(data: File, sums: File, length: u64, crcs: Vec<u32>, records: u64) -> OpenLog {
         let tail = BlockCrc::at(length, crcs.last().copied().unwrap_or(0));
-        OpenLog { tail, crcs, records, synced: length, named: true, ..OpenLog::fresh(data, sums) }
+        OpenLog {
+            tail,
+            crcs,
+            records,
+            synced: length,
+            named: true,
+            allocated: length,
+            ..OpenLog::fresh(data, sums)
+        }
     }
 }
 
@@ -340,11 +354,17 @@ impl Appender {
             let record = Record { block: block as u32, length: length as u32, crc };
             records.extend_from_slice(&record.encode(chunk));
         }
+        if after > log.allocated {
+            let ahead = (after - log.allocated).max(ALLOCATED_AHEAD);
+            dir.preallocate(&log.data, log.allocated, ahead);
+            log.allocated += ahead;
+        }
         let at = HEADER as u64 + log.records * RECORD as u64;
         let put = dir.write_at(&log.data, data, before).and_then(|()| dir.write_at(&log.sums, &records, at));
         if let Err(error) = put {
             // What was written past the end is nobody's; a full disk gets it back at once.
             let _ = log.data.set_len(before);
+            log.allocated = before;
             return Err(error);
         }
         log.records += crcs.len() as u64;

@@ -1,7 +1,7 @@
 //! The store against a model: appends, torn tails, flipped bits, restarts, failing and full disks.
 
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -168,8 +168,9 @@ fn a_seal_cuts_hashes_and_is_for_ever() {
     let store = open(&[dir.path()], None).unwrap();
     assert_eq!(store.get(5).unwrap().seal_record(), Some(seal));
     assert_eq!(read(&store.get(5).unwrap(), 0, kept.len()).unwrap(), kept);
-    let size = std::fs::metadata(store.get(5).unwrap().dir().data_path(5)).unwrap().len();
-    assert_eq!(size, length);
+    let meta = std::fs::metadata(store.get(5).unwrap().dir().data_path(5)).unwrap();
+    assert_eq!(meta.len(), length);
+    assert!(meta.blocks() * 512 < 1 << 20, "blocks ahead of the end are given back");
 }
 
 #[test]
