@@ -1,6 +1,6 @@
 //! Sockets of the data plane: how they are tuned, and frames over them with deadlines.
 //!
-//! The data plane runs on blocking sockets and a thread a connection, because that was measured to be both
+//! The data plane runs on blocking sockets and a thread a connection, because prototypes of it were measured to be both
 //! faster and simpler here than tasks (docs/formats/wire.md gives the figures): the thread that reads a frame
 //! verifies it, forwards it and writes it to disk, so a small append wakes one thread a hop, and a disk that
 //! stalls holds up its own chains only, never the runtime that sends the heartbeats.

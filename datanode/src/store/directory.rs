@@ -309,7 +309,7 @@ impl Directory {
     }
 
     /// Asks for the blocks of a range that is about to be written, past the file's end, and leaves its length
-    /// alone. Some file systems reserve blocks page by page otherwise: on ext4 that was measured to hold
+    /// alone. Some file systems reserve blocks page by page otherwise: on ext4 that was seen to hold
     /// appends to a tenth of the speed.
     pub fn preallocate(&self, file: &File, offset: u64, length: u64) {
         // SAFETY: the descriptor is open for the length of the call; no memory is passed. The result does not
