@@ -75,8 +75,7 @@ pub(super) fn act(leading: &mut Leading, node: u32, findings: Findings, now_ms: 
     for action in findings.actions {
         let chunk = action.chunk();
         if leading.is_busy(chunk, node) {
-            // Whatever is on its way may be newer or older than this page.
-            is_complete = false;
+            // Its answer is newer than this page, and if none comes the inventory is asked for again.
             continue;
         }
         match action {

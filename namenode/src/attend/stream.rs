@@ -129,7 +129,7 @@ async fn register(
     if let Some((node, record)) = &known {
         refuse_twin(shared, generation, *node, record, ask)?;
     }
-    let space = ask.space.clone().unwrap_or_default();
+    let space = ask.space.unwrap_or_default();
     let wanted = Datanode {
         uuid: ask.uuid.clone(),
         address: ask.address.clone(),
@@ -200,7 +200,7 @@ fn sit(
     let attendee = leading.roster.attendees.entry(node).or_default();
     attendee.record = record;
     attendee.heard_ms = Some(now_ms);
-    attendee.space = ask.space.clone();
+    attendee.space = ask.space;
     attendee.stream = Some(roster::Stream { id: stream, outgoing: outgoing.clone(), _alive: alive });
     attendee.lost_ms = None;
     Seat { node, stream, generation: leading.generation, displaced }
@@ -222,7 +222,7 @@ async fn hear(
                 if let datanode_message::Kind::Heartbeat(heartbeat) = &kind
                     && heartbeat.space.is_some()
                 {
-                    attendee.space = heartbeat.space.clone();
+                    attendee.space = heartbeat.space;
                 }
             }
         })
