@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -27,6 +28,9 @@ pub struct Connection {
     /// Configuration file in TOML (else CAIRN_CONFIG)
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// How long an operation waits while the cluster does not answer (else 60)
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub timeout: Option<Duration>,
     /// What to log to stderr, such as info or cairn_client=debug (else RUST_LOG)
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
@@ -38,8 +42,17 @@ impl Connection {
         Connection {
             namenodes: if self.namenodes.is_empty() { before.namenodes.clone() } else { self.namenodes },
             config: self.config.or_else(|| before.config.clone()),
+            timeout: self.timeout.or(before.timeout),
             log: self.log.or_else(|| before.log.clone()),
         }
+    }
+}
+
+/// Reads a span of time in seconds, such as 3 or 0.5.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 86_400.0 => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("seconds are expected, as 3 or 0.5, a day at most".into()),
     }
 }
 

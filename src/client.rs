@@ -82,7 +82,7 @@ pub async fn connect(verb: &str, connection: &Connection, timeout: Option<Durati
     if let Some(seconds) = section.operation_timeout_seconds {
         config.operation_timeout = Duration::from_secs(seconds.max(1));
     }
-    if let Some(timeout) = timeout {
+    if let Some(timeout) = connection.timeout.or(timeout) {
         config.operation_timeout = timeout;
     }
     if let Some(lanes) = section.lanes {

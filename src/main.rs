@@ -25,6 +25,9 @@ use tracing_subscriber::EnvFilter;
 use args::{Cli, Command, Connection};
 use client::Client;
 
+/// What the long-running roles log unless told otherwise. The Raft library tells of every message.
+const SERVING: &str = "info,openraft=warn";
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -92,18 +95,18 @@ async fn dispatch(cli: Cli) -> u8 {
         }
         Command::Mount(on) => {
             let connection = on.connection.merged(&top);
-            start_log(connection.log.as_deref(), "info");
+            start_log(connection.log.as_deref(), SERVING);
             finish("mount", roles::mount::run(connection, on.args).await)
         }
         Command::Umount(umount) => finish("umount", roles::mount::umount(umount).await),
         Command::Namenode(on) => {
             let connection = on.connection.merged(&top);
-            start_log(connection.log.as_deref(), "info");
+            start_log(connection.log.as_deref(), SERVING);
             finish("namenode", roles::namenode::run(connection, on.args).await)
         }
         Command::Datanode(on) => {
             let connection = on.connection.merged(&top);
-            start_log(connection.log.as_deref(), "info");
+            start_log(connection.log.as_deref(), SERVING);
             finish("datanode", roles::datanode::run(connection, on.args).await)
         }
         Command::Cluster(verb) => {

@@ -1,7 +1,7 @@
 //! Paths of the cluster as the command line takes them.
 //!
-//! They are always absolute: one without a leading slash is taken from the root. `.` and `..` are resolved in the
-//! text, before any symbolic link is.
+//! They are always absolute: one without a leading slash is taken from the root. There is no current directory to
+//! climb out of, so `..` is left for the namenode to refuse.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -25,9 +25,6 @@ impl ClusterPath {
         for part in text.split(|&b| b == b'/') {
             match part {
                 b"" | b"." => {}
-                b".." => {
-                    parts.pop();
-                }
                 part => parts.push(part),
             }
         }
@@ -134,9 +131,8 @@ mod tests {
     fn paths_are_absolute_and_normal() {
         assert_eq!(normal("/a//b/./c/"), "/a/b/c");
         assert_eq!(normal("a/b"), "/a/b");
-        assert_eq!(normal("/a/../../b"), "/b");
         assert_eq!(normal(""), "/");
-        assert_eq!(normal("/.."), "/");
+        assert_eq!(normal("/a/../b"), "/a/../b");
     }
 
     #[test]

@@ -281,7 +281,7 @@ impl LocalCluster {
                     add("--chunk-size", size.to_string().into());
                 }
                 if let Some(ms) = shape.dead_after_ms {
-                    add("--dead-after-ms", ms.to_string().into());
+                    add("--dead-after", (ms as f64 / 1000.0).to_string().into());
                 }
             }
             Role::Datanode => {

@@ -72,9 +72,9 @@ pub struct Up {
     /// Size of a chunk
     #[arg(long, value_name = "SIZE")]
     chunk_size: Option<String>,
-    /// How long a datanode is silent before it is dead, in milliseconds
-    #[arg(long, value_name = "MS")]
-    dead_after_ms: Option<u64>,
+    /// How long a datanode is silent before it is dead
+    #[arg(long, value_name = "SECONDS", value_parser = crate::args::seconds)]
+    dead_after: Option<Duration>,
     /// Mount it on this directory
     #[arg(long, value_name = "DIR")]
     mount: Option<PathBuf>,
@@ -270,7 +270,7 @@ fn shape(args: &Up) -> Result<Shape> {
         replication: args.replication.unwrap_or(u32::from(args.datanodes).clamp(1, 3)),
         capacity: size(&args.capacity)?,
         chunk_size: size(&args.chunk_size)?,
-        dead_after_ms: args.dead_after_ms,
+        dead_after_ms: args.dead_after.map(|silence| silence.as_millis() as u64),
         base_port: args.base_port,
     })
 }

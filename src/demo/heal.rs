@@ -14,6 +14,8 @@ use crate::verbs::health::repair_line;
 
 /// Repair that makes no headway for so long has failed.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// The planner counts in rounds: only what it says for so long is believed.
+const CALM: Duration = Duration::from_secs(2);
 const STEP: Duration = Duration::from_millis(200);
 
 /// What the repair amounted to.
@@ -101,6 +103,7 @@ async fn watch(
     let killed = Instant::now();
     let mut dead_at: Option<Instant> = None;
     let mut headway = (Instant::now(), u64::MAX);
+    let mut whole_since: Option<Instant> = None;
     loop {
         let status = status(cluster).await?;
         let repair = status.repair.unwrap_or_default();
@@ -111,10 +114,9 @@ async fn watch(
             (true, None) => {
                 healed.noticed = killed.elapsed();
                 narrator.say(&format!(
-                    "{} is dead to the cluster after {}; {} chunks lack a replica",
+                    "{} is dead to the cluster after {}; repair begins",
                     healed.victim,
-                    output::span(healed.noticed.as_millis() as u64),
-                    repair.under_replicated
+                    output::span(healed.noticed.as_millis() as u64)
                 ));
                 dead_at = Some(Instant::now());
                 continue;
@@ -127,8 +129,13 @@ async fn watch(
             (true, Some(since)) => since,
         };
         if dead && repair.under_replicated == 0 && repair.in_flight == 0 && repair.missing == 0 {
-            healed.repaired = since.elapsed();
-            return Ok(());
+            let whole = *whole_since.get_or_insert_with(Instant::now);
+            if whole.elapsed() >= CALM {
+                healed.repaired = whole - since;
+                return Ok(());
+            }
+        } else {
+            whole_since = None;
         }
         if dead {
             narrator.progress(&format!("repair: {}", repair_line(&repair)));

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
@@ -36,9 +37,9 @@ pub struct Namenode {
     /// Memory for the store's cache
     #[arg(long, value_name = "SIZE")]
     cache: Option<String>,
-    /// How long a datanode is silent before it is dead, in milliseconds
-    #[arg(long, value_name = "MS")]
-    dead_after_ms: Option<u64>,
+    /// How long a datanode is silent before it is dead
+    #[arg(long, value_name = "SECONDS", value_parser = crate::args::seconds)]
+    dead_after: Option<Duration>,
 }
 
 /// Runs until it is told to stop.
@@ -74,8 +75,9 @@ fn apply(config: &mut cairn_namenode::Config, args: Namenode) -> Result<()> {
     if let Some(text) = args.cache {
         config.cache_bytes = size(&text)? as usize;
     }
-    if let Some(ms) = args.dead_after_ms {
-        config.dead_after_ms = ms;
+    if let Some(silence) = args.dead_after {
+        config.dead_after_ms = silence.as_millis() as u64;
+        config.suspect_after_ms = config.suspect_after_ms.min(config.dead_after_ms);
     }
     if config.dir.as_os_str().is_empty() {
         bail!(Usage("no directory: give --dir DIR or [namenode] dir".into()));

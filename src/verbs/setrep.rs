@@ -34,7 +34,9 @@ pub struct Setrep {
 pub async fn run(client: Arc<Client>, args: Setrep) -> Result<()> {
     let wanted = args.replication;
     if wanted == 0 || wanted > MAX_REPLICATION {
-        return Err(Usage(format!("{wanted} replicas: 1 to {MAX_REPLICATION} are possible")).into());
+        return Err(
+            Usage(format!("a replication of {wanted} is not possible, only 1 to {MAX_REPLICATION}")).into()
+        );
     }
     super::for_each(&client, &args.paths, args.recursive, |client, entry| async move {
         if entry.is_directory() && entry.depth > 0 {
