@@ -1,43 +1,54 @@
 //! When a namenode must stop: it can no longer keep what it promised.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 
 /// Raised once, by whoever finds that the namenode must not answer on.
 #[derive(Debug, Clone)]
-pub struct Alarm(Arc<watch::Sender<Option<String>>>);
+pub struct Alarm(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    reason: watch::Sender<Option<String>>,
+    /// The namenode was asked to stop: tasks end because they are told to.
+    disarmed: AtomicBool,
+}
 
 impl Default for Alarm {
     fn default() -> Alarm {
-        Alarm(Arc::new(watch::Sender::new(None)))
+        Alarm(Arc::new(State { reason: watch::Sender::new(None), disarmed: AtomicBool::new(false) }))
     }
 }
 
 impl Alarm {
     /// Stops the namenode. The first reason is kept.
     pub fn raise(&self, why: impl Into<String>) {
+        if self.0.disarmed.load(Ordering::Acquire) {
+            return;
+        }
         let why = why.into();
-        tracing::error!(%why, "this namenode cannot go on");
-        self.0.send_if_modified(|reason| {
+        self.0.reason.send_if_modified(|reason| {
             let first = reason.is_none();
+            if first {
+                tracing::error!(%why, "this namenode cannot go on");
+            }
             reason.get_or_insert(why);
             first
         });
     }
 
-    /// Why the namenode must stop, as soon as somebody says so.
-    pub async fn raised(&self) -> String {
-        let mut watch = self.0.subscribe();
-        match watch.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
-            // The sender lives in `self`.
-            Err(_) => std::future::pending().await,
-        }
+    /// What ends from now on ends on purpose.
+    pub fn disarm(&self) {
+        self.0.disarmed.store(true, Ordering::Release);
     }
 
-    /// Whether the namenode is stopping.
-    pub fn is_raised(&self) -> bool {
-        self.0.borrow().is_some()
+    /// Why the namenode must stop, as soon as somebody says so.
+    pub async fn raised(&self) -> String {
+        let mut watch = self.0.reason.subscribe();
+        // The sender lives in `self`: waiting does not fail.
+        let reason = watch.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        reason.unwrap_or_default()
     }
 }

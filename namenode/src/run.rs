@@ -61,6 +61,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), 
         Err(error) => Err(error),
     };
 
+    alarm.disarm();
     closing.send_replace(true);
     if let Some(member) = seat.leave() {
         member.stop().await;

@@ -98,6 +98,8 @@ struct State {
     recent_limit: usize,
     /// Records below this index are on disk.
     flushed: u64,
+    /// Truncations asked for and not done: until then, a segment may still hold a record that was replaced.
+    truncating: usize,
     /// Segments by their first index.
     segments: BTreeMap<u64, Arc<Segment>>,
     vote: Option<Bytes>,
@@ -130,7 +132,7 @@ impl State {
 
     /// Lets go of records that are on disk until the rest fits the limit.
     fn evict(&mut self) {
-        while self.recent_bytes > self.recent_limit {
+        while self.recent_bytes > self.recent_limit && self.truncating == 0 {
             match self.recent.front() {
                 Some(front) if front.at.index < self.flushed => {
                     self.recent_bytes -= front.payload.len();
@@ -238,6 +240,7 @@ impl Log {
         let next = keep.map_or(0, |keep| keep.index + 1);
         state.keep_recent(|index| index < next);
         state.last = keep.max(state.purged);
+        state.truncating += 1;
         self.send(Command::Truncate { next, done })
     }
 

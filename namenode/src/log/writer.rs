@@ -174,7 +174,9 @@ impl Writer {
             None => None,
         };
         self.flushed = self.flushed.min(next);
-        self.shared.lock().flushed = self.flushed;
+        let mut state = self.shared.lock();
+        state.flushed = self.flushed;
+        state.truncating -= 1;
         Ok(())
     }
 

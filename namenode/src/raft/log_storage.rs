@@ -5,7 +5,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 
 use bytes::Bytes;
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{OptionalSend, OptionalSync};
 use tokio::sync::oneshot;
@@ -58,7 +58,7 @@ impl RaftLogReader<Types> for LogStorage {
         let (start, end) = indexes(&range);
         let log = self.clone();
         // In slices: what a namenode has to apply at once may be more than fits its memory.
-        futures::stream::unfold((log, start, Vec::new().into_iter()), move |(log, next, mut slice)| async move {
+        let slices = futures::stream::unfold((log, start, Vec::new().into_iter()), move |(log, next, mut slice)| async move {
             let mut entry = slice.next();
             if entry.is_none() && next < end {
                 match log.entries(next, end, MESSAGE_BYTES) {
@@ -70,7 +70,8 @@ impl RaftLogReader<Types> for LogStorage {
             let entry: Entry = entry?;
             let next = entry.log_id.index() + 1;
             Some((Ok(entry), (log, next, slice)))
-        })
+        });
+        slices.fuse()
     }
 
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(

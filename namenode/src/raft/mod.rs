@@ -87,6 +87,7 @@ pub struct Group {
     /// One change of membership at a time.
     changing: Arc<tokio::sync::Mutex<()>>,
     loops: Arc<Loops>,
+    alarm: Alarm,
 }
 
 /// Background loops that end with the group.
@@ -118,7 +119,7 @@ impl Group {
         }
         let config = raft_config(&cluster_id, &settings)?;
         let network = Network { id, cluster_id: cluster_id.clone() };
-        let (machine, checkpoints) = StateMachine::new(store.clone());
+        let (machine, checkpoints) = StateMachine::new(store.clone(), alarm.clone());
         let raft = Raft::new(id, config, network, LogStorage(log), machine)
             .await
             .map_err(|error| ErrorCode::Io.because(format!("starting Raft: {error}")))?;
@@ -126,7 +127,7 @@ impl Group {
             state_machine::checkpoint_loop(store.clone(), checkpoints, settings.checkpoint_every, alarm.clone());
         let loops = vec![
             tokio::spawn(checkpointing).abort_handle(),
-            tokio::spawn(watch_fatal(raft.clone(), alarm)).abort_handle(),
+            tokio::spawn(watch_fatal(raft.clone(), alarm.clone())).abort_handle(),
         ];
         let changing = Arc::default();
         Ok(Group {
@@ -137,6 +138,7 @@ impl Group {
             store,
             changing,
             loops: Arc::new(Loops(loops)),
+            alarm,
         })
     }
 
@@ -179,18 +181,19 @@ impl Group {
 
     /// What is known of the leader.
     pub fn leadership(&self) -> Leadership {
-        let metrics = self.raft.metrics();
+        let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         let leader = metrics.current_leader.and_then(|leader| {
             let node = metrics.membership_config.get_node(&leader)?;
             Some((leader, node.addr.clone()))
         });
-        Leadership { term: metrics.current_term, leads: metrics.state == ServerState::Leader, leader }
+        Leadership { term: metrics.vote.leader_id.term, leads: metrics.state == ServerState::Leader, leader }
     }
 
     /// Waits until [`Group::leadership`] differs from `known`; `None` when the group has stopped.
     pub async fn leadership_after(&self, known: &Leadership) -> Option<Leadership> {
-        let mut metrics = self.raft.metrics();
+        // These change with the leader and the members only, not with every entry.
+        let mut metrics = self.raft.server_metrics();
         loop {
             let now = self.leadership();
             if now != *known {
@@ -243,6 +246,7 @@ impl Group {
 
     /// Stops taking part and makes the store durable.
     pub async fn shutdown(&self) {
+        self.alarm.disarm();
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "stopping Raft");
         }
@@ -280,11 +284,10 @@ async fn watch_fatal(raft: Raft<Types, StateMachine>, alarm: Alarm) {
         let state = metrics.borrow_watched().running_state.clone();
         match state {
             Ok(()) => {}
-            Err(Fatal::Stopped) => return,
             Err(error) => return alarm.raise(format!("Raft stopped: {error}")),
         }
         if metrics.changed().await.is_err() {
-            return;
+            return alarm.raise("Raft's task ended");
         }
     }
 }

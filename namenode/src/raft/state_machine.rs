@@ -26,6 +26,14 @@ const GROUP_ENTRIES: usize = 256;
 pub struct StateMachine {
     store: Arc<RedbStore>,
     checkpoints: Arc<Checkpoints>,
+    alarm: Alarm,
+}
+
+impl Drop for StateMachine {
+    fn drop(&mut self) {
+        // The library's task for it has ended. By itself that happens only by a panic, which nobody else notices.
+        self.alarm.raise("the task that applies the log ended");
+    }
 }
 
 /// What apply and the checkpoint loop tell each other.
@@ -39,12 +47,15 @@ pub struct Checkpoints {
 
 impl StateMachine {
     /// A state machine over `store`, and what its checkpoint loop needs.
-    pub fn new(store: Arc<RedbStore>) -> (StateMachine, Arc<Checkpoints>) {
+    pub fn new(store: Arc<RedbStore>, alarm: Alarm) -> (StateMachine, Arc<Checkpoints>) {
         let checkpoints = Arc::new(Checkpoints::default());
-        (StateMachine { store, checkpoints: checkpoints.clone() }, checkpoints)
+        (StateMachine { store, checkpoints: checkpoints.clone(), alarm }, checkpoints)
     }
 
     async fn apply_group(&self, entries: Vec<Entry>) -> io::Result<Vec<Outcomes>> {
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
         self.checkpoints.applied.fetch_add(1, Ordering::Relaxed);
         let store = self.store.clone();
         let work = move || apply(&store, &entries);
@@ -140,17 +151,18 @@ impl RaftStateMachine<Types> for StateMachine {
     where
         Strm: Stream<Item = io::Result<EntryResponder<Types>>> + Unpin + OptionalSend,
     {
-        loop {
+        let mut ended = false;
+        while !ended {
             let mut group = Vec::new();
             let mut responders = Vec::new();
-            while group.len() < GROUP_ENTRIES {
-                let Some(item) = entries.next().await else { break };
-                let (entry, responder) = item?;
-                group.push(entry);
-                responders.push(responder);
-            }
-            if group.is_empty() {
-                return Ok(());
+            while group.len() < GROUP_ENTRIES && !ended {
+                match entries.next().await.transpose()? {
+                    Some((entry, responder)) => {
+                        group.push(entry);
+                        responders.push(responder);
+                    }
+                    None => ended = true,
+                }
             }
             let outcomes = self.apply_group(group).await?;
             for (responder, outcomes) in responders.into_iter().zip(outcomes) {
@@ -159,6 +171,7 @@ impl RaftStateMachine<Types> for StateMachine {
                 }
             }
         }
+        Ok(())
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {

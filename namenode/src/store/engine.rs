@@ -98,7 +98,7 @@ fn open_database(path: &Path, cache_bytes: usize) -> Result<Database, StoreError
 
 impl Store for RedbStore {
     fn read(&self, body: ReadBody<'_>) -> Result<(), StoreError> {
-        body(&ReadView::begin(&self.database())?)
+        body(&ReadView::begin(self.database())?)
     }
 
     fn write(&self, durability: Durability, body: WriteBody<'_>) -> Result<(), StoreError> {
@@ -117,23 +117,24 @@ impl Store for RedbStore {
     }
 
     fn snapshot(&self) -> Result<Box<dyn View + Send>, StoreError> {
-        Ok(Box::new(ReadView::begin(&self.database())?))
+        Ok(Box::new(ReadView::begin(self.database())?))
     }
 }
 
 type OpenRead = ReadOnlyTable<&'static [u8], &'static [u8]>;
 type OpenWrite<'t> = redb::Table<'t, &'static [u8], &'static [u8]>;
 
-/// A read transaction; it keeps its database alive by itself.
+/// A read transaction. It keeps its database open: one that is replaced meanwhile goes when its last view goes.
 struct ReadView {
-    transaction: ReadTransaction,
     tables: [OnceCell<OpenRead>; TABLES],
+    transaction: ReadTransaction,
+    _database: Arc<Database>,
 }
 
 impl ReadView {
-    fn begin(database: &Database) -> Result<ReadView, StoreError> {
+    fn begin(database: Arc<Database>) -> Result<ReadView, StoreError> {
         let transaction = database.begin_read().map_err(engine)?;
-        Ok(ReadView { transaction, tables: [const { OnceCell::new() }; TABLES] })
+        Ok(ReadView { tables: [const { OnceCell::new() }; TABLES], transaction, _database: database })
     }
 
     fn table(&self, table: Table) -> Result<&OpenRead, StoreError> {
