@@ -1,0 +1,9 @@
+//! End to end: real `cairn` processes on loopback, real files, real kills, content checked by hash.
+
+mod bad_input;
+mod durability;
+mod healing;
+mod membership;
+mod mounting;
+mod support;
+mod verbs;

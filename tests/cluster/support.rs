@@ -1,0 +1,251 @@
+//! A local cluster for one test: its own directory, its own ports, gone at the end even on panic.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rand::rngs::SmallRng;
+use rand::{Rng, RngCore, SeedableRng};
+use serde_json::Value;
+
+/// How long anything that must happen "by itself" may take before a test gives up on it.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+pub struct Cluster {
+    dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// Starts a cluster; `args` go to `cairn cluster up`.
+    pub fn up(args: &[&str]) -> Cluster {
+        let cluster = Cluster { dir: tempfile::tempdir().expect("a temporary directory") };
+        let mut up = vec!["up"];
+        up.extend(args);
+        cluster.cluster_verb(&up);
+        cluster
+    }
+
+    /// Three namenodes and four datanodes that give a dead one up quickly.
+    pub fn usual() -> Cluster {
+        Cluster::up(&["--namenodes", "3", "--datanodes", "4", "--dead-after", "3"])
+    }
+
+    pub fn dir(&self) -> PathBuf {
+        self.dir.path().join("cluster")
+    }
+
+    /// A scratch path outside the cluster's own directory.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cairn"));
+        command.args(args);
+        command.env("CAIRN_CONFIG", self.dir().join("cairn.toml"));
+        command.env("XDG_STATE_HOME", self.dir.path().join("state"));
+        command.env_remove("CAIRN_NAMENODES").env_remove("RUST_LOG");
+        command.stdin(Stdio::null());
+        command
+    }
+
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().expect("cairn starts")
+    }
+
+    /// Runs a command that must succeed and returns its standard output.
+    #[track_caller]
+    pub fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(
+            output.status.success(),
+            "cairn {args:?}: {}\n{}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Runs a command that must fail and returns what it says on standard error.
+    #[track_caller]
+    pub fn fails(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "cairn {args:?} should have failed, said {said}");
+        assert!(!said.contains("panicked"), "cairn {args:?} panicked: {said}");
+        said
+    }
+
+    pub fn spawn(&self, args: &[&str]) -> Child {
+        self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("cairn starts")
+    }
+
+    #[track_caller]
+    pub fn cluster_verb(&self, args: &[&str]) -> String {
+        let dir = self.dir();
+        let mut all = vec!["cluster"];
+        all.extend(args);
+        all.extend(["--dir", dir.to_str().expect("a UTF-8 path")]);
+        self.ok(&all)
+    }
+
+    /// A client configuration that gives up after so many seconds.
+    pub fn impatient(&self, seconds: u32) -> PathBuf {
+        let usual = fs::read_to_string(self.dir().join("cairn.toml")).expect("the client's configuration");
+        let path = self.scratch("impatient.toml");
+        fs::write(&path, format!("{usual}operation_timeout_seconds = {seconds}\n")).expect("a file");
+        path
+    }
+
+    #[track_caller]
+    pub fn kill(&self, name: &str) {
+        self.cluster_verb(&["kill", name]);
+    }
+
+    #[track_caller]
+    pub fn start(&self, name: &str) {
+        self.cluster_verb(&["start", name]);
+    }
+
+    /// The cluster's state, if it can be had just now.
+    pub fn status(&self) -> Option<Value> {
+        let output = self.run(&["status", "--json"]);
+        serde_json::from_slice(&output.stdout).ok()
+    }
+
+    /// Waits until the cluster's state is as wanted and returns it.
+    #[track_caller]
+    pub fn wait_for(&self, what: &str, mut wanted: impl FnMut(&Value) -> bool) -> Value {
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status();
+            match &status {
+                Some(status) if wanted(status) => return status.clone(),
+                _ if Instant::now() > give_up => {
+                    panic!("waited in vain for {what}; last seen: {status:#?}\n{}", self.logs())
+                }
+                _ => std::thread::sleep(Duration::from_millis(200)),
+            }
+        }
+    }
+
+    /// Waits until every chunk has the replicas it wants and no more.
+    #[track_caller]
+    pub fn wait_healed(&self) -> Value {
+        self.wait_for("every chunk at its replicas", |status| {
+            ["under_replicated", "missing", "surplus", "in_flight"]
+                .iter()
+                .all(|key| status["repair"][key].as_u64() == Some(0))
+                && status["open_chunks"].as_u64() == Some(0)
+        })
+    }
+
+    /// The name under which `cairn cluster` knows the leader.
+    #[track_caller]
+    pub fn leader(&self) -> String {
+        let status = self.wait_for("a leader", |status| leader_address(status).is_some());
+        let address = leader_address(&status).expect("waited for it");
+        self.node_at(&address)
+    }
+
+    /// The name of the live datanode that holds most replicas.
+    #[track_caller]
+    pub fn busiest_datanode(&self) -> String {
+        let status = self.wait_for("datanodes", |status| status["datanodes"].is_array());
+        let nodes = status["datanodes"].as_array().expect("an array");
+        let busiest = nodes.iter().max_by_key(|node| node["replicas"].as_u64()).expect("a datanode");
+        self.node_at(busiest["address"].as_str().expect("an address"))
+    }
+
+    #[track_caller]
+    fn node_at(&self, address: &str) -> String {
+        let text = self.cluster_verb(&["status", "--json"]);
+        let nodes: Value = serde_json::from_str(&text).expect("JSON");
+        let nodes = nodes["nodes"].as_array().expect("nodes");
+        let found = nodes.iter().find(|node| node["address"].as_str() == Some(address));
+        found.unwrap_or_else(|| panic!("no node at {address} in {nodes:?}"))["name"]
+            .as_str()
+            .expect("a name")
+            .into()
+    }
+
+    /// The last lines of every node's log: what a failed test prints.
+    pub fn logs(&self) -> String {
+        let mut all = String::new();
+        let Ok(entries) = fs::read_dir(self.dir().join("logs")) else { return all };
+        for entry in entries.flatten() {
+            let text = fs::read_to_string(entry.path()).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(15)..];
+            all += &format!("--- {}\n{}\n", entry.file_name().display(), tail.join("\n"));
+        }
+        all
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let dir = self.dir();
+        let args = ["cluster", "down", "--dir", dir.to_str().expect("a UTF-8 path")];
+        let output = self.run(&args);
+        if !output.status.success() {
+            eprintln!("cluster down: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+}
+
+fn leader_address(status: &Value) -> Option<String> {
+    let namenodes = status["namenodes"].as_array()?;
+    let leader = namenodes.iter().find(|node| node["leader"] == true)?;
+    Some(leader["address"].as_str()?.to_string())
+}
+
+/// Writes `count` files of up to `largest` bytes in a small tree; the same seed gives the same bytes.
+pub fn make_tree(root: &Path, count: usize, largest: usize, seed: u64) {
+    let mut random = SmallRng::seed_from_u64(seed);
+    for number in 0..count {
+        let directory = root.join(format!("d{:02}", number % 17)).join(format!("e{}", number % 5));
+        fs::create_dir_all(&directory).expect("a directory");
+        let mut content = vec![0; random.random_range(0..=largest)];
+        random.fill_bytes(&mut content);
+        fs::write(directory.join(format!("f{number:05}")), content).expect("a file");
+    }
+}
+
+/// Writes one file of `length` pseudo-random bytes.
+pub fn make_file(path: &Path, length: usize, seed: u64) {
+    let mut random = SmallRng::seed_from_u64(seed);
+    let mut content = vec![0; length];
+    random.fill_bytes(&mut content);
+    fs::write(path, content).expect("a file");
+}
+
+/// Relative path to BLAKE3 of every file below `root`.
+pub fn digests(root: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    let mut todo = vec![root.to_path_buf()];
+    while let Some(directory) = todo.pop() {
+        for entry in fs::read_dir(&directory).expect("a directory").map(|entry| entry.expect("an entry")) {
+            if entry.file_type().expect("a type").is_dir() {
+                todo.push(entry.path());
+            } else {
+                let relative = entry.path().strip_prefix(root).expect("below the root").to_path_buf();
+                found.insert(relative, digest(&entry.path()));
+            }
+        }
+    }
+    found
+}
+
+pub fn digest(path: &Path) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_mmap(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    hasher.finalize().to_hex().to_string()
+}
+
+pub fn text(path: &Path) -> &str {
+    path.to_str().expect("a UTF-8 path")
+}
