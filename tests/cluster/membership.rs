@@ -18,7 +18,12 @@ fn a_wiped_namenode_joins_again_and_counts() {
     cluster.kill(wiped);
     cluster.cluster_verb(&["wipe", wiped]);
     cluster.start(wiped);
-    cluster.wait_for("three voters", |status| voters(status) == 3);
+    // It comes back under a new number: a wiped voter must not vote again under its old one.
+    cluster.wait_for("a fourth number among three voters", |status| {
+        let namenodes = status["namenodes"].as_array().cloned().unwrap_or_default();
+        let fresh = namenodes.iter().any(|node| node["id"].as_u64() > Some(3) && node["voter"] == true);
+        fresh && voters(status) == 3 && namenodes.len() == 3
+    });
     // The wiped one must now be worth as much as any: without another, it makes the majority.
     cluster.kill(&leader);
     cluster.ok(&["mkdir", "/kept/on"]);

@@ -22,16 +22,8 @@ fn mounted() -> Option<(Cluster, PathBuf)> {
         return None;
     }
     let point = tempfile::tempdir().expect("a mount point").keep();
-    let cluster = Cluster::up(&[
-        "--namenodes",
-        "3",
-        "--datanodes",
-        "4",
-        "--dead-after-ms",
-        "3000",
-        "--mount",
-        text(&point),
-    ]);
+    let cluster =
+        Cluster::up(&["--namenodes", "3", "--datanodes", "4", "--dead-after", "3", "--mount", text(&point)]);
     Some((cluster, point))
 }
 
