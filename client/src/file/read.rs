@@ -44,6 +44,7 @@ impl Inode {
         let deadline = Instant::now() + self.engine.config.operation_timeout;
         let length = length.min(MAX_READ);
         let mut backoff = Backoff::new();
+        let mut failed = None;
         loop {
             let error = match self.plan(offset, length) {
                 Plan::Complete(sources) => match self.engine.fetch(sources).await {
@@ -51,6 +52,7 @@ impl Inode {
                     // Chunks move and go; the layout says where they are now.
                     Err(error) => {
                         self.state().layout.clear();
+                        failed = Some(error.clone());
                         error
                     }
                 },
@@ -59,7 +61,7 @@ impl Inode {
                     if Instant::now() < deadline {
                         continue;
                     }
-                    ErrorCode::Timeout.because("its layout keeps changing")
+                    failed.clone().unwrap_or_else(|| ErrorCode::Timeout.because("its layout keeps changing"))
                 }
             };
             if Instant::now() >= deadline {

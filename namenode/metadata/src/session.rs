@@ -83,7 +83,8 @@ pub(crate) fn remember(
         return Ok(());
     }
     let mut old = Vec::new();
-    core.scan(Table::Outcome, &key::two(id, 0), &key::two(id, acked + 1), &mut |at, _| {
+    // From the first that is not forgotten yet: a log-structured store would wade through the removed ones.
+    core.scan(Table::Outcome, &key::two(id, session.acked + 1), &key::two(id, acked + 1), &mut |at, _| {
         old.push(at.to_vec());
         ControlFlow::Continue(())
     })?;
