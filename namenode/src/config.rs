@@ -110,7 +110,10 @@ impl Config {
             return bad(format!("peers: {} is not among {}", self.advertise, self.peers.join(", ")));
         }
         if self.default_replication == 0 || self.default_replication > MAX_REPLICATION {
-            return bad(format!("default_replication: {} is not in 1..={MAX_REPLICATION}", self.default_replication));
+            return bad(format!(
+                "default_replication: {} is not in 1..={MAX_REPLICATION}",
+                self.default_replication
+            ));
         }
         if self.chunk_size < 1 << 20 || self.chunk_size > MAX_CHUNK_SIZE {
             return bad(format!("chunk_size: {} is not in 1 MiB..=1 GiB", self.chunk_size));
@@ -154,7 +157,8 @@ impl Config {
 }
 
 fn check_address(address: &str) -> Result<(), Error> {
-    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+    let port =
+        address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
     match port {
         Some(Ok(port)) if port > 0 => Ok(()),
         _ => Err(ErrorCode::Invalid.because(format!("address {address}: want host:port"))),
@@ -178,7 +182,8 @@ mod tests {
 
     #[test]
     fn bad_options_are_named() {
-        let cases: [(&str, fn(&mut Config)); 6] = [
+        type Spoil = fn(&mut Config);
+        let cases: [(&str, Spoil); 6] = [
             ("dir", |config| config.dir = PathBuf::new()),
             ("advertise", |config| config.listen = SocketAddr::from(([0, 0, 0, 0], 1))),
             ("peers", |config| config.peers = vec!["other:1".into()]),

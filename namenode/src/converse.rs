@@ -28,8 +28,11 @@ const QUERIES_AT_ONCE: usize = 64;
 /// What a conversation has to say.
 enum Said {
     /// A batch was heard; its session, if it named one, lives or does not.
-    Heard { expired: bool, lease_ms: u32 },
-    Reply(Reply),
+    Heard {
+        expired: bool,
+        lease_ms: u32,
+    },
+    Reply(Box<Reply>),
 }
 
 type Replies = mpsc::Sender<Said>;
@@ -54,7 +57,10 @@ pub async fn converse(
                     }
                 }
                 Ok(Some(batch)) => {
-                    return Some(Status::invalid_argument(format!("{} calls in one batch", batch.calls.len())));
+                    return Some(Status::invalid_argument(format!(
+                        "{} calls in one batch",
+                        batch.calls.len()
+                    )));
                 }
                 Ok(None) | Err(_) => return None,
             }
@@ -98,7 +104,7 @@ fn add(batch: &mut ReplyBatch, said: Said) -> usize {
         }
         Said::Reply(reply) => {
             let bytes = reply.encoded_len();
-            batch.replies.push(reply);
+            batch.replies.push(*reply);
             bytes
         }
     }
@@ -110,9 +116,10 @@ async fn room(replies: &Replies) -> Result<Room, Gone> {
 
 fn refuse(room: Room, id: u64, error: Error) {
     // With NotLeader, the detail is the leader's address.
-    let leader_address = if error.code == ErrorCode::NotLeader { error.detail.clone() } else { String::new() };
+    let leader_address =
+        if error.code == ErrorCode::NotLeader { error.detail.clone() } else { String::new() };
     let result = Some(reply::Result::Error(error.into()));
-    room.send(Said::Reply(Reply { id, result, leader_address }));
+    room.send(Said::Reply(Box::new(Reply { id, result, leader_address })));
 }
 
 async fn refuse_all(replies: &Replies, batch: CallBatch, error: Error) -> Result<(), Gone> {
@@ -129,7 +136,12 @@ async fn refuse_all(replies: &Replies, batch: CallBatch, error: Error) -> Result
 
 async fn hear(seat: &Seat, batch: CallBatch, replies: &Replies) -> Result<(), Gone> {
     let Some(member) = seat.member() else {
-        return refuse_all(replies, batch, ErrorCode::NoLeader.because("this namenode is not part of a group yet")).await;
+        return refuse_all(
+            replies,
+            batch,
+            ErrorCode::NoLeader.because("this namenode is not part of a group yet"),
+        )
+        .await;
     };
     if let Some(error) = member.refusal() {
         return refuse_all(replies, batch, error).await;
@@ -173,7 +185,8 @@ fn nobody() -> Cred {
 
 /// Proposes a command; its answer takes `room` when it is there.
 async fn change(member: &Member, id: u64, mut command: Command, room: Room) {
-    if let Some(mutation::Op::Allocate(ask)) = command.mutation.as_mut().and_then(|mutation| mutation.op.as_mut())
+    if let Some(mutation::Op::Allocate(ask)) =
+        command.mutation.as_mut().and_then(|mutation| mutation.op.as_mut())
         && let Err(error) = choose_targets(member, ask)
     {
         return refuse(room, id, error);
@@ -181,7 +194,7 @@ async fn change(member: &Member, id: u64, mut command: Command, room: Room) {
     let settle = move |result: Result<Outcome, Error>| match result {
         Ok(outcome) => {
             let result = Some(reply::Result::Outcome(outcome));
-            room.send(Said::Reply(Reply { id, result, leader_address: String::new() }));
+            room.send(Said::Reply(Box::new(Reply { id, result, leader_address: String::new() })));
         }
         Err(error) => refuse(room, id, error),
     };
@@ -217,7 +230,7 @@ async fn answer_all(member: &Member, asked: Vec<Asked>) {
                 for (Asked { id, room, .. }, mut answer) in some.into_iter().zip(answers) {
                     member.decorate(&mut answer);
                     let result = Some(reply::Result::Answer(answer));
-                    room.send(Said::Reply(Reply { id, result, leader_address: String::new() }));
+                    room.send(Said::Reply(Box::new(Reply { id, result, leader_address: String::new() })));
                 }
             }
             Err(error) => some.into_iter().for_each(|asked| refuse(asked.room, asked.id, error.clone())),

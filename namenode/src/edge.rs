@@ -2,7 +2,8 @@
 
 use cairn_proto::control::Write;
 use cairn_proto::fs::{
-    AllocateChunk, Command, CommitExtents, CreateFile, Cred, FileCommit, Mutation, NodeRef, file_commit, mutation,
+    AllocateChunk, Command, CommitExtents, CreateFile, Cred, FileCommit, Mutation, NodeRef, file_commit,
+    mutation,
 };
 use cairn_proto::limits::{MAX_COMMIT_EXTENTS, MAX_NAME, MAX_PATH, MAX_REPLICATION, MAX_XATTR_VALUE};
 use cairn_proto::{Error, ErrorCode, Result};
@@ -72,7 +73,9 @@ fn check(op: &mutation::Op) -> Result<()> {
         Op::Allocate(ask) => allocate(ask),
         Op::Commit(ask) => commit(ask),
         Op::Close(ask) => at_most(ask.inodes.len(), MAX_CLOSES, ErrorCode::TooLarge, "inodes to close"),
-        Op::OpenSession(ask) => at_most(ask.client.len(), MAX_CLIENT, ErrorCode::TooLarge, "the client's description"),
+        Op::OpenSession(ask) => {
+            at_most(ask.client.len(), MAX_CLIENT, ErrorCode::TooLarge, "the client's description")
+        }
         Op::Seal(_) | Op::Open(_) | Op::CloseSession(_) => Ok(()),
         Op::FormCluster(_)
         | Op::RegisterDatanode(_)

@@ -69,8 +69,11 @@ pub async fn find_place(config: &Config, seat: &Seat) -> Result<Identity, Error>
             Step::Wait => {}
         }
         if round % REPORT_EVERY == REPORT_EVERY - 1 {
-            let silent: Vec<&str> =
-                replies.iter().filter(|(_, reply)| reply.is_none()).map(|(address, _)| address.as_str()).collect();
+            let silent: Vec<&str> = replies
+                .iter()
+                .filter(|(_, reply)| reply.is_none())
+                .map(|(address, _)| address.as_str())
+                .collect();
             tracing::warn!(?silent, "not part of a group yet; a new one is formed when all peers answer");
         }
         tokio::select! {
@@ -108,7 +111,8 @@ fn decide(config: &Config, held: Option<&Identity>, cluster_id: &str, replies: &
         reply.as_ref().filter(|reply| !reply.blank).map(|reply| (address, reply))
     });
     if let Some((address, member)) = members.next() {
-        let leader = std::iter::once((address, member)).chain(members).find(|(_, reply)| reply.leader_id != 0);
+        let leader =
+            std::iter::once((address, member)).chain(members).find(|(_, reply)| reply.leader_id != 0);
         let promised = held.is_some_and(|held| held.cluster_id == member.cluster_id);
         return match leader {
             // The place is kept: the group calls when it begins.
@@ -129,7 +133,8 @@ fn decide(config: &Config, held: Option<&Identity>, cluster_id: &str, replies: &
         let position = config.peers.iter().position(|peer| peer == address);
         reply.cluster_id == cluster_id && position.is_some_and(|position| reply.id == position as u64 + 1)
     };
-    match replies.iter().all(|(address, reply)| reply.as_ref().is_some_and(|reply| has_place(address, reply))) {
+    match replies.iter().all(|(address, reply)| reply.as_ref().is_some_and(|reply| has_place(address, reply)))
+    {
         true => Step::Begin,
         false => Step::Wait,
     }
@@ -231,7 +236,10 @@ mod tests {
     fn nothing_is_formed_while_a_peer_is_silent() {
         let silent = replies([("b:1", blank()), ("c:1", None)]);
         assert_eq!(decide(&config("a:1"), None, "x", &silent), Step::Wait);
-        assert_eq!(decide(&config("b:1"), None, "x", &replies([("a:1", blank()), ("c:1", None)])), Step::Wait);
+        assert_eq!(
+            decide(&config("b:1"), None, "x", &replies([("a:1", blank()), ("c:1", None)])),
+            Step::Wait
+        );
     }
 
     #[test]

@@ -46,7 +46,13 @@ pub struct Identity {
 impl Identity {
     /// A place as it is first written down.
     pub fn new(id: u64, cluster_id: impl Into<String>, phase: Phase) -> Identity {
-        Identity { version: VERSION, id, cluster_id: cluster_id.into(), phase, first_members: BTreeMap::new() }
+        Identity {
+            version: VERSION,
+            id,
+            cluster_id: cluster_id.into(),
+            phase,
+            first_members: BTreeMap::new(),
+        }
     }
 
     /// Reads the identity in `dir`; nothing if there never was one.
@@ -60,7 +66,11 @@ impl Identity {
         let identity: Identity = serde_json::from_slice(&bytes)
             .map_err(|error| ErrorCode::Io.because(format!("{} is damaged: {error}", path.display())))?;
         if identity.version != VERSION {
-            return Err(ErrorCode::Version.because(format!("{}: version {}", path.display(), identity.version)));
+            return Err(ErrorCode::Version.because(format!(
+                "{}: version {}",
+                path.display(),
+                identity.version
+            )));
         }
         Ok(Some(identity))
     }

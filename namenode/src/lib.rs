@@ -22,7 +22,6 @@ mod service;
 mod sessions;
 pub mod store;
 
-
 #[cfg(test)]
 mod tests;
 

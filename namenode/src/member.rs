@@ -72,7 +72,8 @@ impl Member {
         };
         let cluster_id = identity.cluster_id.clone();
         let group =
-            Group::start(identity.id, cluster_id, log.clone(), store.clone(), settings, alarm.clone()).await?;
+            Group::start(identity.id, cluster_id, log.clone(), store.clone(), settings, alarm.clone())
+                .await?;
         if !identity.first_members.is_empty() {
             // Also after a crash between writing the identity down and forming the group: it does nothing when the
             // group has a membership already.
@@ -92,8 +93,7 @@ impl Member {
             form: founding(config, identity),
         };
         let expiring = sessions.clone().watch(store.clone(), proposer.clone(), alarm.clone());
-        let tasks =
-            vec![tokio::spawn(leader.watch()).abort_handle(), tokio::spawn(expiring).abort_handle()];
+        let tasks = vec![tokio::spawn(leader.watch()).abort_handle(), tokio::spawn(expiring).abort_handle()];
         tracing::info!(id = identity.id, cluster = %identity.cluster_id, "this namenode is a member of its group");
         Ok(Arc::new(Member { group, store, proposer, datanodes, sessions, alarm, log, ready, tasks }))
     }
@@ -108,7 +108,10 @@ impl Member {
     }
 
     /// Runs `body` over a view of the namespace. A store that fails ends the namenode.
-    pub fn view<T: Default>(&self, mut body: impl FnMut(&dyn View) -> Result<T, StoreError>) -> Result<T, Error> {
+    pub fn view<T: Default>(
+        &self,
+        mut body: impl FnMut(&dyn View) -> Result<T, StoreError>,
+    ) -> Result<T, Error> {
         let mut found = T::default();
         let read = self.store.read(&mut |view| {
             found = body(view)?;
@@ -175,7 +178,8 @@ fn founding(config: &Config, identity: &Identity) -> FormCluster {
 async fn open(config: &Config, identity: &Identity) -> Result<(Log, Arc<RedbStore>), Error> {
     let dir = config.dir.clone();
     let cache_bytes = config.cache_bytes;
-    let options = LogOptions { segment_bytes: config.log_segment_bytes, recent_bytes: config.log_recent_bytes };
+    let options =
+        LogOptions { segment_bytes: config.log_segment_bytes, recent_bytes: config.log_recent_bytes };
     let active = identity.phase == Phase::Active;
     let work = move || {
         clear(&dir.join(INCOMING));

@@ -33,9 +33,9 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), Error> {
     let config = config.checked()?;
     let _lock = take_directory(&config)?;
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .map_err(|error| ErrorCode::Unavailable.because(format!("listening on {}: {error}", config.listen)))?;
+    let listener = TcpListener::bind(config.listen).await.map_err(|error| {
+        ErrorCode::Unavailable.because(format!("listening on {}: {error}", config.listen))
+    })?;
     let seat = Arc::new(Seat::default());
     if let Some(identity) = Identity::load(&config.dir)? {
         seat.identify(identity);

@@ -7,8 +7,8 @@ use std::time::Duration;
 use cairn_proto::control::membership_request::Action;
 use cairn_proto::control::namenode_server::Namenode;
 use cairn_proto::control::{
-    BadReplica, BadReplicaReply, CallBatch, DatanodeMessage, MembershipReply, MembershipRequest, NamenodeMessage,
-    ReplyBatch, WhoLeadsReply, WhoLeadsRequest, namenode_message,
+    BadReplica, BadReplicaReply, CallBatch, DatanodeMessage, MembershipReply, MembershipRequest,
+    NamenodeMessage, ReplyBatch, WhoLeadsReply, WhoLeadsRequest, namenode_message,
 };
 use cairn_proto::{Error, ErrorCode};
 use tokio::sync::{mpsc, watch};
@@ -52,7 +52,8 @@ impl NamenodeService {
 
     fn leader(&self) -> Result<Arc<Member>, Error> {
         let member = self.seat.member();
-        let member = member.ok_or_else(|| ErrorCode::NoLeader.because("this namenode is not part of a group yet"))?;
+        let member =
+            member.ok_or_else(|| ErrorCode::NoLeader.because("this namenode is not part of a group yet"))?;
         match member.refusal() {
             Some(error) => Err(error),
             None => Ok(member),
@@ -60,7 +61,8 @@ impl NamenodeService {
     }
 
     async fn change(&self, ask: &MembershipRequest) -> Result<MembershipReply, Error> {
-        let action = Action::try_from(ask.action).map_err(|_| ErrorCode::Malformed.because("an unknown action"))?;
+        let action =
+            Action::try_from(ask.action).map_err(|_| ErrorCode::Malformed.because("an unknown action"))?;
         if action == Action::Join
             && let Some((id, cluster_id)) = self.seat.place_for(&ask.address)
         {
@@ -138,7 +140,10 @@ impl Namenode for NamenodeService {
         Ok(Response::new(self.seat.who_leads()))
     }
 
-    async fn report_bad_replica(&self, request: Request<BadReplica>) -> Result<Response<BadReplicaReply>, Status> {
+    async fn report_bad_replica(
+        &self,
+        request: Request<BadReplica>,
+    ) -> Result<Response<BadReplicaReply>, Status> {
         let member = self.leader().map_err(|error| Status::unavailable(error.to_string()))?;
         member.datanodes.report_bad(request.into_inner());
         Ok(Response::new(BadReplicaReply {}))

@@ -209,8 +209,7 @@ impl Log {
     /// Appends records, which must continue the log.
     pub fn append(&self, records: Vec<Record>, flushed: Flushed) -> io::Result<()> {
         let mut state = self.0.shared.lock();
-        let mut next = state.next();
-        for record in &records {
+        for (next, record) in (state.next()..).zip(&records) {
             if record.at.index != next || record.payload.len() > self.0.record_limit {
                 let what = format!(
                     "log record {} of {} bytes cannot follow record {:?}",
@@ -220,7 +219,6 @@ impl Log {
                 );
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
             }
-            next += 1;
         }
         let Some(last) = records.last() else {
             drop(state);

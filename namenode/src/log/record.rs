@@ -119,7 +119,10 @@ mod tests {
         assert_eq!(bytes[24..32], 4u64.to_le_bytes());
         assert_eq!(&bytes[40..], b"abc\0\0\0\0\0");
         let frame = decode(&bytes).unwrap();
-        assert_eq!((frame.at, frame.flushed, frame.payload), (Position { index: 5, term: 2 }, 4, &b"abc"[..]));
+        assert_eq!(
+            (frame.at, frame.flushed, frame.payload),
+            (Position { index: 5, term: 2 }, 4, &b"abc"[..])
+        );
     }
 
     #[test]

@@ -37,7 +37,12 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub fn new(dir: &Path, segment_bytes: u32, shared: Arc<Shared>, tail: Option<Tail>) -> io::Result<Writer> {
+    pub fn new(
+        dir: &Path,
+        segment_bytes: u32,
+        shared: Arc<Shared>,
+        tail: Option<Tail>,
+    ) -> io::Result<Writer> {
         let flushed = shared.lock().flushed;
         Ok(Writer { dir: dir.to_owned(), segment_bytes, shared, tail, spare: None, flushed })
     }
@@ -243,7 +248,8 @@ fn gather(
     records: Vec<Record>,
     flushed: Flushed,
 ) -> (Vec<(Vec<Record>, Flushed)>, Option<Command>) {
-    let size = |records: &[Record]| records.iter().map(|record| record::framed(record.payload.len())).sum::<usize>();
+    let size =
+        |records: &[Record]| records.iter().map(|record| record::framed(record.payload.len())).sum::<usize>();
     let mut bytes = size(&records);
     let mut groups = vec![(records, flushed)];
     while bytes < GROUP_BYTES {

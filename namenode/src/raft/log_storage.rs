@@ -58,19 +58,22 @@ impl RaftLogReader<Types> for LogStorage {
         let (start, end) = indexes(&range);
         let log = self.clone();
         // In slices: what a namenode has to apply at once may be more than fits its memory.
-        let slices = futures::stream::unfold((log, start, Vec::new().into_iter()), move |(log, next, mut slice)| async move {
-            let mut entry = slice.next();
-            if entry.is_none() && next < end {
-                match log.entries(next, end, MESSAGE_BYTES) {
-                    Ok(entries) => slice = entries.into_iter(),
-                    Err(error) => return Some((Err(error), (log, end, Vec::new().into_iter()))),
+        let slices = futures::stream::unfold(
+            (log, start, Vec::new().into_iter()),
+            move |(log, next, mut slice)| async move {
+                let mut entry = slice.next();
+                if entry.is_none() && next < end {
+                    match log.entries(next, end, MESSAGE_BYTES) {
+                        Ok(entries) => slice = entries.into_iter(),
+                        Err(error) => return Some((Err(error), (log, end, Vec::new().into_iter()))),
+                    }
+                    entry = slice.next();
                 }
-                entry = slice.next();
-            }
-            let entry: Entry = entry?;
-            let next = entry.log_id.index() + 1;
-            Some((Ok(entry), (log, next, slice)))
-        });
+                let entry: Entry = entry?;
+                let next = entry.log_id.index() + 1;
+                Some((Ok(entry), (log, next, slice)))
+            },
+        );
         slices.fuse()
     }
 

@@ -21,7 +21,9 @@ const REACHABLE: Duration = Duration::from_secs(1);
 fn refused(error: RaftError<Types, ClientWriteError<Types>>) -> Error {
     match error {
         RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => forward(&to),
-        RaftError::APIError(other) => ErrorCode::Unavailable.because(format!("changing the members: {other}")),
+        RaftError::APIError(other) => {
+            ErrorCode::Unavailable.because(format!("changing the members: {other}"))
+        }
         RaftError::Fatal(error) => stopped(error),
     }
 }
@@ -95,7 +97,8 @@ impl Group {
     fn is_close(&self, id: u64) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let matched = metrics.replication.as_ref().and_then(|replication| replication.get(&id).copied().flatten());
+        let matched =
+            metrics.replication.as_ref().and_then(|replication| replication.get(&id).copied().flatten());
         let last = metrics.last_log_index.unwrap_or(0);
         matched.is_some_and(|matched| matched.index() + CLOSE_ENTRIES >= last)
     }
@@ -144,7 +147,11 @@ impl Group {
             let here = id == self.id;
             let matched = match here {
                 true => metrics.last_log_index,
-                false => metrics.replication.as_ref().and_then(|all| all.get(&id).copied().flatten()).map(|at| at.index()),
+                false => metrics
+                    .replication
+                    .as_ref()
+                    .and_then(|all| all.get(&id).copied().flatten())
+                    .map(|at| at.index()),
             };
             let heard = metrics.heartbeat.as_ref().and_then(|all| all.get(&id).copied().flatten());
             NamenodeInfo {

@@ -19,7 +19,9 @@ use bytes::Bytes;
 use cairn_proto::fs::Outcome;
 use cairn_proto::{Error, ErrorCode};
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, InitializeError, LinearizableReadError, RaftError};
+use openraft::errors::{
+    ClientWriteError, Fatal, ForwardToLeader, InitializeError, LinearizableReadError, RaftError,
+};
 use openraft::impls::OneshotResponder;
 use openraft::{BasicNode, Instant, LinearizerOption, Raft, ServerState, SnapshotPolicy};
 use tokio::task::AbortHandle;
@@ -123,8 +125,12 @@ impl Group {
         let raft = Raft::new(id, config, network, LogStorage(log), machine)
             .await
             .map_err(|error| ErrorCode::Io.because(format!("starting Raft: {error}")))?;
-        let checkpointing =
-            state_machine::checkpoint_loop(store.clone(), checkpoints, settings.checkpoint_every, alarm.clone());
+        let checkpointing = state_machine::checkpoint_loop(
+            store.clone(),
+            checkpoints,
+            settings.checkpoint_every,
+            alarm.clone(),
+        );
         let loops = vec![
             tokio::spawn(checkpointing).abort_handle(),
             tokio::spawn(watch_fatal(raft.clone(), alarm.clone())).abort_handle(),
@@ -160,7 +166,8 @@ impl Group {
             let alone = metrics.membership_config.voter_ids().count() <= 1;
             let heard = alone || metrics.last_quorum_acked.is_none_or(|at| at.elapsed() < QUORUM_PATIENCE);
             // Its entries would wait for as long as the others are away.
-            return (!heard).then(|| ErrorCode::NoLeader.because("the leader hears no majority of the namenodes"));
+            return (!heard)
+                .then(|| ErrorCode::NoLeader.because("the leader hears no majority of the namenodes"));
         }
         let leader = metrics.current_leader.and_then(|leader| metrics.membership_config.get_node(&leader));
         Some(match leader {
@@ -254,7 +261,9 @@ impl Group {
         let store = self.store.clone();
         match tokio::task::spawn_blocking(move || store.checkpoint()).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the store was not made durable at the end; the log has it"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the store was not made durable at the end; the log has it")
+            }
             Err(error) => tracing::warn!(%error, "the store was not made durable at the end; the log has it"),
         }
     }
@@ -273,7 +282,8 @@ fn raft_config(cluster_id: &str, settings: &GroupSettings) -> Result<Arc<openraf
         install_snapshot_timeout: 3_600_000,
         ..openraft::Config::default()
     };
-    let config = config.validate().map_err(|error| ErrorCode::Invalid.because(format!("Raft options: {error}")))?;
+    let config =
+        config.validate().map_err(|error| ErrorCode::Invalid.because(format!("Raft options: {error}")))?;
     Ok(Arc::new(config))
 }
 

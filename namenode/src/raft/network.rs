@@ -11,8 +11,8 @@ use cairn_proto::limits::MAX_MESSAGE;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{BasicNode, OptionalSend};
 use serde::Serialize;
@@ -58,7 +58,9 @@ impl RaftNetworkFactory<Types> for Network {
 
     async fn new_client(&mut self, target: u64, node: &BasicNode) -> Peer {
         let client = channel::connect_lazily(&node.addr).ok().map(|channel| {
-            RaftClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT).max_encoding_message_size(MESSAGE_LIMIT)
+            RaftClient::new(channel)
+                .max_decoding_message_size(MESSAGE_LIMIT)
+                .max_encoding_message_size(MESSAGE_LIMIT)
         });
         Peer { network: self.clone(), target, client, address: node.addr.clone() }
     }
@@ -90,7 +92,8 @@ fn garbled(error: postcard::Error) -> RPCError<Types> {
 
 impl Peer {
     fn client(&self) -> Result<RaftClient<Channel>, RPCError<Types>> {
-        let unusable = || RPCError::Unreachable(Unreachable::from_string(format!("bad address {}", self.address)));
+        let unusable =
+            || RPCError::Unreachable(Unreachable::from_string(format!("bad address {}", self.address)));
         self.client.clone().ok_or_else(unusable)
     }
 
@@ -115,7 +118,8 @@ impl Peer {
         Fut: Future<Output = Result<tonic::Response<RaftBytes>, Status>>,
     {
         let sent = method(self.client()?, self.envelope(message)?);
-        let late = |_| RPCError::Network(NetworkError::from_string(format!("no answer from {}", self.address)));
+        let late =
+            |_| RPCError::Network(NetworkError::from_string(format!("no answer from {}", self.address)));
         let reply = tokio::time::timeout(limit, sent).await.map_err(late)?.map_err(failed)?.into_inner();
         decode(&reply.payload).map_err(garbled)
     }
@@ -199,7 +203,8 @@ impl RaftNetworkV2<Types> for Peer {
         request: TransferLeaderRequest<Types>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
-        let send = |mut client: RaftClient<Channel>, bytes| async move { client.transfer_leader(bytes).await };
+        let send =
+            |mut client: RaftClient<Channel>, bytes| async move { client.transfer_leader(bytes).await };
         self.call(&request, option.soft_ttl(), send).await
     }
 }
@@ -226,6 +231,8 @@ impl Write for PartWriter {
         }
         let data = std::mem::replace(&mut self.buffer, BytesMut::with_capacity(PART_BYTES)).freeze();
         let part = SnapshotPart { head: None, data };
-        self.parts.blocking_send(part).map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the receiver is gone"))
+        self.parts
+            .blocking_send(part)
+            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the receiver is gone"))
     }
 }

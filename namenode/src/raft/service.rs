@@ -51,7 +51,12 @@ fn stopped(error: impl std::fmt::Display) -> Status {
 impl Group {
     fn reply(&self, to: &RaftBytes, message: &impl Serialize) -> Result<Response<RaftBytes>, Status> {
         let payload = encode(message).map_err(|error| Status::internal(error.to_string()))?;
-        Ok(Response::new(RaftBytes { cluster_id: self.cluster_id.clone(), payload, from: self.id, to: to.from }))
+        Ok(Response::new(RaftBytes {
+            cluster_id: self.cluster_id.clone(),
+            payload,
+            from: self.id,
+            to: to.from,
+        }))
     }
 }
 
@@ -76,7 +81,10 @@ impl RaftRpc for RaftService {
         group.reply(&message, &answer.map_err(stopped)?)
     }
 
-    async fn snapshot(&self, request: Request<Streaming<SnapshotPart>>) -> Result<Response<RaftBytes>, Status> {
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<SnapshotPart>>,
+    ) -> Result<Response<RaftBytes>, Status> {
         let mut parts = request.into_inner();
         let first = parts.message().await?.and_then(|part| part.head);
         let head = first.ok_or_else(|| Status::invalid_argument("a snapshot starts with its description"))?;
@@ -116,6 +124,7 @@ async fn receive(dir: &Path, parts: &mut Streaming<SnapshotPart>) -> Result<Rece
         stream::verify(BufReader::with_capacity(1 << 20, file))?;
         Ok::<Received, StoreError>(received)
     };
-    let checked = tokio::task::spawn_blocking(check).await.map_err(|error| Status::internal(error.to_string()))?;
+    let checked =
+        tokio::task::spawn_blocking(check).await.map_err(|error| Status::internal(error.to_string()))?;
     checked.map_err(|error| Status::data_loss(error.to_string()))
 }

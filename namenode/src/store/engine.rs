@@ -3,11 +3,11 @@
 use std::cell::OnceCell;
 use std::fs::{File, rename};
 use std::io;
-use std::ops::{Bound, ControlFlow};
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use cairn_metadata::store::{Durability, ReadBody, Store, StoreError, Table, Txn, View, WriteBody};
+use cairn_metadata::store::{Durability, ReadBody, Store, StoreError, Table, Txn, View, Visit, WriteBody};
 use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
 use redb::{DatabaseError, StorageError, WriteTransaction};
 
@@ -152,13 +152,7 @@ impl View for ReadView {
         get_from(self.table(table)?, key)
     }
 
-    fn scan(
-        &self,
-        table: Table,
-        start: &[u8],
-        end: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, table: Table, start: &[u8], end: &[u8], visit: Visit<'_>) -> Result<(), StoreError> {
         scan_from(self.table(table)?, start, end, visit)
     }
 }
@@ -190,13 +184,7 @@ impl View for WriteTxn<'_> {
         get_from(self.table(table)?, key)
     }
 
-    fn scan(
-        &self,
-        table: Table,
-        start: &[u8],
-        end: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, table: Table, start: &[u8], end: &[u8], visit: Visit<'_>) -> Result<(), StoreError> {
         scan_from(self.table(table)?, start, end, visit)
     }
 }
@@ -225,7 +213,7 @@ fn scan_from(
     table: &impl ReadableTable<&'static [u8], &'static [u8]>,
     start: &[u8],
     end: &[u8],
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    visit: Visit<'_>,
 ) -> Result<(), StoreError> {
     if !end.is_empty() && start >= end {
         return Ok(());
@@ -242,6 +230,8 @@ fn scan_from(
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
+
     use super::*;
 
     fn put(store: &RedbStore, durability: Durability, key: &[u8], value: &[u8]) {

@@ -114,7 +114,10 @@ pub fn verify(input: impl Read) -> Result<(), StoreError> {
 }
 
 /// Reads a whole stream, giving blocks to `take`, which says how many pairs they hold.
-fn read(mut input: impl Read, mut take: impl FnMut(&[Vec<u8>]) -> Result<u64, StoreError>) -> Result<(), StoreError> {
+fn read(
+    mut input: impl Read,
+    mut take: impl FnMut(&[Vec<u8>]) -> Result<u64, StoreError>,
+) -> Result<(), StoreError> {
     let mut digest = blake3::Hasher::new();
     let mut magic = [0; 8];
     read_exact(&mut input, &mut magic)?;
@@ -200,7 +203,10 @@ fn each_pair(
     Ok(pairs)
 }
 
-fn split_pair(bytes: &[u8]) -> Option<(Table, &[u8], &[u8], &[u8])> {
+/// Table, key and value of the first pair, and what comes after it.
+type Split<'a> = (Table, &'a [u8], &'a [u8], &'a [u8]);
+
+fn split_pair(bytes: &[u8]) -> Option<Split<'_>> {
     let (head, rest) = bytes.split_at_checked(PAIR_HEAD)?;
     let table = Table::from_number(head[0])?;
     let key_length = u32::from_le_bytes(head[1..5].try_into().ok()?) as usize;

@@ -118,7 +118,10 @@ fn a_follower_behind_the_log_gets_the_whole_store() {
     });
     let start = Instant::now();
     while group.client.leader() != behind {
-        assert_eq!(group.change_members(Action::TransferLeader, id).filter(|e| e.code == ErrorCode::NotFound), None);
+        assert_eq!(
+            group.change_members(Action::TransferLeader, id).filter(|e| e.code == ErrorCode::NotFound),
+            None
+        );
         assert!(start.elapsed() < PATIENCE, "leadership was not handed over");
         std::thread::sleep(Duration::from_millis(300));
     }

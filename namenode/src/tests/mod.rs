@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use cairn_proto::control::{Call, CallBatch, Reply, ReplyBatch, WhoLeadsRequest, Write, call, reply};
 use cairn_proto::fs::{
-    Answer, ClusterStatus, Cred, GetStatus, Mkdir, Mutation, NodeRef, OpenSession, Outcome, Query, Stat, answer,
-    mutation, outcome, query,
+    Answer, ClusterStatus, Cred, GetStatus, Mkdir, Mutation, NodeRef, OpenSession, Outcome, Query, Stat,
+    answer, mutation, outcome, query,
 };
 use cairn_proto::{Error, ErrorCode, ROOT_INODE};
 use tokio::runtime::Runtime;
@@ -130,7 +130,8 @@ impl Client {
     pub fn ask_one(&self, address: &str, kind: call::Kind) -> Option<Reply> {
         let calls = vec![Call { id: 1, cred: Some(Cred::default()), kind: Some(kind) }];
         let batch = CallBatch { session: self.session, calls };
-        let asked = async { tokio::time::timeout(Duration::from_secs(5), Self::converse(address, batch)).await };
+        let asked =
+            async { tokio::time::timeout(Duration::from_secs(5), Self::converse(address, batch)).await };
         self.runtime.block_on(asked).ok().flatten()?.replies.pop()
     }
 
@@ -142,8 +143,8 @@ impl Client {
                     None => {}
                     Some(reply::Result::Error(error)) => {
                         let error = Error::from(error);
-                        let transient =
-                            [ErrorCode::NotLeader, ErrorCode::NoLeader, ErrorCode::Unavailable].contains(&error.code);
+                        let transient = [ErrorCode::NotLeader, ErrorCode::NoLeader, ErrorCode::Unavailable]
+                            .contains(&error.code);
                         assert!(transient, "{error}");
                     }
                     Some(result) => return result,
@@ -202,7 +203,9 @@ impl Client {
         loop {
             let status = self.status();
             let leader = status.namenodes.iter().find(|namenode| namenode.leader);
-            if let Some(at) = leader.and_then(|leader| self.addresses.iter().position(|a| *a == leader.address)) {
+            if let Some(at) =
+                leader.and_then(|leader| self.addresses.iter().position(|a| *a == leader.address))
+            {
                 return at;
             }
             assert!(start.elapsed() < PATIENCE, "no leader in {status:?}");
