@@ -32,7 +32,7 @@ pub struct Demo {
     #[arg(long, value_name = "SIZE", default_value = "512M")]
     bytes: String,
     /// Most files to copy
-    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
     files: usize,
     /// Where the cluster is made (else a new temporary directory)
     #[arg(long, value_name = "DIR")]

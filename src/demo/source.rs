@@ -32,6 +32,11 @@ pub struct Source {
     pub bytes: u64,
 }
 
+/// Up to here a file is a small one.
+const SMALL: u64 = 1 << 20;
+/// Files that are looked at, however large the tree is.
+const SEEN: usize = 200_000;
+
 /// How much is taken at most.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
@@ -83,10 +88,50 @@ pub fn survey(root: &Path, bounds: Bounds) -> Result<Source> {
     Ok(Source { root: base, files, directories, bytes })
 }
 
-/// Files in the order of their names; one too large for what is left is left out.
+/// Many small files and the largest that fit: small ones take at most half of the bytes and nine tenths of the files
+/// before the large ones have had their turn.
 fn choose(root: &Path, bounds: Bounds) -> Result<Vec<PathBuf>> {
+    let (small, mut large): (Vec<_>, Vec<_>) = list(root).into_iter().partition(|&(_, size)| size <= SMALL);
+    large.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     let mut chosen = Vec::new();
-    let mut left = bounds.bytes;
+    let mut left = bounds;
+    let first = Bounds { files: bounds.files - bounds.files / 10, bytes: bounds.bytes / 2 };
+    let small = take(small, first, &mut left, &mut chosen);
+    let now = left;
+    take(large, now, &mut left, &mut chosen);
+    let now = left;
+    take(small, now, &mut left, &mut chosen);
+    if chosen.is_empty() {
+        bail!("there are no files below {}", root.display());
+    }
+    Ok(chosen)
+}
+
+/// Moves files to `chosen` as long as they fit `within`, and subtracts them from `left`. Returns those that did not fit.
+fn take(
+    files: Vec<(PathBuf, u64)>,
+    mut within: Bounds,
+    left: &mut Bounds,
+    chosen: &mut Vec<PathBuf>,
+) -> Vec<(PathBuf, u64)> {
+    let mut others = Vec::new();
+    for (path, size) in files {
+        if size > within.bytes || within.files == 0 {
+            others.push((path, size));
+            continue;
+        }
+        for bounds in [&mut within, &mut *left] {
+            bounds.bytes = bounds.bytes.saturating_sub(size);
+            bounds.files = bounds.files.saturating_sub(1);
+        }
+        chosen.push(path);
+    }
+    others
+}
+
+/// The files below `root` with their sizes, in the order of their names.
+fn list(root: &Path) -> Vec<(PathBuf, u64)> {
+    let mut files = Vec::new();
     let mut waiting = vec![root.to_path_buf()];
     while let Some(directory) = waiting.pop() {
         let Ok(entries) = fs::read_dir(&directory) else { continue };
@@ -97,19 +142,16 @@ fn choose(root: &Path, bounds: Bounds) -> Result<Vec<PathBuf>> {
             let Ok(metadata) = entry.path().symlink_metadata() else { continue };
             if metadata.is_dir() {
                 below.push(entry.path());
-            } else if metadata.is_file() && metadata.len() <= left && chosen.len() < bounds.files {
-                left -= metadata.len();
-                if let Ok(path) = entry.path().strip_prefix(root) {
-                    chosen.push(path.to_path_buf());
-                }
+            } else if metadata.is_file()
+                && files.len() < SEEN
+                && let Ok(path) = entry.path().strip_prefix(root)
+            {
+                files.push((path.to_path_buf(), metadata.len()));
             }
         }
         waiting.extend(below.into_iter().rev());
     }
-    if chosen.is_empty() {
-        bail!("there are no files below {}", root.display());
-    }
-    Ok(chosen)
+    files
 }
 
 fn hash_all(root: &Path, paths: &[PathBuf]) -> Result<Vec<Sample>> {
@@ -145,17 +187,22 @@ mod tests {
     fn a_survey_stays_within_its_bounds() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("a/b")).unwrap();
-        for (name, size) in [("1", 10), ("a/2", 1000), ("a/b/3", 20), ("a/b/4", 30)] {
+        for (name, size) in [("1", 10), ("a/2", 3 << 20), ("a/b/3", 20), ("a/b/4", 30)] {
             fs::write(dir.path().join(name), vec![7; size]).unwrap();
         }
+        let chosen = |files, bytes| {
+            let source = survey(dir.path(), Bounds { files, bytes }).unwrap();
+            let names: Vec<String> =
+                source.files.iter().map(|file| file.path.display().to_string()).collect();
+            (names.join(" "), source.bytes)
+        };
+        assert_eq!(chosen(10, 4 << 20), ("1 a/2 a/b/3 a/b/4".into(), (3 << 20) + 60));
+        assert_eq!(chosen(10, 100), ("1 a/b/3 a/b/4".into(), 60));
+        assert_eq!(chosen(1, 100), ("1".into(), 10));
         let source = survey(dir.path(), Bounds { files: 10, bytes: 100 }).unwrap();
-        let names: Vec<&str> = source.files.iter().filter_map(|file| file.path.to_str()).collect();
-        assert_eq!(names, ["1", "a/b/3", "a/b/4"]);
-        assert_eq!(source.bytes, 60);
         assert_eq!(source.files[0].digest, blake3::hash(&[7; 10]));
         let directories: Vec<&str> = source.directories.iter().filter_map(|path| path.to_str()).collect();
         assert_eq!(directories, ["a", "a/b"]);
-        assert_eq!(survey(dir.path(), Bounds { files: 1, bytes: 100 }).unwrap().files.len(), 1);
         assert!(survey(&dir.path().join("none"), Bounds { files: 1, bytes: 1 }).is_err());
     }
 }

@@ -9,7 +9,7 @@ use clap::Args;
 use futures::StreamExt;
 use serde_json::{Value, json};
 
-use super::health::liveness_name;
+use super::health::{counted, liveness_name};
 use crate::client::Client;
 use crate::exit::PathError;
 use crate::output;
@@ -58,8 +58,9 @@ pub async fn run(client: Arc<Client>, args: Chunks) -> Result<()> {
             }));
             continue;
         }
-        let (extents, chunks) = (layout.extents.len(), layout.chunks.len());
-        writeln!(out, "{path}: {} bytes in {extents} extents of {chunks} chunks", attr.size)?;
+        let extents = counted(layout.extents.len() as u64, "extent");
+        let chunks = counted(layout.chunks.len() as u64, "chunk");
+        writeln!(out, "{path}: {} in {extents} of {chunks}", counted(attr.size, "byte"))?;
         for extent in &layout.extents {
             let end = extent.file_offset + extent.length;
             let (from, to) = (extent.chunk_offset, extent.chunk_offset + extent.length);

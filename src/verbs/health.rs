@@ -58,7 +58,8 @@ pub fn judge(status: &fs::ClusterStatus) -> Verdict {
         degraded.push(format!("{} under-replicated", counted(repair.under_replicated, "chunk")));
     }
     for (liveness, word) in [(Liveness::Dead, "dead"), (Liveness::Suspect, "suspect")] {
-        let count = status.datanodes.iter().filter(|node| node.liveness() == liveness).count() as u64;
+        let down = status.datanodes.iter().filter(|node| node.liveness() == liveness);
+        let count = down.filter(|node| !replaced(status, node)).count() as u64;
         if count > 0 {
             degraded.push(format!("{} {word}", counted(count, "datanode")));
         }
@@ -87,7 +88,16 @@ pub fn judge(status: &fs::ClusterStatus) -> Verdict {
     Verdict { health, reasons }
 }
 
-fn counted(count: u64, noun: &str) -> String {
+/// Whether another datanode, which lost its disks or got new ones, has taken this one's address.
+fn replaced(status: &fs::ClusterStatus, node: &fs::DatanodeInfo) -> bool {
+    node.liveness() == Liveness::Dead
+        && status.datanodes.iter().any(|other| {
+            other.address == node.address && other.node != node.node && other.liveness() == Liveness::Live
+        })
+}
+
+/// `1 chunk`, `2 chunks`.
+pub fn counted(count: u64, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
@@ -177,6 +187,9 @@ fn datanodes(status: &fs::ClusterStatus) -> String {
     let mut table = Table::new(&headers);
     for node in &status.datanodes {
         let mut state = liveness_name(node.liveness()).to_string();
+        if replaced(status, node) {
+            state.push_str(", replaced");
+        }
         if node.admin() == fs::AdminState::Decommissioning {
             state.push_str(", leaving");
         }
@@ -251,7 +264,12 @@ mod tests {
     use super::*;
 
     fn cluster() -> fs::ClusterStatus {
-        let node = |liveness: Liveness| fs::DatanodeInfo { liveness: liveness as i32, ..Default::default() };
+        let node = |number: u32| fs::DatanodeInfo {
+            node: number,
+            address: format!("dn{number}:1"),
+            liveness: Liveness::Live as i32,
+            ..Default::default()
+        };
         fs::ClusterStatus {
             fs: Some(fs::FsStats {
                 capacity: 100,
@@ -259,7 +277,7 @@ mod tests {
                 default_replication: 3,
                 ..Default::default()
             }),
-            datanodes: vec![node(Liveness::Live); 3],
+            datanodes: vec![node(1), node(2), node(3)],
             namenodes: vec![fs::NamenodeInfo { leader: true, reachable: true, ..Default::default() }],
             repair: Some(fs::RepairInfo::default()),
             ..Default::default()
@@ -288,5 +306,15 @@ mod tests {
         status.repair = Some(fs::RepairInfo { missing: 1, ..Default::default() });
         assert_eq!(judge(&status).health, Health::Missing);
         assert_eq!(judge(&status).health.exit_code(), 2);
+    }
+
+    #[test]
+    fn a_dead_datanode_whose_address_is_served_again_is_history() {
+        let mut status = cluster();
+        let mut old = status.datanodes[0].clone();
+        (old.node, old.liveness) = (9, Liveness::Dead as i32);
+        status.datanodes.push(old);
+        assert_eq!(judge(&status).health, Health::Healthy);
+        assert!(render(&status).contains("dead, replaced"));
     }
 }
