@@ -1,10 +1,10 @@
 //! A namenode: the shell around the namespace's state machine.
 //!
-//! [`run`] takes a directory, finds the namenode's place in its group ([`formation`]), and serves. What a client asks
-//! comes through [`converse`]; what changes goes through [`propose`] into the log of the group ([`raft`], [`log`])
-//! and from there into the [`store`]. What the leader knows of datanodes is in [`attend`].
+//! [`run()`] takes a directory, finds the namenode's place in its group (`formation`), and serves. What a client asks
+//! comes through `converse`; what changes goes through [`propose`] into the log of the group (`raft`, [`log`])
+//! and from there into the [`store`]. What the leader knows of datanodes is in `attend`.
 
-pub mod attend;
+mod attend;
 mod channel;
 mod config;
 mod converse;

@@ -7,9 +7,9 @@ mod sessions;
 
 use cairn_proto::fs::mutation::Op;
 use cairn_proto::fs::{
-    AllocateChunk, Attr, Command, CommandBatch, CommitExtents, CreateFile, Cred, Extent, FileCommit, FormCluster,
-    Mkdir, Mutation, NodeRef, OpenSession, Outcome, Query, RegisterDatanode, answer, file_commit, file_outcome,
-    outcome, query,
+    AllocateChunk, Attr, Command, CommandBatch, CommitExtents, CreateFile, Cred, Extent, FileCommit,
+    FormCluster, Mkdir, Mutation, NodeRef, OpenSession, Outcome, Query, RegisterDatanode, answer,
+    file_commit, file_outcome, outcome, query,
 };
 use cairn_proto::{Error, ROOT_INODE};
 

@@ -1,6 +1,6 @@
 //! The namespace on disk: the core's store traits over redb, and the file a whole store travels in.
 //!
-//! A commit at [`Durability::Applied`] costs no fsync: the Raft log already holds its effects, and a crash falls
+//! A commit at `Durability::Applied` costs no fsync: the Raft log already holds its effects, and a crash falls
 //! back to the last durable commit, from which the log is applied again. The applied log id lives in the same
 //! transactions, so the store always says itself how far it is.
 
