@@ -15,6 +15,7 @@ mod tree;
 mod verbs;
 
 use std::future::Future;
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -56,7 +57,8 @@ async fn dispatch(cli: Cli) -> u8 {
     let top = cli.connection;
     macro_rules! verb {
         ($name:literal, $on:ident, $run:path) => {
-            on_cluster($name, $on.connection.merged(&top), move |client| $run(client, $on.args)).await
+            on_cluster($name, $on.connection.merged(&top), move |client| Box::pin($run(client, $on.args)))
+                .await
         };
     }
     match cli.command {
@@ -85,7 +87,7 @@ async fn dispatch(cli: Cli) -> u8 {
         Command::Status(on) => {
             let connection = on.connection.merged(&top);
             start_log(connection.log.as_deref(), "off");
-            verbs::status::run(&connection, on.args).await
+            Box::pin(verbs::status::run(&connection, on.args)).await
         }
         Command::Admin(verbs::admin::Admin::RemoveNamenode(on)) => {
             verb!("admin remove-namenode", on, verbs::admin::remove_namenode)
@@ -96,35 +98,40 @@ async fn dispatch(cli: Cli) -> u8 {
         Command::Mount(on) => {
             let connection = on.connection.merged(&top);
             start_log(connection.log.as_deref(), SERVING);
-            finish("mount", roles::mount::run(connection, on.args).await)
+            finish("mount", Box::pin(roles::mount::run(connection, on.args)).await)
         }
         Command::Umount(umount) => finish("umount", roles::mount::umount(umount).await),
         Command::Namenode(on) => {
             let connection = on.connection.merged(&top);
             start_log(connection.log.as_deref(), SERVING);
-            finish("namenode", roles::namenode::run(connection, on.args).await)
+            finish("namenode", Box::pin(roles::namenode::run(connection, on.args)).await)
         }
         Command::Datanode(on) => {
             let connection = on.connection.merged(&top);
             start_log(connection.log.as_deref(), SERVING);
-            finish("datanode", roles::datanode::run(connection, on.args).await)
+            finish("datanode", Box::pin(roles::datanode::run(connection, on.args)).await)
         }
         Command::Cluster(verb) => {
             start_log(top.log.as_deref(), "off");
-            finish("cluster", cluster::run(verb).await)
+            finish("cluster", Box::pin(cluster::run(verb)).await)
         }
         Command::Demo(demo) => {
             start_log(top.log.as_deref(), "off");
-            finish("demo", demo::run(demo).await)
+            finish("demo", Box::pin(demo::run(demo)).await)
         }
     }
 }
 
+/// What one command does.
+///
+/// Boxed, because the future of `dispatch` would otherwise hold that of every command: half of the time it takes to
+/// build the program went into the code that moves and drops it.
+type Work = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
 /// Runs a command on files: connect, do it, close the session, and say whether all went well.
-async fn on_cluster<F, R>(verb: &'static str, connection: Connection, run: F) -> u8
+async fn on_cluster<F>(verb: &'static str, connection: Connection, run: F) -> u8
 where
-    F: FnOnce(Arc<Client>) -> R,
-    R: Future<Output = Result<()>>,
+    F: FnOnce(Arc<Client>) -> Work,
 {
     start_log(connection.log.as_deref(), "off");
     let client = match Client::connect(verb, &connection).await {
