@@ -49,6 +49,7 @@ pub use crate::ll::request::LockOwner;
 pub use crate::ll::request::Version;
 pub use crate::mnt::mount_options::Config;
 pub use crate::mnt::mount_options::MountOption;
+pub use crate::interrupt::Interrupted;
 pub use crate::notify::Notifier;
 pub use crate::notify::PollHandle;
 pub use crate::notify::PollNotifier;
@@ -88,6 +89,7 @@ mod dev_fuse;
 #[cfg(feature = "experimental")]
 pub mod experimental;
 mod forget_one;
+mod interrupt;
 mod ll;
 mod mnt;
 mod notify;
@@ -408,6 +410,13 @@ pub trait Filesystem: Send + Sync + 'static {
     /// Clean up filesystem.
     /// Called on filesystem exit.
     fn destroy(&mut self) {}
+
+    /// Whoever waits for the request `unique` was sent a signal, fatal or not. The request is to be answered all the
+    /// same, possibly with [`Errno::EINTR`]. May be called on another thread while the request itself is still on its
+    /// way to the filesystem.
+    fn interrupt(&self, _req: &Request, _unique: RequestId) -> Interrupted {
+        Interrupted::Unsupported
+    }
 
     /// Look up a directory entry by name and get its attributes.
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {

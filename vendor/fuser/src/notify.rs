@@ -4,10 +4,14 @@ use std::convert::TryInto;
 use std::ffi::OsStr;
 use std::io;
 
+use crate::Errno;
 use crate::INodeNo;
+use crate::RequestId;
 use crate::channel::ChannelSender;
+use crate::ll::ResponseErrno;
 use crate::ll::fuse_abi::fuse_notify_code as notify_code;
 use crate::ll::notify::Notification;
+use crate::ll::reply::Response;
 
 /// A handle to a pending `poll()` request.
 #[derive(Copy, Clone, Debug)]
@@ -55,6 +59,15 @@ pub struct Notifier(ChannelSender);
 impl Notifier {
     pub(crate) fn new(cs: ChannelSender) -> Self {
         Self(cs)
+    }
+
+    /// Answers the request `unique` with `EINTR`, whoever has its reply. An answer that comes later is ignored by the
+    /// kernel, as is this one if it comes second. Not to be used with `Config::clone_fd`: a request is answered on the
+    /// descriptor it was read from.
+    /// # Errors
+    /// `ENOENT` if the request has been answered.
+    pub fn interrupted(&self, unique: RequestId) -> io::Result<()> {
+        ResponseErrno(Errno::EINTR).with_iovec(unique, |iov| self.0.send(iov))
     }
 
     /// Notify poll clients of I/O readiness

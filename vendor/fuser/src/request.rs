@@ -12,6 +12,7 @@ use log::debug;
 use log::error;
 
 use crate::Filesystem;
+use crate::Interrupted;
 use crate::PollNotifier;
 use crate::RenameFlags;
 use crate::Request;
@@ -79,6 +80,7 @@ impl<'a> RequestWithSender<'a> {
                 match op {
                     // Only allow operations that the kernel may issue without a uid set
                     ll::Operation::Init(_)
+                    | ll::Operation::Interrupt(_)
                     | ll::Operation::Destroy(_)
                     | ll::Operation::Read(_)
                     | ll::Operation::ReadDir(_)
@@ -114,9 +116,14 @@ impl<'a> RequestWithSender<'a> {
                 return Err(Errno::EIO);
             }
 
-            ll::Operation::Interrupt(_) => {
-                // TODO: handle FUSE_INTERRUPT
-                return Err(Errno::ENOSYS);
+            ll::Operation::Interrupt(x) => {
+                match filesystem.interrupt(self.request_header(), x.unique()) {
+                    Interrupted::Unsupported => return Err(Errno::ENOSYS),
+                    // An interrupt has no answer of its own.
+                    Interrupted::Noted => {}
+                    // The kernel refuses this one if the request has been answered meanwhile.
+                    Interrupted::Unknown => return Err(Errno::EAGAIN),
+                }
             }
 
             ll::Operation::Lookup(x) => {
