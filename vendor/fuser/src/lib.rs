@@ -865,6 +865,7 @@ pub trait Filesystem: Send + Sync + 'static {
     }
 
     /// Test for a POSIX file lock.
+    /// `flock` tells a lock of `flock(2)` from one of `fcntl(2)`: the two kinds do not conflict.
     fn getlk(
         &self,
         _req: &Request,
@@ -875,16 +876,18 @@ pub trait Filesystem: Send + Sync + 'static {
         end: u64,
         typ: i32,
         pid: u32,
+        flock: bool,
         reply: ReplyLock,
     ) {
         warn!(
             "[Not Implemented] getlk(ino: {ino:#x?}, fh: {fh}, lock_owner: {lock_owner}, \
-            start: {start}, end: {end}, typ: {typ}, pid: {pid})"
+            start: {start}, end: {end}, typ: {typ}, pid: {pid}, flock: {flock})"
         );
         reply.error(Errno::ENOSYS);
     }
 
     /// Acquire, modify or release a POSIX file lock.
+    /// `flock` tells a lock of `flock(2)` from one of `fcntl(2)`: the two kinds do not conflict.
     /// For POSIX threads (NPTL) there's a 1-1 relation between pid and owner, but
     /// otherwise this is not always the case.  For checking lock ownership,
     /// 'fi->owner' must be used. The `l_pid` field in 'struct flock' should only be
@@ -902,11 +905,12 @@ pub trait Filesystem: Send + Sync + 'static {
         typ: i32,
         pid: u32,
         sleep: bool,
+        flock: bool,
         reply: ReplyEmpty,
     ) {
         warn!(
             "[Not Implemented] setlk(ino: {ino:#x?}, fh: {fh}, lock_owner: {lock_owner}, \
-            start: {start}, end: {end}, typ: {typ}, pid: {pid}, sleep: {sleep})"
+            start: {start}, end: {end}, typ: {typ}, pid: {pid}, sleep: {sleep}, flock: {flock})"
         );
         reply.error(Errno::ENOSYS);
     }

@@ -265,6 +265,7 @@ mod op {
     use crate::ll::flags::getattr_flags::GetattrFlags;
     use crate::ll::flags::init_flags::InitFlags;
     use crate::ll::flags::read_flags::ReadFlags;
+    use crate::ll::flags::lk_flags::LkFlags;
     use crate::ll::flags::release_flags::ReleaseFlags;
     use crate::ll::request::FileHandle;
     use crate::ll::request::FilenameInDir;
@@ -1170,6 +1171,10 @@ mod op {
         pub(crate) fn lock_owner(&self) -> LockOwner {
             LockOwner(self.arg.owner)
         }
+        /// Whether it is a lock of `flock(2)`.
+        pub(crate) fn flock(&self) -> bool {
+            LkFlags::from_bits_retain(self.arg.lk_flags).contains(LkFlags::FUSE_LK_FLOCK)
+        }
     }
 
     /// Acquire, modify or release a POSIX file lock.
@@ -1199,6 +1204,10 @@ mod op {
         }
         pub(crate) fn lock_owner(&self) -> LockOwner {
             LockOwner(self.arg.owner)
+        }
+        /// Whether it is a lock of `flock(2)`.
+        pub(crate) fn flock(&self) -> bool {
+            LkFlags::from_bits_retain(self.arg.lk_flags).contains(LkFlags::FUSE_LK_FLOCK)
         }
         /// If true, block until the lock can be acquired (SETLKW).
         /// If false, return immediately if the lock cannot be acquired (SETLK).
