@@ -41,9 +41,9 @@ pub(crate) fn system_time_from_time(secs: i64, nsecs: u32) -> SystemTime {
     if secs >= 0 {
         SystemTime::UNIX_EPOCH + Duration::new(secs as u64, nsecs)
     } else {
-        // TODO: overflow
-        // TODO: 1_000_000_000 - nsec
-        SystemTime::UNIX_EPOCH - Duration::new((-secs) as u64, nsecs)
+        // The nanoseconds are added, whatever the sign of the seconds.
+        SystemTime::UNIX_EPOCH - Duration::from_secs(secs.unsigned_abs())
+            + Duration::from_nanos(nsecs.into())
     }
 }
 
@@ -52,7 +52,15 @@ mod test {
     use std::time::Duration;
     use std::time::UNIX_EPOCH;
 
+    use crate::time::system_time_from_time;
     use crate::time::time_from_system_time;
+
+    #[test]
+    fn test_system_time_from_time_negative() {
+        for time in [(-2, 800_000_000), (-1, 1), (-5, 0), (i64::MIN, 0), (i64::MIN, 200_000_000)] {
+            assert_eq!(time, time_from_system_time(&system_time_from_time(time.0, time.1)));
+        }
+    }
 
     #[test]
     fn test_time_from_system_time_negative() {
