@@ -68,12 +68,7 @@ pub(crate) fn nanoseconds(time: SystemTime) -> i64 {
     let clamp = |ns: i128| ns.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => clamp(after.as_nanos() as i128),
-        // The FUSE binding decodes a time before the epoch as the seconds *less* the nanoseconds, where they are to
-        // be added: undone here.
-        Err(before) => {
-            let before = before.duration();
-            clamp(i128::from(before.subsec_nanos()) - i128::from(before.as_secs()) * 1_000_000_000)
-        }
+        Err(before) => clamp(-(before.duration().as_nanos() as i128)),
     }
 }
 
@@ -113,8 +108,7 @@ mod tests {
     #[test]
     fn times_before_the_epoch_are_what_the_program_asked_for() {
         assert_eq!(nanoseconds(UNIX_EPOCH + Duration::new(3, 7)), 3_000_000_007);
-        // -1.25 s travels as (-2 s, +750 ms) and is decoded as -2.75 s.
-        assert_eq!(nanoseconds(UNIX_EPOCH - Duration::from_millis(2750)), -1_250_000_000);
+        assert_eq!(nanoseconds(UNIX_EPOCH - Duration::from_millis(1250)), -1_250_000_000);
         assert_eq!(nanoseconds(UNIX_EPOCH - Duration::from_secs(5)), -5_000_000_000);
     }
 

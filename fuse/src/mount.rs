@@ -1,6 +1,5 @@
 //! Mounting: options, the session with the kernel, and its end.
 
-use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -101,17 +100,10 @@ pub fn mount(cluster: Cluster, runtime: Handle, mut options: MountOptions) -> Re
 
 /// Serves the session in threads of its own, and says when it has ended.
 fn start(session: Session<CairnFs>, ended: Arc<Ended>) -> io::Result<()> {
-    // The binding would unmount the path once more when its session is over, without noticing that it is unmounted
-    // already: by then, somebody may have mounted something else there. So it never gets to drop its mount.
-    let mut background = ManuallyDrop::new(session.spawn()?);
-    let served = std::mem::replace(&mut background.guard, thread::spawn(|| Ok(())));
+    let background = session.spawn()?;
     thread::Builder::new().name("cairn-mount".into()).spawn(move || {
-        let failure = match served.join() {
-            Ok(Ok(())) => return ended.set(Ok(())),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "it failed unexpectedly".into(),
-        };
-        ended.set(Err(ErrorCode::Io.because(format!("the FUSE session: {failure}"))));
+        let served = background.join();
+        ended.set(served.map_err(|error| ErrorCode::Io.because(format!("the FUSE session: {error}"))));
     })?;
     Ok(())
 }

@@ -76,7 +76,7 @@ fn check(op: &mutation::Op) -> Result<()> {
         Op::OpenSession(ask) => {
             at_most(ask.client.len(), MAX_CLIENT, ErrorCode::TooLarge, "the client's description")
         }
-        Op::Seal(_) | Op::Open(_) | Op::CloseSession(_) => Ok(()),
+        Op::Seal(_) | Op::Open(_) | Op::CloseSession(_) | Op::SetLock(_) => Ok(()),
         Op::FormCluster(_)
         | Op::RegisterDatanode(_)
         | Op::SetDatanodeState(_)

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::log::replace_file;
 
 const NAME: &str = "identity.json";
-const VERSION: u32 = 1;
+/// Of everything in the directory; `docs/formats/store.md` says what each version added.
+const VERSION: u32 = 2;
 
 /// How far a namenode has come in belonging to its group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,14 +64,19 @@ impl Identity {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(ErrorCode::Io.because(format!("{}: {error}", path.display()))),
         };
-        let identity: Identity = serde_json::from_slice(&bytes)
+        let mut identity: Identity = serde_json::from_slice(&bytes)
             .map_err(|error| ErrorCode::Io.because(format!("{} is damaged: {error}", path.display())))?;
-        if identity.version != VERSION {
+        if identity.version == 0 || identity.version > VERSION {
             return Err(ErrorCode::Version.because(format!(
                 "{}: version {}",
                 path.display(),
                 identity.version
             )));
+        }
+        if identity.version < VERSION {
+            // Before anything of the new version is written, so that an older program refuses it.
+            identity.version = VERSION;
+            identity.save(dir)?;
         }
         Ok(Some(identity))
     }
@@ -98,5 +104,21 @@ mod tests {
         assert_eq!(Identity::load(dir.path()).unwrap(), Some(identity));
         fs::write(dir.path().join(NAME), b"{").unwrap();
         assert!(Identity::load(dir.path()).is_err());
+    }
+
+    #[test]
+    fn an_older_directory_is_taken_over_and_a_newer_one_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let older = Identity { version: 1, ..Identity::new(3, "c", Phase::Active) };
+        older.save(dir.path()).unwrap();
+        assert_eq!(Identity::load(dir.path()).unwrap(), Some(Identity::new(3, "c", Phase::Active)));
+        let written = fs::read_to_string(dir.path().join(NAME)).unwrap();
+        assert!(
+            written.contains(&format!("\"version\": {VERSION}")),
+            "an older program must notice: {written}"
+        );
+        let newer = Identity { version: VERSION + 1, ..older };
+        newer.save(dir.path()).unwrap();
+        assert_eq!(Identity::load(dir.path()).unwrap_err().code, ErrorCode::Version);
     }
 }

@@ -53,10 +53,12 @@ impl Sessions {
         *self.lock() = None;
     }
 
-    /// A sign of life of a session that exists. False when it is already being expired, or nobody leads here.
+    /// A sign of life of a session that exists. False when it is already being expired.
+    ///
+    /// A leader that is so new that it keeps no leases yet gives everybody a whole one when it does.
     pub fn renew(&self, session: u64, now: Instant) -> bool {
         let mut guard = self.lock();
-        let Some(leases) = guard.as_mut() else { return false };
+        let Some(leases) = guard.as_mut() else { return true };
         if leases.expiring.contains_key(&session) {
             return false;
         }
@@ -129,7 +131,7 @@ mod tests {
     fn a_session_expires_one_lease_after_it_was_heard_last() {
         let sessions = Sessions::new(LEASE);
         let start = Instant::now();
-        assert!(!sessions.renew(1, start), "nobody leads");
+        assert!(sessions.renew(1, start), "nobody leads yet, so nobody's lease is over");
         sessions.lead();
         assert!(sessions.overdue(&[1, 2], start).is_empty());
         assert!(sessions.renew(1, start + LEASE / 2));

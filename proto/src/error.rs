@@ -59,6 +59,7 @@ macro_rules! codes {
 codes! {
     NotPermitted = 1, EPERM, Fail, "operation not permitted", "";
     NotFound = 2, ENOENT, Fail, "no such file or directory", "";
+    Interrupted = 4, EINTR, Fail, "interrupted by a signal", "";
     Io = 5, EIO, Fail, "input/output error", "see the node's log for the cause";
     PermissionDenied = 13, EACCES, Fail, "permission denied", "";
     Busy = 16, EBUSY, Fail, "device or resource busy", "";
@@ -70,7 +71,9 @@ codes! {
     NoSpace = 28, ENOSPC, Fail, "no space left on any datanode", "delete files, or add disks or datanodes";
     ReadOnly = 30, EROFS, Fail, "read-only file system", "";
     TooManyLinks = 31, EMLINK, Fail, "too many links", "";
+    Deadlock = 35, EDEADLK, Fail, "waiting for this lock would never end", "";
     NameTooLong = 36, ENAMETOOLONG, Fail, "name too long", "a name has at most 255 bytes, a path 4095";
+    TooManyLocks = 37, ENOLCK, Fail, "too many locks", "";
     NotEmpty = 39, ENOTEMPTY, Fail, "directory not empty", "";
     Loop = 40, ELOOP, Fail, "too many levels of symbolic links", "";
     NoAttribute = 61, ENODATA, Fail, "no such attribute", "";
@@ -106,6 +109,7 @@ codes! {
 mod errno {
     pub const EPERM: i32 = 1;
     pub const ENOENT: i32 = 2;
+    pub const EINTR: i32 = 4;
     pub const EIO: i32 = 5;
     pub const EAGAIN: i32 = 11;
     pub const EACCES: i32 = 13;
@@ -118,7 +122,9 @@ mod errno {
     pub const ENOSPC: i32 = 28;
     pub const EROFS: i32 = 30;
     pub const EMLINK: i32 = 31;
+    pub const EDEADLK: i32 = 35;
     pub const ENAMETOOLONG: i32 = 36;
+    pub const ENOLCK: i32 = 37;
     pub const ENOTEMPTY: i32 = 39;
     pub const ELOOP: i32 = 40;
     pub const ENODATA: i32 = 61;

@@ -37,3 +37,7 @@ pub const MAX_LAYOUT_PAGE: u32 = 4096;
 pub const SESSION_LEASE_MS: u64 = 30_000;
 /// How often a datanode reports, in milliseconds.
 pub const HEARTBEAT_MS: u64 = 1_000;
+/// Most locked ranges of one file, over all owners.
+pub const MAX_FILE_LOCKS: u64 = 4096;
+/// Most locked ranges of one session, over all files.
+pub const MAX_SESSION_LOCKS: u64 = 65_536;

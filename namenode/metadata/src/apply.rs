@@ -10,7 +10,7 @@ use crate::core::Core;
 use crate::fault::{Fallible, settle};
 use crate::session::{self, Seen};
 use crate::store::{StoreError, Txn};
-use crate::{chunk, commit, datanode, namespace};
+use crate::{chunk, commit, datanode, lock, namespace};
 
 pub(crate) const NOTHING: outcome::Result = outcome::Result::Nothing(Nothing {});
 
@@ -99,6 +99,7 @@ fn dispatch(core: &mut Core, command: &Command) -> Fallible<outcome::Result> {
         Op::Seal(ask) => chunk::seal(core, session, ask),
         Op::Open(ask) => namespace::open::open(core, session, ask.inode),
         Op::Close(ask) => namespace::open::close(core, session, &ask.inodes),
+        Op::SetLock(ask) => lock::set(core, session, ask),
         Op::CloseSession(_) => session::end(core, session),
         _ => Err(ErrorCode::NotPermitted.because("only the leader does this").into()),
     }

@@ -11,7 +11,7 @@ use cairn_proto::store::{Chunk, Dentry, Inode};
 use prost::Message;
 
 use crate::store::{StoreError, Table, View};
-use crate::{extents, key, records};
+use crate::{extents, key, lock, records};
 
 fn table<M: Message + Default>(view: &dyn View, table: Table) -> Result<Vec<(Vec<u8>, M)>, StoreError> {
     let mut rows = Vec::new();
@@ -45,6 +45,7 @@ pub fn check(view: &dyn View) -> Result<Vec<String>, StoreError> {
     check_extents(view, &inodes, &chunks, &mut wrong)?;
     check_chunks(view, &chunks, &mut wrong)?;
     check_totals(view, &inodes, &chunks, &mut wrong)?;
+    lock::check(view, &mut wrong)?;
     Ok(wrong)
 }
 

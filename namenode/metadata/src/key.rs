@@ -39,6 +39,14 @@ pub fn chunk_ref(chunk: u64, chunk_offset: u64, inode: u64, file_offset: u64) ->
     key
 }
 
+/// (inode, session, owner, kind).
+pub fn lock(inode: u64, session: u64, owner: u64, kind: u64) -> [u8; 32] {
+    let mut key = [0; 32];
+    key[..16].copy_from_slice(&two(inode, session));
+    key[16..].copy_from_slice(&two(owner, kind));
+    key
+}
+
 /// The `index`th number of a key, if the key is that long.
 pub fn number(key: &[u8], index: usize) -> Option<u64> {
     key.get(index * 8..index * 8 + 8).map(|bytes| u64::from_be_bytes(bytes.try_into().expect("eight bytes")))

@@ -13,6 +13,7 @@ mod datanode;
 mod extents;
 mod fault;
 pub mod key;
+mod lock;
 pub mod memory;
 mod namespace;
 mod permission;

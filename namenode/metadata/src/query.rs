@@ -16,7 +16,7 @@ use crate::namespace::xattr;
 use crate::permission::{READ, SEARCH, require};
 use crate::resolve::{Found, resolve};
 use crate::store::{StoreError, Table, View};
-use crate::{chunk, datanode, extents, key, records};
+use crate::{chunk, datanode, extents, key, lock, records};
 
 /// Answers a question. Refusals are inside the answer; an error means the store failed.
 ///
@@ -49,6 +49,7 @@ fn ask(view: &dyn View, cred: &Cred, query: &Query) -> Fallible<answer::Result> 
                 .ok_or_else(|| ErrorCode::ChunkUnknown.because(format!("chunk {}", ask.chunk)))?;
             Ok(answer::Result::Chunk(chunk::info(view, ask.chunk, &record)?))
         }
+        Op::GetLock(ask) => Ok(answer::Result::Lock(lock::conflict(view, ask)?)),
         Op::StatFs(_) => Ok(answer::Result::Fs(stats(view)?)),
         Op::Status(_) => status(view),
     }

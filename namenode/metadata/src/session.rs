@@ -11,7 +11,7 @@ use crate::core::Core;
 use crate::fault::Fallible;
 use crate::namespace::open;
 use crate::store::{StoreError, Table, View};
-use crate::{chunk, key, records};
+use crate::{chunk, key, lock, records};
 
 /// Longest description of a client, in bytes.
 const MAX_CLIENT: usize = 256;
@@ -34,6 +34,7 @@ pub(crate) fn end(core: &mut Core, id: u64) -> Fallible<outcome::Result> {
         return Ok(crate::apply::NOTHING);
     }
     chunk::seal_all_of(core, id)?;
+    lock::release_all_of(core, id)?;
     open::close_all_of(core, id)?;
     for seq in records::seconds(core, Table::Outcome, id)? {
         core.remove(Table::Outcome, &key::two(id, seq));

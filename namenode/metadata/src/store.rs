@@ -42,11 +42,15 @@ pub enum Table {
     Xattr = 14,
     /// Owned by the shell: applied log id, membership, snapshot id.
     Raft = 15,
+    /// (inode, session, owner, kind) -> `Locks`.
+    Lock = 16,
+    /// (session, inode) -> count of locked ranges there; (session) -> of all its locked ranges.
+    SessionLock = 17,
 }
 
 impl Table {
     /// Every table, in order of number.
-    pub const ALL: [Table; 16] = [
+    pub const ALL: [Table; 18] = [
         Table::Meta,
         Table::Inode,
         Table::Dentry,
@@ -63,6 +67,8 @@ impl Table {
         Table::SessionInode,
         Table::Xattr,
         Table::Raft,
+        Table::Lock,
+        Table::SessionLock,
     ];
 
     /// The table's name on disk.
@@ -84,6 +90,8 @@ impl Table {
             Table::SessionInode => "session_inode",
             Table::Xattr => "xattr",
             Table::Raft => "raft",
+            Table::Lock => "lock",
+            Table::SessionLock => "session_lock",
         }
     }
 

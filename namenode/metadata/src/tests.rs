@@ -1,6 +1,7 @@
 //! Tests of the state machine as a whole; the model tests are in their own file.
 
 mod chunks;
+mod locks;
 mod model;
 mod namespace;
 mod sessions;

@@ -10,7 +10,7 @@ use crate::core::Core;
 use crate::fault::Fallible;
 use crate::resolve::Found;
 use crate::store::{StoreError, Table, View};
-use crate::{extents, key, records};
+use crate::{extents, key, lock, records};
 
 /// Most files of one close request.
 const MAX_CLOSES: usize = 4096;
@@ -78,6 +78,7 @@ pub(crate) fn destroy(core: &mut Core, file: Found) -> Fallible<()> {
         extents::punch(core, id, &mut inode, 0, u64::MAX)?;
     }
     remove_xattrs(core, id)?;
+    lock::release_all_on(core, id)?;
     core.remove(Table::Inode, &key::one(id));
     core.meta.files -= 1;
     Ok(())
