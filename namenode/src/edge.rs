@@ -2,8 +2,8 @@
 
 use cairn_proto::control::Write;
 use cairn_proto::fs::{
-    AllocateChunk, Command, CommitExtents, CreateFile, Cred, FileCommit, Mutation, NodeRef, file_commit,
-    mutation,
+    AllocateChunk, Command, CommitExtents, CreateFile, Cred, FileCommit, Mutation, NodeRef, clone_range,
+    file_commit, mutation,
 };
 use cairn_proto::limits::{MAX_COMMIT_EXTENTS, MAX_NAME, MAX_PATH, MAX_REPLICATION, MAX_XATTR_VALUE};
 use cairn_proto::{Error, ErrorCode, Result};
@@ -76,7 +76,11 @@ fn check(op: &mutation::Op) -> Result<()> {
         Op::OpenSession(ask) => {
             at_most(ask.client.len(), MAX_CLIENT, ErrorCode::TooLarge, "the client's description")
         }
-        Op::Seal(_) | Op::Open(_) | Op::CloseSession(_) | Op::SetLock(_) => Ok(()),
+        Op::CloneRange(ask) => match &ask.target {
+            Some(clone_range::Target::Create(ask)) => create(ask),
+            _ => Ok(()),
+        },
+        Op::ClearRange(_) | Op::Seal(_) | Op::Open(_) | Op::CloseSession(_) | Op::SetLock(_) => Ok(()),
         Op::FormCluster(_)
         | Op::RegisterDatanode(_)
         | Op::SetDatanodeState(_)

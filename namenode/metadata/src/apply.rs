@@ -10,7 +10,7 @@ use crate::core::Core;
 use crate::fault::{Fallible, settle};
 use crate::session::{self, Seen};
 use crate::store::{StoreError, Txn};
-use crate::{chunk, commit, datanode, lock, namespace};
+use crate::{chunk, commit, datanode, lock, namespace, ranges};
 
 pub(crate) const NOTHING: outcome::Result = outcome::Result::Nothing(Nothing {});
 
@@ -96,6 +96,8 @@ fn dispatch(core: &mut Core, command: &Command) -> Fallible<outcome::Result> {
         Op::RemoveXattr(ask) => namespace::xattr::remove(core, cred, ask),
         Op::Allocate(ask) => chunk::allocate(core, session, ask),
         Op::Commit(ask) => commit::commit(core, cred, session, ask),
+        Op::ClearRange(ask) => ranges::clear(core, cred, ask),
+        Op::CloneRange(ask) => ranges::clone(core, cred, session, ask),
         Op::Seal(ask) => chunk::seal(core, session, ask),
         Op::Open(ask) => namespace::open::open(core, session, ask.inode),
         Op::Close(ask) => namespace::open::close(core, session, &ask.inodes),

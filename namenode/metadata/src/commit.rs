@@ -2,8 +2,8 @@
 
 use cairn_proto::ErrorCode;
 use cairn_proto::fs::{
-    CommitExtents, CommitMode, CommitOutcome, Cred, Extent, FileCommit, FileKind, FileOutcome, file_commit,
-    file_outcome, outcome,
+    Attr, CommitExtents, CommitMode, CommitOutcome, Cred, Extent, FileCommit, FileKind, FileOutcome,
+    file_commit, file_outcome, outcome,
 };
 use cairn_proto::limits::{MAX_COMMIT_EXTENTS, MAX_FILE_SIZE};
 use cairn_proto::store::Inode;
@@ -49,17 +49,27 @@ fn commit_file(core: &mut Core, cred: &Cred, session: u64, ask: &FileCommit) -> 
         return Err(ErrorCode::FileTooBig.because(format!("{size} bytes")).into());
     }
     inode.size = size;
-    inode.mtime_ns = ask.mtime_ns.unwrap_or(core.now);
     if let Some(atime_ns) = ask.atime_ns {
         inode.atime_ns = atime_ns;
     }
+    let attr = written(core, cred, (id, inode), ask.mtime_ns);
+    Ok(FileOutcome { result: Some(file_outcome::Result::Attr(attr)), offset: base })
+}
+
+/// Stores a file whose content changed, with all that a write changes besides.
+pub(crate) fn written(
+    core: &mut Core,
+    cred: &Cred,
+    (id, mut inode): (u64, Inode),
+    mtime_ns: Option<i64>,
+) -> Attr {
+    inode.mtime_ns = mtime_ns.unwrap_or(core.now);
     if cred.uid != 0 {
         inode.mode &= !(SETUID | SETGID);
     }
     core.touch(&mut inode);
     core.set_inode(id, &inode);
-    let attr = records::attr(id, &inode);
-    Ok(FileOutcome { result: Some(file_outcome::Result::Attr(attr)), offset: base })
+    records::attr(id, &inode)
 }
 
 fn target(core: &mut Core, cred: &Cred, session: u64, ask: &FileCommit) -> Fallible<(u64, Inode)> {
@@ -68,21 +78,25 @@ fn target(core: &mut Core, cred: &Cred, session: u64, ask: &FileCommit) -> Falli
             let (id, _) = namespace::create::make_or_find(core, cred, session, create)?;
             Ok((id, core.inode(id)?))
         }
-        Some(file_commit::Target::Inode(id)) => {
-            let inode = core.inode(*id)?;
-            if inode.kind() == FileKind::Directory {
-                return Err(ErrorCode::IsDirectory.because(format!("inode {id}")).into());
-            }
-            if inode.kind() != FileKind::File {
-                return Err(ErrorCode::Invalid.because(format!("inode {id} is not a regular file")).into());
-            }
-            if cred.uid != inode.uid {
-                require(cred, &inode, WRITE, &format!("inode {id}"))?;
-            }
-            Ok((*id, inode))
-        }
+        Some(file_commit::Target::Inode(id)) => Ok((*id, content_of(core, cred, *id, WRITE)?)),
         None => Err(ErrorCode::Malformed.because("a commit names no file").into()),
     }
+}
+
+/// A regular file whose content `cred` may use as `wanted`. Its owner always may: the file may have been opened
+/// before its mode was changed.
+pub(crate) fn content_of(core: &Core, cred: &Cred, id: u64, wanted: u32) -> Fallible<Inode> {
+    let inode = core.inode(id)?;
+    if inode.kind() == FileKind::Directory {
+        return Err(ErrorCode::IsDirectory.because(format!("inode {id}")).into());
+    }
+    if inode.kind() != FileKind::File {
+        return Err(ErrorCode::Invalid.because(format!("inode {id} is not a regular file")).into());
+    }
+    if cred.uid != inode.uid {
+        require(cred, &inode, wanted, &format!("inode {id}"))?;
+    }
+    Ok(inode)
 }
 
 /// Lays one extent over what is there and returns where it ends in the file.

@@ -62,6 +62,18 @@ pub(crate) fn touching(
     damage.map_or(Ok(found), Err)
 }
 
+/// How far into `[start, end)` one gets without touching more than `limit` extents. Always some way, if there is any.
+pub(crate) fn reach(
+    view: &dyn View,
+    id: u64,
+    inode: &Inode,
+    (start, end): (u64, u64),
+    limit: usize,
+) -> Result<u64, StoreError> {
+    let found = touching(view, id, inode, (start, end), limit.saturating_add(1))?;
+    Ok(found.get(limit.max(1)).map_or(end, |left_out| left_out.file_offset))
+}
+
 /// Adds an extent where nothing lies, joining it to the one before if they are one run of a chunk.
 pub(crate) fn insert(core: &mut Core, id: u64, inode: &mut Inode, extent: Extent) -> Fallible<()> {
     inode.allocated += extent.length;

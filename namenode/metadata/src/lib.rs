@@ -19,6 +19,7 @@ mod namespace;
 mod permission;
 pub mod plan;
 mod query;
+mod ranges;
 pub mod records;
 mod resolve;
 mod session;

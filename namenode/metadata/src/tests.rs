@@ -4,6 +4,7 @@ mod chunks;
 mod locks;
 mod model;
 mod namespace;
+mod ranges;
 mod sessions;
 
 use cairn_proto::fs::mutation::Op;

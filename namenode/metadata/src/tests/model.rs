@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 
 use cairn_proto::fs::mutation::Op;
-use cairn_proto::fs::{Link, Rename, RenameMode, Rmdir, SetAttr, Unlink};
+use cairn_proto::fs::{
+    ClearRange, CloneRange, Link, Rename, RenameMode, Rmdir, SetAttr, Unlink, clone_range,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -72,6 +74,9 @@ enum Step {
     Rename(String, String),
     Write(String, u64, u64),
     Truncate(String, u64),
+    Clear(String, u64, u64, bool),
+    Clone(String, u64, u64, String, u64),
+    Copy(String, String),
 }
 
 fn path() -> impl Strategy<Value = String> {
@@ -88,6 +93,11 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (path(), path()).prop_map(|(from, to)| Step::Rename(from, to)),
         6 => (path(), 0u64..200, 1u64..80).prop_map(|(path, offset, length)| Step::Write(path, offset, length)),
         2 => (path(), 0u64..200).prop_map(|(path, size)| Step::Truncate(path, size)),
+        2 => (path(), 0u64..200, 1u64..80, any::<bool>())
+            .prop_map(|(path, offset, length, grow)| Step::Clear(path, offset, length, grow)),
+        3 => (path(), 0u64..200, 1u64..80, path(), 0u64..200)
+            .prop_map(|(from, offset, length, to, at)| Step::Clone(from, offset, length, to, at)),
+        1 => (path(), path()).prop_map(|(from, to)| Step::Copy(from, to)),
     ]
 }
 
@@ -145,8 +155,92 @@ fn take(world: &mut World, model: &mut Model, tail: &mut (u64, u64), step: &Step
             let ask = SetAttr { at: at(path), size: Some(*size), ..SetAttr::default() };
             (world.run(Op::SetAttr(ask)).is_ok(), file.is_some())
         }
+        Step::Clear(path, offset, length, grow) => clear(world, model, path, (*offset, *length), *grow),
+        Step::Clone(from, offset, length, to, target) => {
+            clone(world, model, (from, *offset), (to, *target), *length)
+        }
+        Step::Copy(from, to) => copy(world, model, from, to),
     };
     assert_eq!(done, expected, "{step:?}");
+}
+
+fn clear(
+    world: &mut World,
+    model: &mut Model,
+    path: &str,
+    (offset, length): (u64, u64),
+    grow: bool,
+) -> (bool, bool) {
+    let Some(file) = model.paths.get(path).copied().flatten() else { return (false, false) };
+    let bytes = &mut model.files[file];
+    let end = (offset + length) as usize;
+    if grow && bytes.len() < end {
+        bytes.resize(end, None);
+    }
+    let until = end.min(bytes.len());
+    bytes[(offset as usize).min(until)..until].fill(None);
+    let inode = world.stat(path).unwrap().inode;
+    let size = grow.then_some(offset + length);
+    let ask = ClearRange { inode, offset, length, size, ..ClearRange::default() };
+    (world.run(Op::ClearRange(ask)).is_ok(), true)
+}
+
+fn clone(
+    world: &mut World,
+    model: &mut Model,
+    (from, offset): (&str, u64),
+    (to, target): (&str, u64),
+    length: u64,
+) -> (bool, bool) {
+    let file = |path: &str| model.paths.get(path).copied().flatten();
+    let (Some(source), Some(copy)) = (file(from), file(to)) else { return (false, false) };
+    let length = length.min((model.files[source].len() as u64).saturating_sub(offset));
+    let expected = source != copy || offset.abs_diff(target) >= length;
+    if expected && length > 0 {
+        let shared = model.files[source][offset as usize..(offset + length) as usize].to_vec();
+        let bytes = &mut model.files[copy];
+        let end = (target + length) as usize;
+        bytes.resize(bytes.len().max(end), None);
+        bytes[target as usize..end].copy_from_slice(&shared);
+    }
+    let inode = |path| world.stat(path).unwrap().inode;
+    let ask = CloneRange {
+        source: inode(from),
+        source_offset: offset,
+        length,
+        target: Some(clone_range::Target::Inode(inode(to))),
+        offset: target,
+        ..CloneRange::default()
+    };
+    (world.run(Op::CloneRange(ask)).is_ok(), expected)
+}
+
+/// A whole file at once, over what has the name already.
+fn copy(world: &mut World, model: &mut Model, from: &str, to: &str) -> (bool, bool) {
+    let Some(source) = model.paths.get(from).copied().flatten() else { return (false, false) };
+    let expected = match model.paths.get(to) {
+        Some(Some(file)) => *file != source,
+        Some(None) => false,
+        None => model.has_room(to),
+    };
+    if expected {
+        let content = model.files[source].clone();
+        match model.paths.get(to).copied().flatten() {
+            Some(file) => model.files[file] = content,
+            None => {
+                model.files.push(content);
+                model.paths.insert(to.to_string(), Some(model.files.len() - 1));
+            }
+        }
+    }
+    let create = CreateFile { at: at(to), mode: 0o644, truncate: true, ..CreateFile::default() };
+    let ask = CloneRange {
+        source: world.stat(from).unwrap().inode,
+        length: u64::MAX,
+        target: Some(clone_range::Target::Create(create)),
+        ..CloneRange::default()
+    };
+    (world.run(Op::CloneRange(ask)).is_ok(), expected)
 }
 
 fn write(
