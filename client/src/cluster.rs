@@ -98,6 +98,26 @@ impl Cluster {
         Ok(attr)
     }
 
+    /// Makes a file that shares all of the inode `source`, in one mutation: no byte is moved, and it appears whole or
+    /// not at all. `TooLarge` when that is more than one mutation does: then [`File::clone_range`] does it in parts.
+    pub async fn clone_file(
+        &self,
+        cred: &fs::Cred,
+        source: u64,
+        ask: fs::CreateFile,
+        mtime_ns: Option<i64>,
+    ) -> Result<fs::Attr> {
+        let truncates = ask.truncate;
+        let attr = self.engine.clone_file(cred, source, ask, mtime_ns).await?;
+        if let Some(inode) = self.engine.find(attr.inode) {
+            if truncates {
+                inode.discard();
+            }
+            inode.learn(&attr);
+        }
+        Ok(attr)
+    }
+
     /// The bytes of a file in order, read ahead in parallel. Holes come as zeros.
     pub fn read_stream(
         &self,

@@ -1,6 +1,6 @@
 //! The kernel's requests, each handed to the operation that carries it out.
 //!
-//! Permissions, locks, `poll` and `copy_file_range` are left to the kernel: where an operation is answered with
+//! Permissions, locks and `poll` are left to the kernel: where an operation is answered with
 //! "not implemented", it does what is asked by itself and does not ask again.
 
 use std::ffi::{OsStr, OsString};
@@ -510,7 +510,7 @@ impl Filesystem for CairnFs {
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: HandleNo,
         offset: u64,
@@ -519,8 +519,9 @@ impl Filesystem for CairnFs {
         reply: ReplyEmpty,
     ) {
         let Some(handle) = self.view.files.get(fh.0) else { return reply.error(Errno::EBADF) };
+        let caller = Caller::from(request);
         self.serve(|view| async move {
-            finish(reply, "fallocate", ino.0, view.fallocate(&handle, offset, length, mode).await);
+            finish(reply, "fallocate", ino.0, view.fallocate(caller, &handle, offset, length, mode).await);
         });
     }
 
@@ -546,18 +547,26 @@ impl Filesystem for CairnFs {
 
     fn copy_file_range(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino_in: INodeNo,
-        _fh_in: HandleNo,
-        _offset_in: u64,
-        _ino_out: INodeNo,
-        _fh_out: HandleNo,
-        _offset_out: u64,
-        _len: u64,
+        fh_in: HandleNo,
+        offset_in: u64,
+        ino_out: INodeNo,
+        fh_out: HandleNo,
+        offset_out: u64,
+        len: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        reply.error(Errno::ENOSYS);
+        let Some(from) = self.view.files.get(fh_in.0) else { return reply.error(Errno::EBADF) };
+        let Some(to) = self.view.files.get(fh_out.0) else { return reply.error(Errno::EBADF) };
+        let caller = Caller::from(request);
+        self.serve(|view| async move {
+            match view.copy_file_range(caller, (&from, offset_in), (&to, offset_out), len).await {
+                Ok(length) => reply.written(length),
+                Err(error) => reply.error(errno("copy_file_range", ino_out.0, &error)),
+            }
+        });
     }
 
     fn bmap(&self, _request: &Request, _ino: INodeNo, _blocksize: u32, _idx: u64, reply: ReplyBmap) {

@@ -3,11 +3,13 @@
 pub mod download;
 pub mod local;
 pub mod progress;
+pub mod share;
 pub mod temporary;
 pub mod upload;
 
 pub use download::{Download, fetch};
 pub use progress::Progress;
+pub use share::share;
 pub use temporary::Temporaries;
 pub use upload::{NewFile, store};
 

@@ -3,7 +3,7 @@
 use std::pin::pin;
 
 use bytes::{Bytes, BytesMut};
-use cairn_client::{Error, ErrorCode, fs};
+use cairn_client::{Error, ErrorCode, File, fs};
 use futures::{Stream, StreamExt};
 
 use super::{PIECE, Progress, SMALL, Temporaries};
@@ -79,7 +79,17 @@ fn joined(mut pieces: Vec<Bytes>, length: usize) -> Bytes {
 }
 
 async fn store_small(client: &Client, new: &NewFile, content: Bytes) -> Result<fs::Attr, PathError> {
-    let ask = fs::CreateFile {
+    let attr = client
+        .cluster
+        .put_small(&client.cred, in_place(new), content, new.mtime_ns, new.sync)
+        .await
+        .map_err(PathError::remote(&new.path))?;
+    dress(client, new, attr).await
+}
+
+/// How to make `new` in one step: over what has its name, or not at all.
+pub(super) fn in_place(new: &NewFile) -> fs::CreateFile {
+    fs::CreateFile {
         at: Some(new.path.node()),
         mode: new.mode,
         uid: new.uid,
@@ -87,13 +97,11 @@ async fn store_small(client: &Client, new: &NewFile, content: Bytes) -> Result<f
         exclusive: !new.overwrite,
         truncate: new.overwrite,
         ..Default::default()
-    };
-    let attr = client
-        .cluster
-        .put_small(&client.cred, ask, content, new.mtime_ns, new.sync)
-        .await
-        .map_err(PathError::remote(&new.path))?;
-    // A file that was replaced in place keeps its mode and owner unless they are to be the source's.
+    }
+}
+
+/// A file that was replaced in place keeps its mode and owner unless they are to be the source's.
+pub(super) async fn dress(client: &Client, new: &NewFile, attr: fs::Attr) -> Result<fs::Attr, PathError> {
     let other = attr.mode != new.mode || attr.uid != new.uid || attr.gid != new.gid;
     if new.overwrite && new.mtime_ns.is_some() && other {
         return set_identity(client, new, attr.inode).await;
@@ -113,7 +121,6 @@ async fn set_identity(client: &Client, new: &NewFile, inode: u64) -> Result<fs::
     client.cluster.set_attr(&client.cred, ask).await.map_err(PathError::remote(&new.path))
 }
 
-/// Writes under a temporary name in the same directory, then renames.
 async fn store_large<S>(
     client: &Client,
     new: &NewFile,
@@ -123,6 +130,34 @@ async fn store_large<S>(
 ) -> Result<fs::Attr, PathError>
 where
     S: Stream<Item = Result<Bytes, PathError>> + Send,
+{
+    let fill = |file: File| async move {
+        let mut pieces = pin!(pieces);
+        let mut offset = 0;
+        while let Some(piece) = pieces.next().await {
+            let mut piece = piece?;
+            while !piece.is_empty() {
+                let part = piece.split_to(piece.len().min(PIECE));
+                let length = part.len() as u64;
+                file.write_at(offset, part).await.map_err(PathError::remote(&new.path))?;
+                offset += length;
+                progress.moved(length);
+            }
+        }
+        Ok(())
+    };
+    under_temporary_name(client, new, temporaries, fill).await
+}
+
+/// Fills a file under a temporary name in the same directory, then renames it.
+pub(super) async fn under_temporary_name<F>(
+    client: &Client,
+    new: &NewFile,
+    temporaries: &Temporaries,
+    fill: impl FnOnce(File) -> F + Send,
+) -> Result<fs::Attr, PathError>
+where
+    F: Future<Output = Result<(), PathError>> + Send,
 {
     let Some(name) = new.path.name() else {
         return Err(PathError::Remote(new.path.clone(), ErrorCode::IsDirectory.into()));
@@ -139,7 +174,7 @@ where
     }
     let temporary = new.path.parent().join(&temporary_name(name, "put"));
     temporaries.begin(&temporary);
-    match write_and_rename(client, new, &temporary, pieces, progress).await {
+    match fill_and_rename(client, new, &temporary, fill).await {
         Ok(attr) => {
             temporaries.done(&temporary);
             Ok(attr)
@@ -151,15 +186,14 @@ where
     }
 }
 
-async fn write_and_rename<S>(
+async fn fill_and_rename<F>(
     client: &Client,
     new: &NewFile,
     temporary: &ClusterPath,
-    pieces: S,
-    progress: &Progress,
+    fill: impl FnOnce(File) -> F + Send,
 ) -> Result<fs::Attr, PathError>
 where
-    S: Stream<Item = Result<Bytes, PathError>> + Send,
+    F: Future<Output = Result<(), PathError>> + Send,
 {
     let refused = |error: Error| PathError::Remote(new.path.clone(), error);
     let ask = fs::CreateFile {
@@ -172,18 +206,7 @@ where
     };
     let created = client.cluster.create(&client.cred, ask).await.map_err(refused)?;
     let file = client.cluster.open(&client.cred, created.attr.unwrap_or_default());
-    let mut pieces = pin!(pieces);
-    let mut offset = 0;
-    while let Some(piece) = pieces.next().await {
-        let mut piece = piece?;
-        while !piece.is_empty() {
-            let part = piece.split_to(piece.len().min(PIECE));
-            let length = part.len() as u64;
-            file.write_at(offset, part).await.map_err(refused)?;
-            offset += length;
-            progress.moved(length);
-        }
-    }
+    fill(file.clone()).await?;
     let mut attr = if new.sync { file.sync().await } else { file.flush().await }.map_err(refused)?;
     if let Some(mtime_ns) = new.mtime_ns {
         let ask = fs::SetAttr {

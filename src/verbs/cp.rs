@@ -1,12 +1,10 @@
-//! `cairn cp`: copies within the cluster, by way of this machine.
+//! `cairn cp`: copies within the cluster. The copies share the chunks of the originals: no byte is moved.
 
 use std::sync::Arc;
 
 use anyhow::Result;
-use bytes::Bytes;
 use cairn_client::{Error, ErrorCode, fs};
 use clap::Args;
-use futures::StreamExt;
 
 use super::Flight;
 use crate::client::{Client, may_read};
@@ -140,9 +138,7 @@ impl Copy {
             overwrite: self.overwrite,
             sync: false,
         };
-        let pieces = self.client.cluster.read_stream(&attr, 0, attr.size);
-        let pieces = pieces.map(|piece: cairn_client::Result<Bytes>| piece.map_err(PathError::remote(&path)));
-        transfer::store(&self.client, &new, pieces, &self.temporaries, &self.progress).await?;
+        transfer::share(&self.client, (&path, &attr), &new, &self.temporaries, &self.progress).await?;
         Ok(())
     }
 

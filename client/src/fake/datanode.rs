@@ -1,7 +1,7 @@
 //! A datanode that stands for a whole chain, and misbehaves on order.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
@@ -37,6 +37,8 @@ pub(crate) struct Datanode {
     pub(crate) mood: Arc<Mutex<Mood>>,
     pub(crate) chunks: Chunks,
     pub(crate) sealed: Arc<AtomicBool>,
+    /// Bytes on disk, over all chunks written through this datanode.
+    pub(crate) on_disk: Arc<AtomicU64>,
 }
 
 impl Datanode {
@@ -52,12 +54,17 @@ impl Datanode {
             mood: Arc::new(Mutex::new(mood)),
             chunks,
             sealed: Arc::default(),
+            on_disk: Arc::default(),
         };
-        let (mood, chunks, sealed) =
-            (Arc::clone(&node.mood), Arc::clone(&node.chunks), Arc::clone(&node.sealed));
+        let shared = Shared {
+            mood: Arc::clone(&node.mood),
+            chunks: Arc::clone(&node.chunks),
+            sealed: Arc::clone(&node.sealed),
+            on_disk: Arc::clone(&node.on_disk),
+        };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, Arc::clone(&mood), Arc::clone(&chunks), Arc::clone(&sealed)));
+                tokio::spawn(serve(stream, shared.clone()));
             }
         });
         node
@@ -110,7 +117,17 @@ async fn send_range(stream: &mut TcpStream, read: Read, held: Option<Vec<u8>>, r
     }
 }
 
-async fn serve(mut stream: TcpStream, mood: Arc<Mutex<Mood>>, chunks: Chunks, sealed: Arc<AtomicBool>) {
+/// What the connections of one datanode share with its test.
+#[derive(Clone)]
+struct Shared {
+    mood: Arc<Mutex<Mood>>,
+    chunks: Chunks,
+    sealed: Arc<AtomicBool>,
+    on_disk: Arc<AtomicU64>,
+}
+
+async fn serve(mut stream: TcpStream, shared: Shared) {
+    let Shared { mood, chunks, sealed, on_disk } = shared;
     let mut chunk = 0;
     let mut crc = BlockCrc::default();
     let mut synced = 0;
@@ -150,7 +167,9 @@ async fn serve(mut stream: TcpStream, mood: Arc<Mutex<Mood>>, chunks: Chunks, se
                 reply(&mut stream, response::Kind::Ack(Ack { length, synced })).await;
             }
             request::Kind::Sync(_) => {
-                synced = chunks.lock().unwrap()[&chunk].len() as u64;
+                let held = chunks.lock().unwrap()[&chunk].len() as u64;
+                on_disk.fetch_add(held - synced, Ordering::Relaxed);
+                synced = held;
                 reply(&mut stream, response::Kind::Ack(Ack { length: synced, synced })).await;
             }
             request::Kind::Read(read) => {

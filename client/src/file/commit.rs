@@ -8,9 +8,6 @@ use cairn_proto::{Error, ErrorCode, Result, fs};
 use super::Inode;
 use super::inode::State;
 
-/// Chunks whose disks are waited for at the same time.
-const SYNCS_AT_ONCE: usize = 8;
-
 impl Inode {
     /// Commits everything written so far; `durable`: once it is on the disks of all replicas.
     pub(crate) async fn flush(self: &Arc<Inode>, durable: bool) -> Result<fs::Attr> {
@@ -34,9 +31,7 @@ impl Inode {
             return self.commit_all().await;
         }
         self.settle().await?;
-        let unsynced = self.state().unsynced.clone();
-        self.engine.make_durable(unsynced.iter().map(|(&chunk, &end)| (chunk, end)).collect()).await?;
-        self.state().unsynced.retain(|chunk, end| unsynced.get(chunk).is_none_or(|synced| *end > *synced));
+        self.make_durable().await?;
         self.commit_all().await
     }
 
@@ -144,48 +139,6 @@ impl crate::engine::Engine {
             Some(fs::file_outcome::Result::Attr(attr)) => Ok((attr, first.offset)),
             Some(fs::file_outcome::Result::Error(error)) => Err(Error::from(error)),
             None => Err(odd()),
-        }
-    }
-
-    /// Waits until each chunk is on the disks of its replicas up to the length given.
-    pub(crate) async fn make_durable(&self, lengths: Vec<(u64, u64)>) -> Result<()> {
-        use futures::{StreamExt, TryStreamExt};
-        futures::stream::iter(lengths)
-            .map(|(chunk, length)| self.make_chunk_durable(chunk, length))
-            .buffer_unordered(SYNCS_AT_ONCE)
-            .try_for_each(|()| async { Ok(()) })
-            .await
-    }
-
-    /// Through its chain while that lives. Afterwards the chunk is being sealed, and a replica is sealed only
-    /// when it is on disk: wait until those that live say so.
-    async fn make_chunk_durable(&self, chunk: u64, length: u64) -> Result<()> {
-        if self.lanes.sync(chunk, length).await {
-            return Ok(());
-        }
-        let deadline = std::time::Instant::now() + self.config.operation_timeout;
-        let mut backoff = crate::backoff::Backoff::new();
-        loop {
-            let info = match self.chunk(chunk).await {
-                // Purged: everything that lay there was overwritten or deleted since.
-                Err(error) if error.code == ErrorCode::ChunkUnknown => return Ok(()),
-                info => info?,
-            };
-            let living: Vec<_> =
-                info.replicas.iter().filter(|replica| replica.liveness() != fs::Liveness::Dead).collect();
-            let stats = living.iter().map(|replica| self.reader.pool().stat(&replica.address, chunk));
-            let stats = futures::future::join_all(stats).await;
-            let on_disk = |stat: &Result<cairn_proto::data::ReplicaStat>| {
-                stat.as_ref().is_ok_and(|stat| stat.sealed && stat.length >= length)
-            };
-            if !stats.is_empty() && stats.iter().all(on_disk) {
-                return Ok(());
-            }
-            if std::time::Instant::now() >= deadline {
-                let detail = format!("chunk {chunk} is not on all its disks");
-                return Err(ErrorCode::Timeout.because(detail));
-            }
-            tokio::time::sleep(backoff.pause()).await;
         }
     }
 }

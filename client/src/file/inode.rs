@@ -39,6 +39,8 @@ pub(super) struct State {
     pub(super) dirty_since: Option<Instant>,
     /// For each chunk own bytes went to, up to where they are not known to be on disk.
     pub(super) unsynced: BTreeMap<u64, u64>,
+    /// Committed bytes that may not be on disk, whoever put them there.
+    pub(super) doubtful: Option<(u64, u64)>,
     /// The first error of background work that nobody was told yet.
     pub(super) error: Option<Error>,
     /// The lane this file has to itself, and the run of sequential writes that earned it.
@@ -59,6 +61,7 @@ impl Inode {
             mtime_ns: None,
             dirty_since: None,
             unsynced: BTreeMap::new(),
+            doubtful: (attr.size > 0).then_some((0, attr.size)),
             error: None,
             own_lane: None,
             streak: 0,

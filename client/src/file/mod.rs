@@ -6,8 +6,10 @@
 
 mod append;
 mod commit;
+mod durable;
 mod inode;
 mod overlay;
+mod ranges;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -65,6 +67,25 @@ impl File {
     /// Sets the size, after everything written before.
     pub async fn truncate(&self, size: u64) -> Result<fs::Attr> {
         self.inode.truncate(&self.cred, size).await
+    }
+
+    /// Makes a range read as zeros and gives its space back, after everything written before. `grow`: the file is
+    /// made to end where the range ends, or later; otherwise its size stays.
+    pub async fn clear_range(&self, offset: u64, length: u64, grow: bool) -> Result<fs::Attr> {
+        self.inode.clear_range(&self.cred, offset, length, grow).await
+    }
+
+    /// Puts what this file has at `offset` into `to` at `to_offset`, sharing the chunks: no byte is moved, and holes
+    /// stay holes. Returns how many bytes: fewer than `length` at the end of this file, or when a later part failed.
+    /// Ranges of one file that overlap are `Invalid`.
+    pub async fn clone_range(&self, offset: u64, to: &File, to_offset: u64, length: u64) -> Result<u64> {
+        self.inode.clone_range(&to.cred, offset, &to.inode, to_offset, length).await
+    }
+
+    /// As `fallocate`: marks the file as changed and, with a `size`, makes it at least so many bytes long. No space
+    /// is reserved.
+    pub async fn allocate(&self, size: Option<u64>) -> Result<fs::Attr> {
+        self.inode.allocate(&self.cred, size).await
     }
 
     /// Commits all own writes: everybody sees them. Reports an error of earlier background work once.

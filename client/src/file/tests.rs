@@ -52,7 +52,7 @@ async fn random_writes_reads_and_truncations_agree_with_a_vector() {
         let file = make(&cluster, &format!("f{seed}")).await;
         let mut model: Vec<u8> = Vec::new();
         for step in 0..150 {
-            match rng.random_range(0..12) {
+            match rng.random_range(0..15) {
                 0..6 => {
                     let at = rng.random_range(0..1_500_000);
                     let length = *[1, 100, 5000, 300_000].get(rng.random_range(0..4)).unwrap();
@@ -73,6 +73,35 @@ async fn random_writes_reads_and_truncations_agree_with_a_vector() {
                     assert_eq!(at, model.len() as u64);
                     model.extend_from_slice(&data);
                 }
+                9 => {
+                    let (at, length) = (rng.random_range(0..1_800_000), rng.random_range(1..400_000));
+                    let grow = rng.random();
+                    file.clear_range(at as u64, length as u64, grow).await.unwrap();
+                    if grow {
+                        model.resize(model.len().max(at + length), 0);
+                    }
+                    let end = (at + length).min(model.len());
+                    model[at.min(end)..end].fill(0);
+                }
+                10 => {
+                    let (at, to) = (rng.random_range(0..1_800_000), rng.random_range(0..1_500_000));
+                    let length = rng.random_range(1..400_000usize).min(model.len().saturating_sub(at));
+                    let cloned = file.clone_range(at as u64, &file, to as u64, length as u64).await;
+                    if at.abs_diff(to) < length {
+                        assert_eq!(cloned.unwrap_err().code, ErrorCode::Invalid);
+                    } else {
+                        assert_eq!(cloned.unwrap(), length as u64);
+                        if length > 0 {
+                            model.resize(model.len().max(to + length), 0);
+                            model.copy_within(at..at + length, to);
+                        }
+                    }
+                }
+                11 => {
+                    let size = rng.random_range(0..1_800_000);
+                    file.allocate(Some(size as u64)).await.unwrap();
+                    model.resize(model.len().max(size), 0);
+                }
                 _ => {
                     let at = rng.random_range(0..2_000_000usize);
                     let length = rng.random_range(0..400_000usize);
@@ -88,6 +117,53 @@ async fn random_writes_reads_and_truncations_agree_with_a_vector() {
         assert!(seen_by_others(&group, file.inode()).await == model, "seed {seed}");
         cluster.close().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_clone_sees_what_was_written_before_and_nothing_after() {
+    let (group, datanodes) = small_cluster().await;
+    let cluster = group.client().await;
+    let from = make(&cluster, "from").await;
+    let to = make(&cluster, "to").await;
+    from.write_at(0, Bytes::from_static(b"first words")).await.unwrap();
+    to.write_at(0, Bytes::from_static(b"overwritten, kept")).await.unwrap();
+    let stored = |datanodes: &[Datanode]| -> usize {
+        datanodes[0].chunks.lock().unwrap().values().map(|chunk| chunk.len()).sum()
+    };
+    from.flush().await.unwrap();
+    to.flush().await.unwrap();
+    let before = stored(&datanodes);
+    assert_eq!(from.clone_range(0, &to, 0, 100).await.unwrap(), 11);
+    assert_eq!(stored(&datanodes), before, "no byte is moved");
+    from.write_at(0, Bytes::from_static(b"FIRST")).await.unwrap();
+    from.sync().await.unwrap();
+    to.sync().await.unwrap();
+    assert_eq!(&to.read_at(0, 100).await.unwrap()[..], b"first words, kept");
+    assert_eq!(seen_by_others(&group, to.inode()).await, b"first words, kept");
+    let copy = cluster.clone_file(&root(), to.inode(), ask("copy"), Some(42)).await.unwrap();
+    assert_eq!((copy.size, copy.mtime_ns), (17, 42));
+    assert_eq!(seen_by_others(&group, copy.inode).await, b"first words, kept");
+}
+
+#[tokio::test]
+async fn a_sync_covers_what_was_there_before() {
+    let (group, datanodes) = small_cluster().await;
+    let cluster = group.client().await;
+    let on_disk = || datanodes.iter().map(|node| node.on_disk.load(Ordering::Relaxed)).sum::<u64>();
+    let write = async |name: &str| {
+        let file = make(&cluster, name).await;
+        file.write_at(0, Bytes::from_static(b"not on disk yet")).await.unwrap();
+        file.flush().await.unwrap()
+    };
+    let attr = write("closed").await;
+    assert_eq!(on_disk(), 0);
+    cluster.open(&root(), attr).sync().await.unwrap();
+    assert_eq!(on_disk(), 15, "written through another open of the file");
+    let attr = write("source").await;
+    let copy = make(&cluster, "copy").await;
+    cluster.open(&root(), attr).clone_range(0, &copy, 0, 15).await.unwrap();
+    copy.sync().await.unwrap();
+    assert_eq!(on_disk(), 30, "a copy is as durable as the chunks it shares");
 }
 
 #[tokio::test]

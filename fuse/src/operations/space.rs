@@ -1,9 +1,6 @@
-//! Space: how much there is, how much a file is to have, and where in it something lies.
+//! Space: how much there is, and where in a file something lies.
 
-use cairn_proto::fs::file_commit::Target;
-use cairn_proto::fs::{
-    CommitExtents, FileCommit, FsStats, GetLayout, Layout, answer, file_outcome, mutation, outcome, query,
-};
+use cairn_proto::fs::{FsStats, GetLayout, Layout, answer, query};
 use cairn_proto::limits::MAX_FILE_SIZE;
 use cairn_proto::{ErrorCode, Result};
 
@@ -28,47 +25,6 @@ impl View {
     /// Space of the whole cluster.
     pub(crate) async fn statfs(&self) -> Result<Space> {
         Ok(space(&self.cluster.fs_stats().await?))
-    }
-
-    /// Makes a file at least as long as `offset + length`. Nothing is reserved.
-    pub(crate) async fn fallocate(
-        &self,
-        handle: &FileHandle,
-        offset: u64,
-        length: u64,
-        mode: i32,
-    ) -> Result<()> {
-        if mode != 0 {
-            return Err(ErrorCode::NotSupported.because(format!("fallocate mode {mode:#x}")));
-        }
-        let end = offset
-            .checked_add(length)
-            .filter(|&end| end <= MAX_FILE_SIZE)
-            .ok_or_else(|| ErrorCode::FileTooBig.because("fallocate"))?;
-        let file = &handle.open.file;
-        if file.attr().size >= end {
-            return Ok(());
-        }
-        let epoch = self.epoch();
-        // A commit only ever makes a file longer, so this cannot cut off what another client appends meanwhile.
-        let grow = FileCommit {
-            target: Some(Target::Inode(file.inode())),
-            size: Some(end),
-            ..FileCommit::default()
-        };
-        let op = mutation::Op::Commit(CommitExtents { files: vec![grow] });
-        let grown = match self.cluster.mutate(&ROOT, op).await? {
-            outcome::Result::Commit(commit) => commit.files.into_iter().next().and_then(|file| file.result),
-            _ => None,
-        };
-        match grown {
-            Some(file_outcome::Result::Attr(attr)) => {
-                handle.open.learn(&attr, epoch);
-                Ok(())
-            }
-            Some(file_outcome::Result::Error(error)) => Err(error.into()),
-            None => Err(ErrorCode::Malformed.because("the outcome of a commit")),
-        }
     }
 
     /// The next data (`SEEK_DATA`) or hole (`SEEK_HOLE`) at or after `offset`; nothing if there is none.

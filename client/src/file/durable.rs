@@ -1,0 +1,137 @@
+//! Waiting until a file's bytes are on the disks of all replicas.
+//!
+//! What was written through an open file is known by its chunks. What was there before, or was cloned into the file, may
+//! be in a chunk that this client still has open, or that was sealed a moment ago: the layout says so, and is asked
+//! once. Chunks that another client has open are its own to sync.
+
+use std::collections::BTreeMap;
+
+use cairn_proto::limits::MAX_LAYOUT_PAGE;
+use cairn_proto::{ErrorCode, Result, fs};
+
+use super::Inode;
+use super::inode::State;
+use crate::namespace::root;
+
+/// Chunks whose disks are waited for at the same time.
+const SYNCS_AT_ONCE: usize = 8;
+
+impl State {
+    /// The committed bytes at `offset` may not be on disk.
+    pub(super) fn doubt(&mut self, offset: u64, length: u64) {
+        if length == 0 {
+            return;
+        }
+        let end = offset.saturating_add(length);
+        let (low, high) = self.doubtful.unwrap_or((offset, end));
+        self.doubtful = Some((low.min(offset), high.max(end)));
+    }
+}
+
+impl Inode {
+    /// Waits for all that has landed in chunks.
+    pub(super) async fn make_durable(&self) -> Result<()> {
+        let (unsynced, doubtful) = {
+            let mut state = self.state();
+            (state.unsynced.clone(), state.doubtful.take())
+        };
+        let mut wanted = unsynced.clone();
+        let result = match self.in_doubt(doubtful, &mut wanted).await {
+            Ok(()) => self.engine.make_durable(wanted.into_iter().collect()).await,
+            Err(error) => Err(error),
+        };
+        let mut state = self.state();
+        if let Err(error) = result {
+            if let Some((start, end)) = doubtful {
+                state.doubt(start, end - start);
+            }
+            return Err(error);
+        }
+        state.unsynced.retain(|chunk, end| unsynced.get(chunk).is_none_or(|synced| *end > *synced));
+        Ok(())
+    }
+
+    /// Adds the chunks of a range of which this client has to make sure.
+    async fn in_doubt(&self, range: Option<(u64, u64)>, wanted: &mut BTreeMap<u64, u64>) -> Result<()> {
+        let Some((mut start, end)) = range else { return Ok(()) };
+        let session = self.engine.channel.live_session().map(|session| session.id());
+        while start < end {
+            let ask = fs::GetLayout {
+                at: Some(self.node()),
+                follow: false,
+                offset: start,
+                length: end - start,
+                limit: MAX_LAYOUT_PAGE,
+            };
+            let answer = self.engine.channel.query(&root(), fs::query::Op::Layout(ask)).await?;
+            let fs::answer::Result::Layout(layout) = answer else {
+                return Err(ErrorCode::Malformed.because("the namenode's answer to layout"));
+            };
+            let doubtful: Vec<u64> = layout
+                .chunks
+                .iter()
+                .filter(|chunk| match chunk.state() {
+                    fs::ChunkState::Open => Some(chunk.session) == session,
+                    // A digest is taken of a replica that is sealed, and a replica is sealed when it is on disk.
+                    _ => chunk.blake3.is_empty(),
+                })
+                .map(|chunk| chunk.chunk)
+                .collect();
+            for extent in &layout.extents {
+                if doubtful.contains(&extent.chunk) {
+                    let end = wanted.entry(extent.chunk).or_default();
+                    *end = (extent.chunk_offset + extent.length).max(*end);
+                }
+            }
+            match layout.extents.last() {
+                Some(last) if !layout.end => start = last.file_offset + last.length,
+                _ => break,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl crate::engine::Engine {
+    /// Waits until each chunk is on the disks of its replicas up to the length given.
+    pub(crate) async fn make_durable(&self, lengths: Vec<(u64, u64)>) -> Result<()> {
+        use futures::{StreamExt, TryStreamExt};
+        futures::stream::iter(lengths)
+            .map(|(chunk, length)| self.make_chunk_durable(chunk, length))
+            .buffer_unordered(SYNCS_AT_ONCE)
+            .try_for_each(|()| async { Ok(()) })
+            .await
+    }
+
+    /// Through its chain while that lives. Afterwards the chunk is being sealed, and a replica is sealed only
+    /// when it is on disk: wait until those that live say so.
+    async fn make_chunk_durable(&self, chunk: u64, length: u64) -> Result<()> {
+        if self.lanes.sync(chunk, length).await {
+            return Ok(());
+        }
+        let deadline = std::time::Instant::now() + self.config.operation_timeout;
+        let mut backoff = crate::backoff::Backoff::new();
+        loop {
+            let info = match self.chunk(chunk).await {
+                // Purged: everything that lay there was overwritten or deleted since.
+                Err(error) if error.code == ErrorCode::ChunkUnknown => return Ok(()),
+                info => info?,
+            };
+            let living: Vec<_> =
+                info.replicas.iter().filter(|replica| replica.liveness() != fs::Liveness::Dead).collect();
+            let stats = living.iter().map(|replica| self.reader.pool().stat(&replica.address, chunk));
+            let stats = futures::future::join_all(stats).await;
+            let on_disk = |stat: &Result<cairn_proto::data::ReplicaStat>| {
+                stat.as_ref().is_ok_and(|stat| stat.sealed && stat.length >= length)
+            };
+            if !stats.is_empty() && stats.iter().all(on_disk) {
+                return Ok(());
+            }
+            if std::time::Instant::now() >= deadline {
+                let detail = format!("chunk {chunk} is not on all its disks");
+                return Err(ErrorCode::Timeout.because(detail));
+            }
+            tokio::time::sleep(backoff.pause()).await;
+        }
+    }
+}
