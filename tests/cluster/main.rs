@@ -5,5 +5,6 @@ mod durability;
 mod healing;
 mod membership;
 mod mounting;
+mod ranges;
 mod support;
 mod verbs;

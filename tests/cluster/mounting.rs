@@ -17,7 +17,8 @@ fn can_mount() -> bool {
     false
 }
 
-fn mounted() -> Option<(Cluster, PathBuf)> {
+/// A cluster and where it is mounted.
+pub fn mounted() -> Option<(Cluster, PathBuf)> {
     if !can_mount() {
         return None;
     }
