@@ -23,6 +23,11 @@ pub struct Config {
     pub dirty_bytes: usize,
     /// Bytes of one file that may lie in chunks without a commit before one is made in the background.
     pub uncommitted_bytes: u64,
+    /// Uncommitted pieces of all files, buffered or in chunks, that ask for commits; at twice as many, writers wait
+    /// for them. Each takes some 150 bytes of memory beside its content.
+    pub uncommitted_pieces: usize,
+    /// About how many bytes of memory the known layouts of files may take, over all files.
+    pub layout_bytes: usize,
     /// How old an uncommitted write may get before it is committed in the background.
     pub commit_after: Duration,
     /// How long a chain may owe acknowledgements without any progress before it is abandoned.
@@ -49,6 +54,8 @@ impl Default for Config {
             lanes: 2,
             dirty_bytes: 64 << 20,
             uncommitted_bytes: 64 << 20,
+            uncommitted_pieces: 128 << 10,
+            layout_bytes: 32 << 20,
             commit_after: Duration::from_secs(5),
             stall_timeout: Duration::from_secs(2),
             read_timeout: Duration::from_secs(2),

@@ -1,6 +1,7 @@
 //! What the files of one cluster share: the leader, the lanes, the readers, the memory.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -27,6 +28,10 @@ pub(crate) struct Engine {
     pub(crate) lanes: Arc<Lanes>,
     pub(crate) reader: Reader,
     budget: Budget,
+    /// Memory that known layouts take, about, in bytes.
+    pub(crate) layout_bytes: Arc<AtomicUsize>,
+    /// Uncommitted spans of all files.
+    spans: AtomicUsize,
     inodes: Mutex<BTreeMap<u64, Weak<Inode>>>,
     /// Inodes with uncommitted writes, kept alive for them.
     dirty: Mutex<BTreeMap<u64, Arc<Inode>>>,
@@ -49,6 +54,8 @@ impl Engine {
             lanes: Lanes::new(leader, pace, Arc::clone(&counters)),
             reader: Reader::new(pool, config.host.clone(), channel.clone(), Arc::clone(&counters)),
             budget: Budget::new(config.dirty_bytes),
+            layout_bytes: Arc::default(),
+            spans: AtomicUsize::new(0),
             inodes: Mutex::default(),
             dirty: Mutex::default(),
             channel,
@@ -107,6 +114,44 @@ impl Engine {
     /// For whoever gives back later and does not hold the engine.
     pub(crate) fn budget(&self) -> Budget {
         self.budget.clone()
+    }
+
+    /// A file had `before` uncommitted spans and has `now`.
+    pub(crate) fn count_spans(&self, before: usize, now: usize) {
+        if now >= before {
+            self.spans.fetch_add(now - before, Ordering::Relaxed);
+        } else {
+            self.spans.fetch_sub(before - now, Ordering::Relaxed);
+        }
+    }
+
+    /// Uncommitted spans of all files.
+    pub(crate) fn spans(&self) -> usize {
+        self.spans.load(Ordering::Relaxed)
+    }
+
+    /// Starts commits of all files that have something to commit.
+    pub(crate) fn commit_everything_soon(&self) {
+        for inode in self.dirty_now() {
+            inode.commit_soon();
+        }
+    }
+
+    /// Forgets layouts while they take too much memory, those not used lately first; never that of `keep`, which is
+    /// being read.
+    pub(crate) fn trim_layouts(&self, keep: u64) {
+        for in_any_case in [false, true] {
+            if self.layout_bytes.load(Ordering::Relaxed) <= self.config.layout_bytes {
+                return;
+            }
+            let inodes: Vec<Arc<Inode>> = {
+                let inodes = self.inodes.lock().unwrap_or_else(PoisonError::into_inner);
+                inodes.values().filter_map(Weak::upgrade).collect()
+            };
+            for inode in inodes.iter().filter(|inode| inode.number() != keep) {
+                inode.sweep_layout(in_any_case);
+            }
+        }
     }
 
     /// Ends the lanes and forgets what is not committed.

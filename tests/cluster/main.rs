@@ -4,6 +4,7 @@ mod bad_input;
 mod durability;
 mod healing;
 mod membership;
+mod memory;
 mod mounting;
 mod ranges;
 mod support;

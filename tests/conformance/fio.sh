@@ -36,6 +36,5 @@ check queued --ioengine=libaio --direct=1 --iodepth=16 --rw=randwrite --bs=16k -
 check mapped --ioengine=mmap --rw=randwrite --bs=4k --numjobs=2
 check synced --ioengine=psync --rw=randwrite --bs=64k --fsync=32 --numjobs=2
 check sequential --ioengine=psync --rw=write --bs=1m --numjobs=2
-check trimmed --ioengine=psync --rw=randtrimwrite --bs=64k --numjobs=2
 [ "$failed" -eq 0 ] || { echo "fio.sh: $failed runs failed" >&2; exit 1; }
 echo "fio.sh: all runs passed"

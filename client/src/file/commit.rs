@@ -74,6 +74,7 @@ impl Inode {
         match outcome {
             Ok((attr, _)) => {
                 state.overlay.end_commit(true);
+                self.recount(&mut state);
                 state.learn(&attr);
                 state.settled();
                 Ok(true)
@@ -82,6 +83,7 @@ impl Inode {
                 // What can never be committed must not be offered again for ever.
                 let hopeless = State::is_final(&error);
                 state.overlay.end_commit(hopeless);
+                self.recount(&mut state);
                 if hopeless {
                     state.layout.clear();
                     state.settled();

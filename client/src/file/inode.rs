@@ -30,6 +30,8 @@ pub(super) struct State {
     pub(super) attr: fs::Attr,
     pub(super) cred: fs::Cred,
     pub(super) overlay: Overlay,
+    /// Spans of the overlay that the engine knows of.
+    counted: usize,
     pub(super) layout: LayoutCache,
     /// Appends under way.
     pub(super) flying: BTreeSet<u64>,
@@ -51,11 +53,12 @@ pub(super) struct State {
 
 impl Inode {
     pub(crate) fn new(engine: Arc<Engine>, cred: fs::Cred, attr: fs::Attr) -> Inode {
-        let mut layout = LayoutCache::default();
+        let mut layout = LayoutCache::new(Arc::clone(&engine.layout_bytes));
         layout.keep(attr.version);
         let state = State {
             cred,
             overlay: Overlay::default(),
+            counted: 0,
             layout,
             flying: BTreeSet::new(),
             mtime_ns: None,
@@ -105,8 +108,23 @@ impl Inode {
 
     /// Forgets what is not committed: the file was truncated after it was written.
     pub(crate) fn discard(&self) {
-        let buffered = self.state().overlay.clear();
+        let mut state = self.state();
+        let buffered = state.overlay.clear();
+        self.recount(&mut state);
+        drop(state);
         self.engine.release(buffered);
+    }
+
+    /// Forgets the layout if it was not used lately, or in any case.
+    pub(crate) fn sweep_layout(&self, in_any_case: bool) {
+        self.state().layout.sweep(in_any_case);
+    }
+
+    /// Tells the engine how many uncommitted spans there are now.
+    pub(super) fn recount(&self, state: &mut State) {
+        let spans = state.overlay.len();
+        self.engine.count_spans(state.counted, spans);
+        state.counted = spans;
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -116,6 +134,13 @@ impl Inode {
     /// The inode itself, as operations name it.
     pub(super) fn node(&self) -> fs::NodeRef {
         fs::NodeRef { inode: self.number, path: bytes::Bytes::new() }
+    }
+}
+
+impl Drop for Inode {
+    fn drop(&mut self) {
+        let counted = self.state().counted;
+        self.engine.count_spans(counted, 0);
     }
 }
 

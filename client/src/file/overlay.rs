@@ -26,6 +26,8 @@ pub(crate) enum Content {
 struct Span {
     length: u64,
     content: Content,
+    /// Bytes of memory that buffered data keeps: more than its length when it was cut out of something larger.
+    held: u64,
 }
 
 /// One append made of buffered spans, and where they lie in the file.
@@ -88,7 +90,7 @@ impl Overlay {
         let before = self.buffered;
         self.cut(offset, offset + length);
         let replaced = before - self.buffered;
-        self.put(offset, Span { length, content: Content::Buffered(data) });
+        self.put(offset, Span { length, content: Content::Buffered(data), held: length });
         replaced
     }
 
@@ -155,7 +157,7 @@ impl Overlay {
                     offset: place.offset + (low - from),
                     committing: false,
                 };
-                self.put(start + done, Span { length: high - low, content });
+                self.put(start + done, Span { length: high - low, content, held: 0 });
                 done += high - low;
             }
         }
@@ -223,7 +225,7 @@ impl Overlay {
             if low > at {
                 view.push(Stretch { offset: at, length: low - at, content: None });
             }
-            let content = Some(span.part(low - from, high - low).content);
+            let content = Some(span.content.part(low - from, high - low));
             view.push(Stretch { offset: low, length: high - low, content });
             at = high;
         }
@@ -289,10 +291,10 @@ impl Overlay {
     }
 }
 
-impl Span {
-    fn part(&self, from: u64, length: u64) -> Span {
+impl Content {
+    fn part(&self, from: u64, length: u64) -> Content {
         let slice = |data: &Bytes| data.slice(from as usize..(from + length) as usize);
-        let content = match &self.content {
+        match self {
             Content::Buffered(data) => Content::Buffered(slice(data)),
             Content::Flying { job, at, data } => {
                 Content::Flying { job: *job, at: at + from, data: slice(data) }
@@ -300,8 +302,19 @@ impl Span {
             Content::Placed { chunk, offset, committing } => {
                 Content::Placed { chunk: *chunk, offset: offset + from, committing: *committing }
             }
-        };
-        Span { length, content }
+        }
+    }
+}
+
+impl Span {
+    fn part(&self, from: u64, length: u64) -> Span {
+        match self.content.part(from, length) {
+            // What is left of a large write must not keep all of it in memory.
+            Content::Buffered(data) if length * 2 < self.held => {
+                Span { length, content: Content::Buffered(Bytes::copy_from_slice(&data)), held: length }
+            }
+            content => Span { length, content, held: self.held },
+        }
     }
 }
 
@@ -466,6 +479,19 @@ mod tests {
             prop_assert_eq!(&world.committed, &world.model);
             prop_assert_eq!((world.overlay.bytes(), world.overlay.buffered()), (0, 0));
         }
+    }
+
+    #[test]
+    fn what_is_left_of_large_writes_does_not_keep_them_in_memory() {
+        let mut overlay = Overlay::default();
+        for i in 0..1000 {
+            overlay.write(i, vec![i as u8; 10_000].into());
+        }
+        let held: u64 = overlay.spans.values().map(|span| span.held).sum();
+        assert_eq!(overlay.buffered(), 10_999);
+        assert!(held <= 2 * overlay.buffered(), "{held} bytes are held");
+        let buffered = |span: &Span| matches!(&span.content, Content::Buffered(data) if data[0] == 7);
+        assert!(overlay.spans.get(&7).is_some_and(buffered));
     }
 
     #[test]

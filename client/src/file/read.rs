@@ -140,6 +140,8 @@ impl Inode {
         let mut state = self.state();
         state.learn(&attr);
         state.layout.learn(start, end, layout);
+        drop(state);
+        self.engine.trim_layouts(self.number());
         Ok(())
     }
 }

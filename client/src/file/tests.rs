@@ -305,3 +305,41 @@ async fn the_budget_bounds_what_is_buffered() {
         assert!(seen_by_others(&group, file.inode()).await == vec![i as u8; 700_000]);
     }
 }
+
+#[tokio::test]
+async fn pieces_and_layouts_of_many_files_take_bounded_memory() {
+    let (group, _datanodes) = small_cluster().await;
+    let config = crate::Config {
+        namenodes: group.addresses.clone(),
+        uncommitted_pieces: 200,
+        layout_bytes: 20_000,
+        commit_after: std::time::Duration::from_secs(3600),
+        ..Default::default()
+    };
+    let cluster = Cluster::connect(config).await.unwrap();
+    let engine = Arc::clone(cluster.engine());
+    let mut files = Vec::new();
+    for i in 0..20 {
+        let file = make(&cluster, &format!("f{i}")).await;
+        for piece in 0..50 {
+            file.write_at(piece * 10, Bytes::from(vec![i + 1; 5])).await.unwrap();
+            assert!(engine.spans() <= 2 * 200 + 1, "{} pieces are uncommitted", engine.spans());
+        }
+        files.push(file);
+    }
+    for file in &files {
+        file.flush().await.unwrap();
+    }
+    assert_eq!(engine.spans(), 0);
+    let known = || engine.layout_bytes.load(Ordering::Relaxed);
+    let mut largest = 0;
+    for (i, file) in files.iter().enumerate() {
+        let content = file.read_at(0, 500).await.unwrap();
+        assert!(content.chunks(10).all(|piece| piece[..5] == [i as u8 + 1; 5]));
+        assert!(known() > 0);
+        largest = largest.max(known());
+    }
+    assert!(largest <= 20_000, "layouts took {largest} bytes");
+    drop(files);
+    assert_eq!(known(), 0);
+}

@@ -66,8 +66,10 @@ impl Inode {
         state.dirty_since.get_or_insert_with(Instant::now);
         let enough = state.overlay.buffered() >= ENOUGH;
         let jobs = if enough { self.depart(&mut state) } else { Vec::new() };
+        self.recount(&mut state);
         let due = state.overlay.bytes() >= self.engine.config.uncommitted_bytes
-            || state.overlay.len() >= MANY_SPANS;
+            || state.overlay.len() >= MANY_SPANS
+            || self.engine.spans() >= self.engine.config.uncommitted_pieces;
         drop(state);
         self.engine.release(replaced);
         if fresh {
@@ -128,6 +130,7 @@ impl Inode {
                 state.fail(error);
             }
         }
+        self.recount(&mut state);
     }
 
     /// Waits until every append that is under way now has landed.
@@ -167,6 +170,11 @@ impl Inode {
     }
 
     async fn wait_for_room(self: &Arc<Inode>) -> Result<()> {
+        if self.engine.spans() / 2 >= self.engine.config.uncommitted_pieces {
+            // Those of files that nobody writes to any more would otherwise stay until they are old.
+            self.engine.commit_everything_soon();
+            self.commit_all_owned().await?;
+        }
         while self.state().overlay.len() >= TOO_MANY_SPANS {
             self.commit_all_owned().await?;
         }

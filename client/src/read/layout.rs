@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use cairn_proto::fs;
 
@@ -10,11 +11,20 @@ pub(crate) const WINDOW: u64 = 256 << 20;
 /// Windows kept for one file.
 const MAX_WINDOWS: usize = 16;
 
+/// Memory of a window beside what it lists, about, in bytes.
+const WINDOW_BYTES: usize = 256;
+/// Memory of a replica's names and addresses, about, in bytes.
+const REPLICA_BYTES: usize = 256;
+
 /// Windows of one version of a file's layout.
 #[derive(Debug, Default)]
 pub(crate) struct LayoutCache {
     version: u64,
     windows: BTreeMap<u64, Window>,
+    /// Whether it was looked at since the last [`LayoutCache::sweep`].
+    used: AtomicBool,
+    /// Memory of all caches that share it, about, in bytes.
+    memory: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -34,16 +44,30 @@ pub(crate) struct Piece {
 }
 
 impl LayoutCache {
+    /// One of the caches that count what they take in `memory`.
+    pub(crate) fn new(memory: Arc<AtomicUsize>) -> LayoutCache {
+        LayoutCache { version: 0, windows: BTreeMap::new(), used: AtomicBool::new(false), memory }
+    }
+
+    /// Forgets everything if it was not used since the last sweep, or in any case.
+    pub(crate) fn sweep(&mut self, in_any_case: bool) {
+        if !self.used.swap(false, Ordering::Relaxed) || in_any_case {
+            self.clear();
+        }
+    }
+
     /// Forgets what is not of `version`.
     pub(crate) fn keep(&mut self, version: u64) {
         if self.version != version {
-            self.windows.clear();
+            self.clear();
             self.version = version;
         }
     }
 
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
+        let freed: usize = self.windows.values().map(Window::bytes).sum();
+        self.memory.fetch_sub(freed, Ordering::Relaxed);
         self.windows.clear();
     }
 
@@ -67,14 +91,24 @@ impl LayoutCache {
             let last = self.windows.keys().next_back().copied();
             let (Some(first), Some(last)) = (first, last) else { break };
             let far = if start.abs_diff(first) > start.abs_diff(last) { first } else { last };
-            self.windows.remove(&far);
+            self.remove(far);
         }
         let chunks = layout.chunks.into_iter().map(|info| (info.chunk, info.replicas.into())).collect();
-        self.windows.insert(start, Window { end: covered, extents: layout.extents, chunks });
+        self.remove(start);
+        let window = Window { end: covered, extents: layout.extents, chunks };
+        self.memory.fetch_add(window.bytes(), Ordering::Relaxed);
+        self.windows.insert(start, window);
+    }
+
+    fn remove(&mut self, start: u64) {
+        if let Some(window) = self.windows.remove(&start) {
+            self.memory.fetch_sub(window.bytes(), Ordering::Relaxed);
+        }
     }
 
     /// `[start, end)` as committed; `None` when it is not known whole.
     pub(crate) fn view(&self, start: u64, end: u64) -> Option<Vec<Piece>> {
+        self.used.store(true, Ordering::Relaxed);
         let mut pieces = Vec::new();
         let mut at = start;
         while at < end {
@@ -93,7 +127,19 @@ impl LayoutCache {
     }
 }
 
+impl Drop for LayoutCache {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
 impl Window {
+    /// About how much memory it takes.
+    fn bytes(&self) -> usize {
+        let replicas: usize = self.chunks.values().map(|replicas| replicas.len()).sum();
+        WINDOW_BYTES + self.extents.len() * size_of::<fs::Extent>() + replicas * REPLICA_BYTES
+    }
+
     fn view(&self, start: u64, end: u64, pieces: &mut Vec<Piece>) {
         let mut at = start;
         let first = self.extents.partition_point(|extent| extent.file_offset + extent.length <= start);
@@ -165,6 +211,26 @@ mod tests {
         assert!(cache.view(0, 151).is_none());
         cache.learn(150, 1000, layout(1, true, &[(150, 9, 10)]));
         assert_eq!(cache.view(0, 1000).unwrap().len(), 4);
+    }
+
+    #[test]
+    fn what_is_not_used_goes_first() {
+        let memory = Arc::new(AtomicUsize::new(0));
+        let mut one = LayoutCache::new(Arc::clone(&memory));
+        let mut two = LayoutCache::new(Arc::clone(&memory));
+        one.learn(0, 100, layout(1, true, &[(0, 7, 100)]));
+        one.learn(0, 100, layout(1, true, &[(0, 7, 50), (50, 8, 50)]));
+        let first = memory.load(Ordering::Relaxed);
+        two.learn(0, 100, layout(1, true, &[(0, 7, 100)]));
+        assert!(memory.load(Ordering::Relaxed) > first);
+        assert!(one.view(0, 100).is_some());
+        [&mut one, &mut two].into_iter().for_each(|cache| cache.sweep(false));
+        assert_eq!(memory.load(Ordering::Relaxed), first, "the one that was used stays");
+        one.sweep(true);
+        assert_eq!(memory.load(Ordering::Relaxed), 0);
+        two.learn(0, 100, layout(1, true, &[(0, 7, 100)]));
+        drop(two);
+        assert_eq!(memory.load(Ordering::Relaxed), 0);
     }
 
     #[test]
