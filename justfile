@@ -8,3 +8,9 @@ verify:
 # Rewrite what a tool can rewrite.
 fix:
     cargo fmt --all
+
+# Random operations, checked content and file stressors on a directory of a mount. Needs fsx, fio and stress-ng.
+torture directory:
+    tests/conformance/fsx.sh {{directory}}
+    tests/conformance/fio.sh {{directory}}
+    tests/conformance/stress.sh {{directory}}
