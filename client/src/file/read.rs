@@ -17,6 +17,11 @@ use crate::read::{Span, WINDOW};
 
 /// Pieces of one read fetched at the same time.
 const PARALLEL: usize = 8;
+/// Unneeded bytes between two pieces of a chunk that cost less than a read of its own. Less than a block, so that no
+/// block is read on account of unneeded bytes alone: it may be damaged.
+const GAP: u64 = 16 << 10;
+/// Unneeded bytes that one read of a file may fetch altogether.
+const MAX_UNNEEDED: u64 = 4 << 20;
 /// Most bytes of one read.
 const MAX_READ: u64 = 64 << 20;
 
@@ -30,6 +35,14 @@ enum Source {
         replicas: Option<Arc<[fs::ReplicaInfo]>>,
         committed: bool,
     },
+}
+
+/// One read of a chunk; it may serve many sources.
+#[derive(Clone)]
+struct Haul {
+    span: Span,
+    replicas: Option<Arc<[fs::ReplicaInfo]>>,
+    committed: bool,
 }
 
 /// What is known now of where the bytes of a read are.
@@ -149,11 +162,24 @@ impl Inode {
 impl Engine {
     /// Fetches what is not in memory and puts it all together.
     async fn fetch(&self, sources: Vec<Source>) -> Result<Bytes> {
-        let mut parts: Vec<Bytes> = futures::stream::iter(sources)
-            .map(|source| self.fetch_one(source))
+        let (hauls, served) = gather(&sources);
+        let fetched: Vec<Bytes> = futures::stream::iter(hauls.clone())
+            .map(|haul| self.fetch_one(haul))
             .buffered(PARALLEL)
             .try_collect()
             .await?;
+        let mut parts: Vec<Bytes> = sources
+            .into_iter()
+            .zip(served)
+            .map(|(source, haul)| match source {
+                Source::Memory(bytes) => bytes,
+                Source::Zeros(length) => BytesMut::zeroed(length as usize).freeze(),
+                Source::Chunk { span, .. } => {
+                    let from = (span.offset - hauls[haul].span.offset) as usize;
+                    fetched[haul].slice(from..from + span.length as usize)
+                }
+            })
+            .collect();
         if parts.len() <= 1 {
             return Ok(parts.pop().unwrap_or_default());
         }
@@ -162,21 +188,22 @@ impl Engine {
         Ok(whole.freeze())
     }
 
-    async fn fetch_one(&self, source: Source) -> Result<Bytes> {
-        match source {
-            Source::Memory(bytes) => Ok(bytes),
-            Source::Zeros(length) => Ok(BytesMut::zeroed(length as usize).freeze()),
-            Source::Chunk { span, replicas, committed } => match replicas {
-                Some(replicas) => self.reader.read(span, &replicas, committed).await,
-                None => {
-                    let replicas = match self.lanes.replicas(span.chunk) {
-                        Some(replicas) => replicas,
-                        None => self.chunk(span.chunk).await?.replicas,
-                    };
-                    self.reader.read(span, &replicas, committed).await
-                }
-            },
+    async fn fetch_one(&self, haul: Haul) -> Result<Bytes> {
+        let Haul { span, replicas, committed } = haul;
+        let bytes = match replicas {
+            Some(replicas) => self.reader.read(span, &replicas, committed).await?,
+            None => {
+                let replicas = match self.lanes.replicas(span.chunk) {
+                    Some(replicas) => replicas,
+                    None => self.chunk(span.chunk).await?.replicas,
+                };
+                self.reader.read(span, &replicas, committed).await?
+            }
+        };
+        if bytes.len() as u64 != span.length {
+            return Err(ErrorCode::Malformed.because("a datanode gave another length than asked"));
         }
+        Ok(bytes)
     }
 
     /// A chunk as the namenode has it.
@@ -188,6 +215,46 @@ impl Engine {
     }
 }
 
+/// The reads that fetch all `sources`, and for each source which of them has it (any, if it needs none).
+///
+/// A file written at random lies in many small pieces, but these lie close together in a chunk or two.
+fn gather(sources: &[Source]) -> (Vec<Haul>, Vec<usize>) {
+    let mut wanted: Vec<(Span, bool, usize)> = Vec::new();
+    for (index, source) in sources.iter().enumerate() {
+        if let Source::Chunk { span, committed, .. } = source {
+            wanted.push((*span, *committed, index));
+        }
+    }
+    wanted.sort_unstable_by_key(|(span, committed, index)| (span.chunk, *committed, span.offset, *index));
+    let mut hauls: Vec<Haul> = Vec::new();
+    let mut served = vec![0; sources.len()];
+    let mut unneeded = 0;
+    for (span, committed, index) in wanted {
+        let end = span.offset + span.length;
+        let gap = |haul: &Haul| span.offset.saturating_sub(haul.span.offset + haul.span.length);
+        match hauls.last_mut().filter(|haul| {
+            haul.span.chunk == span.chunk
+                && haul.committed == committed
+                && gap(haul) <= GAP.min(MAX_UNNEEDED - unneeded)
+                && end <= haul.span.offset + MAX_PAYLOAD as u64
+        }) {
+            Some(haul) => {
+                unneeded += gap(haul);
+                haul.span.length = haul.span.length.max(end - haul.span.offset);
+            }
+            None => {
+                let replicas = match &sources[index] {
+                    Source::Chunk { replicas, .. } => replicas.clone(),
+                    _ => None,
+                };
+                hauls.push(Haul { span, replicas, committed });
+            }
+        }
+        served[index] = hauls.len() - 1;
+    }
+    (hauls, served)
+}
+
 /// Cuts a range into reads of at most a frame's payload.
 fn cut(span: Span, mut each: impl FnMut(Span)) {
     let mut done = 0;
@@ -195,5 +262,44 @@ fn cut(span: Span, mut each: impl FnMut(Span)) {
         let length = (span.length - done).min(MAX_PAYLOAD as u64);
         each(Span { chunk: span.chunk, offset: span.offset + done, length });
         done += length;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn piece(chunk: u64, offset: u64, length: u64) -> Source {
+        Source::Chunk { span: Span { chunk, offset, length }, replicas: None, committed: true }
+    }
+
+    fn spans(sources: &[Source]) -> (Vec<(u64, u64, u64)>, Vec<usize>) {
+        let (hauls, served) = gather(sources);
+        let spans = hauls.iter().map(|haul| (haul.span.chunk, haul.span.offset, haul.span.length)).collect();
+        (spans, served)
+    }
+
+    #[test]
+    fn pieces_that_lie_close_together_are_one_read() {
+        let sources =
+            [piece(7, 900, 10), Source::Zeros(5), piece(7, 100, 10), piece(7, 100, 4), piece(7, 905, 20)];
+        assert_eq!(spans(&sources), (vec![(7, 100, 825)], vec![0, 0, 0, 0, 0]));
+    }
+
+    #[test]
+    fn chunks_distance_and_size_keep_reads_apart() {
+        let full = MAX_PAYLOAD as u64;
+        let sources = [piece(7, 0, full), piece(7, full, 10), piece(7, full + 11 + GAP, 1), piece(8, 0, 1)];
+        let expected = vec![(7, 0, full), (7, full, 10), (7, full + 11 + GAP, 1), (8, 0, 1)];
+        assert_eq!(spans(&sources), (expected, vec![0, 1, 2, 3]));
+        let scattered: Vec<Source> = (0..1000).map(|n| piece(7, n * GAP, 1)).collect();
+        let fetched: u64 = gather(&scattered).0.iter().map(|haul| haul.span.length).sum();
+        assert!((1000..=MAX_UNNEEDED + 1000).contains(&fetched), "{fetched} bytes");
+        // What no commit names yet may be missing on a replica without being a fault.
+        let mut sources = [piece(7, 0, 10), piece(7, 10, 10)];
+        if let Source::Chunk { committed, .. } = &mut sources[1] {
+            *committed = false;
+        }
+        assert_eq!(spans(&sources).0.len(), 2);
     }
 }
