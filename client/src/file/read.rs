@@ -106,8 +106,9 @@ impl Inode {
                     // Past the committed end there is nothing to ask for.
                     let known = until.min(state.attr.size);
                     if from < known {
-                        let Some(pieces) = state.layout.view(from, known) else {
-                            return Plan::Unknown(from);
+                        let pieces = match state.layout.view(from, known) {
+                            Ok(pieces) => pieces,
+                            Err(at) => return Plan::Unknown(at),
                         };
                         for piece in pieces {
                             let Some((chunk, offset, replicas)) = piece.at else {
@@ -134,7 +135,7 @@ impl Inode {
     async fn fetch_layout(&self, cred: &fs::Cred, at: u64) -> Result<()> {
         let start = at / WINDOW * WINDOW;
         // A window with more extents than a page goes on from where its last page ended.
-        let start = if self.state().layout.view(start, start + 1).is_some() { at } else { start };
+        let start = if self.state().layout.view(start, start + 1).is_ok() { at } else { start };
         let end = (start / WINDOW + 1) * WINDOW;
         let ask = fs::GetLayout {
             at: Some(self.node()),

@@ -343,3 +343,23 @@ async fn pieces_and_layouts_of_many_files_take_bounded_memory() {
     drop(files);
     assert_eq!(known(), 0);
 }
+
+#[tokio::test]
+async fn one_read_may_cross_pages_of_the_layout() {
+    let (group, _datanodes) = small_cluster().await;
+    let cluster = group.client().await;
+    let file = make(&cluster, "f").await;
+    let pieces = u64::from(cairn_proto::limits::MAX_LAYOUT_PAGE) + 100;
+    // From the end, so that no two pieces are one run of a chunk.
+    for piece in (0..pieces).rev() {
+        file.write_at(piece * 8, Bytes::from(vec![piece as u8 | 1; 4])).await.unwrap();
+    }
+    file.flush().await.unwrap();
+    let content = tokio::time::timeout(std::time::Duration::from_secs(30), file.read_at(0, 1 << 20));
+    let content = content.await.expect("an answer").unwrap();
+    assert_eq!(content.len() as u64, pieces * 8 - 4);
+    for (piece, bytes) in content.chunks(8).enumerate() {
+        assert!(bytes.iter().take(4).all(|&byte| byte == piece as u8 | 1), "piece {piece}");
+        assert!(bytes.iter().skip(4).all(|&byte| byte == 0));
+    }
+}

@@ -106,18 +106,19 @@ impl LayoutCache {
         }
     }
 
-    /// `[start, end)` as committed; `None` when it is not known whole.
-    pub(crate) fn view(&self, start: u64, end: u64) -> Option<Vec<Piece>> {
+    /// `[start, end)` as committed, or from where on it is not known.
+    pub(crate) fn view(&self, start: u64, end: u64) -> Result<Vec<Piece>, u64> {
         self.used.store(true, Ordering::Relaxed);
         let mut pieces = Vec::new();
         let mut at = start;
         while at < end {
-            let (_, window) = self.windows.range(..=at).next_back().filter(|(_, window)| window.end > at)?;
+            let before = self.windows.range(..=at).next_back();
+            let Some((_, window)) = before.filter(|(_, window)| window.end > at) else { return Err(at) };
             let until = end.min(window.end);
             window.view(at, until, &mut pieces);
             at = until;
         }
-        Some(pieces)
+        Ok(pieces)
     }
 
     /// The chunks named, for tests and logs.
@@ -200,15 +201,15 @@ mod tests {
             shape(cache.view(120, 400).unwrap()),
             vec![(120, 30, Some((7, 1020))), (150, 50, None), (200, 100, Some((8, 1000))), (300, 100, None)]
         );
-        assert!(cache.view(900, 1001).is_none());
+        assert!(cache.view(900, 1001).is_err());
     }
 
     #[test]
     fn a_page_that_ends_early_covers_up_to_its_last_extent() {
         let mut cache = LayoutCache::default();
         cache.learn(0, 1000, layout(1, false, &[(0, 7, 50), (50, 8, 100)]));
-        assert!(cache.view(0, 150).is_some());
-        assert!(cache.view(0, 151).is_none());
+        assert!(cache.view(0, 150).is_ok());
+        assert_eq!(cache.view(0, 151), Err(150), "the next page begins there");
         cache.learn(150, 1000, layout(1, true, &[(150, 9, 10)]));
         assert_eq!(cache.view(0, 1000).unwrap().len(), 4);
     }
@@ -223,7 +224,7 @@ mod tests {
         let first = memory.load(Ordering::Relaxed);
         two.learn(0, 100, layout(1, true, &[(0, 7, 100)]));
         assert!(memory.load(Ordering::Relaxed) > first);
-        assert!(one.view(0, 100).is_some());
+        assert!(one.view(0, 100).is_ok());
         [&mut one, &mut two].into_iter().for_each(|cache| cache.sweep(false));
         assert_eq!(memory.load(Ordering::Relaxed), first, "the one that was used stays");
         one.sweep(true);
@@ -238,9 +239,9 @@ mod tests {
         let mut cache = LayoutCache::default();
         cache.learn(0, 100, layout(2, true, &[(0, 7, 100)]));
         cache.learn(100, 200, layout(1, true, &[(100, 6, 100)]));
-        assert!(cache.view(100, 200).is_none(), "an older answer must not be mixed in");
+        assert!(cache.view(100, 200).is_err(), "an older answer must not be mixed in");
         cache.learn(100, 200, layout(3, true, &[(100, 8, 100)]));
-        assert!(cache.view(0, 100).is_none());
+        assert!(cache.view(0, 100).is_err());
         assert_eq!(cache.chunks(), std::collections::BTreeSet::from([8]));
     }
 }
