@@ -154,7 +154,7 @@ impl Copy {
     async fn directory(&self, entry: &Entry, target: &ClusterPath) -> Result<(), PathError> {
         let cred = &self.client.cred;
         let mode = (entry.attr.mode & 0o777 & !self.client.umask) | 0o700;
-        let ask = fs::Mkdir { at: Some(target.node()), mode, uid: cred.uid, gid: cred.gid, parents: false };
+        let ask = fs::Mkdir { at: Some(target.node()), mode, uid: cred.uid, gid: cred.gid, ..Default::default() };
         match self.client.cluster.mkdir(cred, ask).await {
             Err(error) if error.code == ErrorCode::Exists && self.client.is_directory(target).await? => {
                 Ok(())

@@ -11,7 +11,7 @@ use cairn_proto::store::{Chunk, Dentry, Inode};
 use prost::Message;
 
 use crate::store::{StoreError, Table, View};
-use crate::{extents, key, lock, records};
+use crate::{acl, extents, key, lock, records};
 
 fn table<M: Message + Default>(view: &dyn View, table: Table) -> Result<Vec<(Vec<u8>, M)>, StoreError> {
     let mut rows = Vec::new();
@@ -88,6 +88,9 @@ fn check_tree(
         }
         if !known {
             wrong.push(format!("inode {id} has no name and nobody holds it open"));
+        }
+        if let Some(what) = acl::unsound(inode) {
+            wrong.push(format!("inode {id} {what}"));
         }
         if inode.entries != held {
             wrong.push(format!("directory {id} has {held} entries but says {}", inode.entries));

@@ -4,6 +4,7 @@
 //! take views and return what should be done. Nothing here knows a clock, a socket, a file or a random number that
 //! was not handed in, and nothing iterates over an unordered map.
 
+mod acl;
 mod apply;
 pub mod check;
 mod chunk;

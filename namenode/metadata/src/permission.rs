@@ -4,6 +4,8 @@ use cairn_proto::fs::{Cred, FileKind};
 use cairn_proto::store::Inode;
 use cairn_proto::{ErrorCode, Result};
 
+use crate::acl::Acl;
+
 /// Read permission.
 pub(crate) const READ: u32 = 4;
 /// Write permission.
@@ -16,6 +18,7 @@ pub(crate) const SETGID: u32 = 0o2000;
 /// The set-user-id bit.
 pub(crate) const SETUID: u32 = 0o4000;
 const STICKY: u32 = 0o1000;
+const GROUP_EXECUTE: u32 = 0o010;
 
 pub(crate) fn in_group(cred: &Cred, gid: u32) -> bool {
     cred.gid == gid || cred.groups.contains(&gid)
@@ -23,8 +26,17 @@ pub(crate) fn in_group(cred: &Cred, gid: u32) -> bool {
 
 /// Whether `cred` may do all of `wanted` to `inode`.
 pub(crate) fn require(cred: &Cred, inode: &Inode, wanted: u32, what: &str) -> Result<()> {
+    if permits(cred, inode, wanted) { Ok(()) } else { Err(ErrorCode::PermissionDenied.because(what)) }
+}
+
+fn permits(cred: &Cred, inode: &Inode, wanted: u32) -> bool {
     if cred.uid == 0 {
-        return Ok(());
+        return true;
+    }
+    if cred.uid != inode.uid && !inode.access_acl.is_empty() {
+        // A list that is damaged lets nobody in; the state checker reports it.
+        let acl = Acl::decode(&inode.access_acl).ok().flatten();
+        return acl.is_some_and(|acl| acl.permits(cred, (inode.uid, inode.gid), wanted));
     }
     let granted = if cred.uid == inode.uid {
         inode.mode >> 6
@@ -33,7 +45,7 @@ pub(crate) fn require(cred: &Cred, inode: &Inode, wanted: u32, what: &str) -> Re
     } else {
         inode.mode
     };
-    if granted & wanted == wanted { Ok(()) } else { Err(ErrorCode::PermissionDenied.because(what)) }
+    granted & wanted == wanted
 }
 
 /// Only the owner (or root) may do this.
@@ -59,12 +71,18 @@ pub(crate) fn require_remove(cred: &Cred, directory: &Inode, victim: &Inode) -> 
     Ok(())
 }
 
-/// Mode bits and group of an inode made in `parent`: a set-group-id directory hands its group down.
-pub(crate) fn inherit(parent: &Inode, kind: FileKind, mode: u32, gid: u32) -> (u32, u32) {
+/// Mode bits and group of an inode made in `parent`: a set-group-id directory hands its group down, but not the right
+/// to run with it to somebody outside of the group.
+pub(crate) fn inherit(cred: &Cred, parent: &Inode, kind: FileKind, mode: u32, gid: u32) -> (u32, u32) {
     let mode = mode & 0o7777;
     if parent.mode & SETGID == 0 {
         return (mode, gid);
     }
-    let mode = if kind == FileKind::Directory { mode | SETGID } else { mode };
+    let runs_as_group = mode & (SETGID | GROUP_EXECUTE) == SETGID | GROUP_EXECUTE;
+    let mode = match kind {
+        FileKind::Directory => mode | SETGID,
+        _ if runs_as_group && cred.uid != 0 && !in_group(cred, parent.gid) => mode & !SETGID,
+        _ => mode,
+    };
     (mode, parent.gid)
 }

@@ -35,12 +35,17 @@ fn ask(view: &dyn View, cred: &Cred, query: &Query) -> Fallible<answer::Result> 
             let found = resolve(view, cred, &ask.at, ask.follow)?;
             Ok(answer::Result::Attr(records::attr(found.id, &found.inode)))
         }
+        Op::Access(ask) => {
+            let found = resolve(view, cred, &ask.at, ask.follow)?;
+            require(cred, &found.inode, ask.mask & 0o7, "not for this user")?;
+            Ok(answer::Result::Attr(records::attr(found.id, &found.inode)))
+        }
         Op::ReadLink(ask) => read_link(view, cred, &ask.at),
         Op::List(ask) => list(view, cred, ask),
         Op::GetXattr(ask) => get_xattr(view, cred, ask),
         Op::ListXattr(ask) => {
             let found = resolve(view, cred, &ask.at, false)?;
-            let names = xattr::names(view, found.id)?.into_iter().map(Into::into).collect();
+            let names = xattr::all_names(view, &found)?.into_iter().map(Into::into).collect();
             Ok(answer::Result::Names(Names { names }))
         }
         Op::Layout(ask) => layout(view, cred, ask),
@@ -69,8 +74,7 @@ fn get_xattr(view: &dyn View, cred: &Cred, ask: &GetXattr) -> Fallible<answer::R
     if ask.name.starts_with(b"user.") {
         require(cred, &found.inode, READ, &path::shown(&ask.name))?;
     }
-    let value = view
-        .get(Table::Xattr, &key::named(found.id, &ask.name))?
+    let value = xattr::value(view, &found, &ask.name)?
         .ok_or_else(|| ErrorCode::NoAttribute.because(path::shown(&ask.name)))?;
     Ok(answer::Result::Bytes(value.into()))
 }

@@ -95,5 +95,6 @@ pub fn attr(id: u64, inode: &Inode) -> Attr {
         rdev: inode.rdev,
         replication: inode.replication,
         version: inode.version,
+        acl: !inode.access_acl.is_empty() || !inode.default_acl.is_empty(),
     }
 }

@@ -1,5 +1,6 @@
 //! Tests of the state machine as a whole; the model tests are in their own file.
 
+mod acl;
 mod chunks;
 mod locks;
 mod model;
@@ -131,7 +132,7 @@ impl World {
 
     fn mkdir(&mut self, path: &str) -> Result<Attr, Error> {
         let (uid, gid) = (self.cred.uid, self.cred.gid);
-        let ask = Mkdir { at: at(path), mode: 0o755, uid, gid, parents: false };
+        let ask = Mkdir { at: at(path), mode: 0o755, uid, gid, ..Mkdir::default() };
         match self.run(Op::Mkdir(ask))? {
             outcome::Result::Attr(attr) => Ok(attr),
             other => panic!("{other:?}"),

@@ -4,6 +4,7 @@ use cairn_proto::ErrorCode;
 use cairn_proto::fs::{ChunkState, Cred, FileKind, SetAttr, SetReplication, outcome};
 use cairn_proto::limits::{MAX_FILE_SIZE, MAX_REPLICATION};
 
+use crate::acl::Acl;
 use crate::core::Core;
 use crate::fault::Fallible;
 use crate::permission::{SETGID, SETUID, WRITE, in_group, require, require_owner};
@@ -77,6 +78,10 @@ fn set_mode(cred: &Cred, found: &mut Found, mode: u32) -> Fallible<()> {
     let outsider = cred.uid != 0 && !in_group(cred, found.inode.gid);
     let clear = if outsider && found.inode.kind() != FileKind::Directory { SETGID } else { 0 };
     found.inode.mode = mode & 0o7777 & !clear;
+    if let Ok(Some(mut acl)) = Acl::decode(&found.inode.access_acl) {
+        acl.follow_mode(mode);
+        found.inode.access_acl = acl.encode().into();
+    }
     Ok(())
 }
 

@@ -5,12 +5,20 @@ use cairn_proto::limits::{MAX_PATH, MAX_REPLICATION};
 use cairn_proto::store::Inode;
 use cairn_proto::{ErrorCode, path};
 
+use crate::acl;
 use crate::core::Core;
 use crate::fault::Fallible;
 use crate::namespace::{add_entry, open};
 use crate::permission::{self, WRITE, require, require_add};
 use crate::resolve::{Found, Place, child, node_ref, resolve, resolve_place};
 use crate::{extents, records};
+
+/// In whose name an inode is made, and the bits that its mode loses unless an access control list says otherwise.
+struct Maker {
+    uid: u32,
+    gid: u32,
+    umask: u32,
+}
 
 pub(crate) fn create(
     core: &mut Core,
@@ -41,7 +49,8 @@ pub(crate) fn make_or_find(
                 if ask.replication == 0 { core.meta.default_replication } else { ask.replication };
             let inode =
                 Inode { kind: FileKind::File.into(), mode: ask.mode, replication, ..Inode::default() };
-            (make(core, cred, place, inode, (ask.uid, ask.gid))?.inode, false)
+            let maker = Maker { uid: ask.uid, gid: ask.gid, umask: ask.umask };
+            (make(core, cred, place, inode, &maker)?.inode, false)
         }
     };
     if ask.open {
@@ -74,12 +83,13 @@ fn found_file(core: &mut Core, cred: &Cred, ask: &CreateFile, found: Found) -> F
 }
 
 pub(crate) fn mkdir(core: &mut Core, cred: &Cred, ask: &Mkdir) -> Fallible<outcome::Result> {
+    let maker = Maker { uid: ask.uid, gid: ask.gid, umask: ask.umask };
     if ask.parents {
-        return Ok(outcome::Result::Attr(make_all(core, cred, ask)?));
+        return Ok(outcome::Result::Attr(make_all(core, cred, ask, &maker)?));
     }
     let place = resolve_place(core, cred, &ask.at)?;
     refuse_existing(core, &place)?;
-    Ok(outcome::Result::Attr(make(core, cred, place, directory(ask.mode), (ask.uid, ask.gid))?))
+    Ok(outcome::Result::Attr(make(core, cred, place, directory(ask.mode), &maker)?))
 }
 
 fn directory(mode: u32) -> Inode {
@@ -87,7 +97,7 @@ fn directory(mode: u32) -> Inode {
 }
 
 /// As `mkdir -p`: every missing directory of the path is made.
-fn make_all(core: &mut Core, cred: &Cred, ask: &Mkdir) -> Fallible<Attr> {
+fn make_all(core: &mut Core, cred: &Cred, ask: &Mkdir, maker: &Maker) -> Fallible<Attr> {
     let at = node_ref(&ask.at)?;
     let parts = path::components(&at.path)?;
     let mut here = resolve(core, cred, &Some(NodeRef { inode: at.inode, path: Default::default() }), true)?;
@@ -95,7 +105,7 @@ fn make_all(core: &mut Core, cred: &Cred, ask: &Mkdir) -> Fallible<Attr> {
         let step = Some(NodeRef { inode: here.id, path: part.to_vec().into() });
         if child(core, here.id, part)?.is_none() {
             let place = resolve_place(core, cred, &step)?;
-            make(core, cred, place, directory(ask.mode), (ask.uid, ask.gid))?;
+            make(core, cred, place, directory(ask.mode), maker)?;
         }
         here = resolve(core, cred, &step, true)?;
     }
@@ -118,7 +128,8 @@ pub(crate) fn mknod(core: &mut Core, cred: &Cred, ask: &Mknod) -> Fallible<outco
     }
     let replication = core.meta.default_replication;
     let inode = Inode { kind: ask.kind, mode: ask.mode, rdev: ask.rdev, replication, ..Inode::default() };
-    Ok(outcome::Result::Attr(make(core, cred, place, inode, (ask.uid, ask.gid))?))
+    let maker = Maker { uid: ask.uid, gid: ask.gid, umask: ask.umask };
+    Ok(outcome::Result::Attr(make(core, cred, place, inode, &maker)?))
 }
 
 pub(crate) fn symlink(core: &mut Core, cred: &Cred, ask: &Symlink) -> Fallible<outcome::Result> {
@@ -129,7 +140,8 @@ pub(crate) fn symlink(core: &mut Core, cred: &Cred, ask: &Symlink) -> Fallible<o
     refuse_existing(core, &place)?;
     let inode =
         Inode { kind: FileKind::Symlink.into(), mode: 0o777, target: ask.target.clone(), ..Inode::default() };
-    Ok(outcome::Result::Attr(make(core, cred, place, inode, (ask.uid, ask.gid))?))
+    let maker = Maker { uid: ask.uid, gid: ask.gid, umask: 0 };
+    Ok(outcome::Result::Attr(make(core, cred, place, inode, &maker)?))
 }
 
 pub(crate) fn refuse_existing(core: &Core, place: &Place) -> Fallible<()> {
@@ -140,22 +152,25 @@ pub(crate) fn refuse_existing(core: &Core, place: &Place) -> Fallible<()> {
 }
 
 /// Makes an inode of the given kind, mode and content under a name that is free.
-fn make(core: &mut Core, cred: &Cred, place: Place, seed: Inode, owner: (u32, u32)) -> Fallible<Attr> {
+fn make(core: &mut Core, cred: &Cred, place: Place, seed: Inode, maker: &Maker) -> Fallible<Attr> {
     let Place { mut parent, name } = place;
     require_add(cred, &parent.inode)?;
-    if cred.uid != 0 && owner.0 != cred.uid {
+    if cred.uid != 0 && maker.uid != cred.uid {
         return Err(ErrorCode::NotPermitted.because("files are made in one's own name").into());
     }
     let kind = seed.kind();
-    let (mode, gid) = permission::inherit(&parent.inode, kind, seed.mode, owner.1);
+    let (mode, gid) = permission::inherit(cred, &parent.inode, kind, seed.mode, maker.gid);
     if cred.uid != 0 && gid != parent.inode.gid && !permission::in_group(cred, gid) {
         return Err(ErrorCode::NotPermitted.because("files are made in one's own group").into());
     }
+    let inherited = acl::inherit(&parent.inode, kind, mode, maker.umask);
     let id = core.meta.next_inode;
     core.meta.next_inode += 1;
     let inode = Inode {
-        mode,
-        uid: owner.0,
+        mode: inherited.mode,
+        access_acl: inherited.access.into(),
+        default_acl: inherited.default.into(),
+        uid: maker.uid,
         gid,
         nlink: if kind == FileKind::Directory { 2 } else { 1 },
         atime_ns: core.now,

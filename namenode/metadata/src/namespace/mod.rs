@@ -1,5 +1,6 @@
 //! Operations on the tree, one family a file.
 
+pub(crate) mod acl;
 pub(crate) mod attributes;
 pub(crate) mod create;
 pub(crate) mod link;

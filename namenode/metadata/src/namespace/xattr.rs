@@ -10,6 +10,7 @@ use crate::apply::NOTHING;
 use crate::core::Core;
 use crate::fault::Fallible;
 use crate::key;
+use crate::namespace::acl::{self, List};
 use crate::permission::{WRITE, require, require_owner};
 use crate::resolve::{Found, resolve};
 use crate::store::{StoreError, Table, View};
@@ -19,6 +20,9 @@ const MAX_ATTRIBUTES: usize = 256;
 
 pub(crate) fn set(core: &mut Core, cred: &Cred, ask: &SetXattr) -> Fallible<outcome::Result> {
     let found = writable(cred, resolve(core, cred, &ask.at, false)?, &ask.name)?;
+    if let Some(list) = List::named(&ask.name) {
+        return acl::set(core, cred, found, list, ask);
+    }
     if ask.value.len() > MAX_XATTR_VALUE {
         return Err(ErrorCode::TooLarge.because(format!("a value of {} bytes", ask.value.len())).into());
     }
@@ -41,6 +45,9 @@ pub(crate) fn set(core: &mut Core, cred: &Cred, ask: &SetXattr) -> Fallible<outc
 
 pub(crate) fn remove(core: &mut Core, cred: &Cred, ask: &RemoveXattr) -> Fallible<outcome::Result> {
     let found = writable(cred, resolve(core, cred, &ask.at, false)?, &ask.name)?;
+    if let Some(list) = List::named(&ask.name) {
+        return acl::remove(core, found, list);
+    }
     let at = key::named(found.id, &ask.name);
     if core.get(Table::Xattr, &at)?.is_none() {
         return Err(ErrorCode::NoAttribute.because(path::shown(&ask.name)).into());
@@ -84,8 +91,28 @@ pub(crate) fn check_name(name: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Names of an inode's attributes, in byte order.
-pub(crate) fn names(view: &dyn View, id: u64) -> std::result::Result<Vec<Vec<u8>>, StoreError> {
+/// The value of an inode's attribute.
+pub(crate) fn value(
+    view: &dyn View,
+    found: &Found,
+    name: &[u8],
+) -> std::result::Result<Option<Vec<u8>>, StoreError> {
+    match List::named(name) {
+        Some(list) => Ok(list.of(&found.inode)),
+        None => view.get(Table::Xattr, &key::named(found.id, name)),
+    }
+}
+
+/// Names of all attributes of an inode, its access control lists first.
+pub(crate) fn all_names(view: &dyn View, found: &Found) -> std::result::Result<Vec<Vec<u8>>, StoreError> {
+    let lists = List::ALL.into_iter().filter(|list| list.of(&found.inode).is_some());
+    let mut all: Vec<Vec<u8>> = lists.map(|list| list.name().to_vec()).collect();
+    all.extend(names(view, found.id)?);
+    Ok(all)
+}
+
+/// Names of the attributes in the table, in byte order.
+fn names(view: &dyn View, id: u64) -> std::result::Result<Vec<Vec<u8>>, StoreError> {
     let mut found = Vec::new();
     view.scan(Table::Xattr, &key::one(id), &key::after(id), &mut |at, _| {
         found.push(at[8..].to_vec());

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 
 use cairn_proto::fs::mutation::Op;
 use cairn_proto::fs::{
-    ClearRange, CloneRange, Link, Rename, RenameMode, Rmdir, SetAttr, Unlink, clone_range,
+    ClearRange, CloneRange, Link, Rename, RenameMode, Rmdir, SetAttr, SetXattr, Unlink, clone_range,
 };
 use proptest::prelude::*;
 
+use super::acl::list_of;
 use super::*;
 
 /// Where a byte of a file lies: (chunk, offset), or nowhere in a hole.
@@ -77,6 +78,9 @@ enum Step {
     Clear(String, u64, u64, bool),
     Clone(String, u64, u64, String, u64),
     Copy(String, String),
+    Chmod(String, u32),
+    /// Path, whether it is the list that new entries inherit, and the permissions in it.
+    Acl(String, bool, u32),
 }
 
 fn path() -> impl Strategy<Value = String> {
@@ -98,6 +102,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (path(), 0u64..200, 1u64..80, path(), 0u64..200)
             .prop_map(|(from, offset, length, to, at)| Step::Clone(from, offset, length, to, at)),
         1 => (path(), path()).prop_map(|(from, to)| Step::Copy(from, to)),
+        1 => (path(), 0u32..0o10000).prop_map(|(path, mode)| Step::Chmod(path, mode)),
+        1 => (path(), any::<bool>(), 0u32..0o1000).prop_map(|(path, default, bits)| Step::Acl(path, default, bits)),
     ]
 }
 
@@ -160,6 +166,22 @@ fn take(world: &mut World, model: &mut Model, tail: &mut (u64, u64), step: &Step
             clone(world, model, (from, *offset), (to, *target), *length)
         }
         Step::Copy(from, to) => copy(world, model, from, to),
+        Step::Chmod(path, mode) => {
+            let ask = SetAttr { at: at(path), mode: Some(*mode), ..SetAttr::default() };
+            (world.run(Op::SetAttr(ask)).is_ok(), model.paths.contains_key(path))
+        }
+        Step::Acl(path, default, bits) => {
+            let node = model.paths.get(path);
+            let expected = if *default { node == Some(&None) } else { node.is_some() };
+            let name = if *default { "system.posix_acl_default" } else { "system.posix_acl_access" };
+            let ask = SetXattr {
+                at: at(path),
+                name: name.into(),
+                value: list_of(*bits).into(),
+                ..SetXattr::default()
+            };
+            (world.run(Op::SetXattr(ask)).is_ok(), expected)
+        }
     };
     assert_eq!(done, expected, "{step:?}");
 }
