@@ -14,3 +14,8 @@ torture directory:
     tests/conformance/fsx.sh {{directory}}
     tests/conformance/fio.sh {{directory}}
     tests/conformance/stress.sh {{directory}}
+
+# Other people's test suites against a mounted cluster: `just conformance pjdfstest`, or `all`.
+conformance *SUITES='all':
+    cargo build --bin cairn
+    tests/conformance/run.sh {{SUITES}}

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use cairn_client::{Cluster, Error, ErrorCode, fs};
+use cairn_client::{Cluster, ErrorCode, fs};
 use nix::unistd::{getegid, geteuid, getgroups};
 
 use crate::args::Connection;
 use crate::config::{Asked, Places};
 use crate::exit::{PathError, Report};
 use crate::paths::ClusterPath;
+
+/// Read permission, as the namenode is asked for it.
+const READ: u32 = 4;
 
 /// What every command on files works with.
 pub struct Client {
@@ -52,18 +55,25 @@ impl Client {
     /// Attributes of a regular file that this user may read.
     pub async fn readable(&self, path: &ClusterPath) -> Result<fs::Attr, PathError> {
         let attr = self.stat(path, true).await?;
-        let refused = match attr.kind() {
-            fs::FileKind::File if !may_read(&self.cred, &attr) => {
-                Some(Error::from(ErrorCode::PermissionDenied))
-            }
-            fs::FileKind::File => None,
-            fs::FileKind::Directory => Some(ErrorCode::IsDirectory.into()),
-            _ => Some(ErrorCode::Invalid.because("not a regular file")),
-        };
-        match refused {
-            Some(error) => Err(PathError::Remote(path.clone(), error)),
-            None => Ok(attr),
+        match attr.kind() {
+            fs::FileKind::File => self.require_read(path, &attr).await.map(|()| attr),
+            fs::FileKind::Directory => Err(PathError::Remote(path.clone(), ErrorCode::IsDirectory.into())),
+            _ => Err(PathError::Remote(path.clone(), ErrorCode::Invalid.because("not a regular file"))),
         }
+    }
+
+    /// Refuses a file that this user may not read. Content is named by inode, so a command checks before it asks for
+    /// any.
+    pub async fn require_read(&self, path: &ClusterPath, attr: &fs::Attr) -> Result<(), PathError> {
+        if attr.acl && self.cred.uid != 0 {
+            let at = fs::NodeRef { inode: attr.inode, path: Default::default() };
+            let allowed = self.cluster.access(&self.cred, at, false, READ).await;
+            return allowed.map(drop).map_err(PathError::remote(path));
+        }
+        if mode_lets_read(&self.cred, attr) {
+            return Ok(());
+        }
+        Err(PathError::Remote(path.clone(), ErrorCode::PermissionDenied.into()))
     }
 
     /// Whether a path is a directory (through symbolic links).
@@ -119,8 +129,8 @@ fn process_umask() -> u32 {
         .unwrap_or(0o022)
 }
 
-/// Whether the mode lets `cred` read. Content is named by inode, so the command checks before it asks for any.
-pub fn may_read(cred: &fs::Cred, attr: &fs::Attr) -> bool {
+/// Whether the mode lets `cred` read.
+fn mode_lets_read(cred: &fs::Cred, attr: &fs::Attr) -> bool {
     let shift = if cred.uid == attr.uid {
         6
     } else if cred.gid == attr.gid || cred.groups.contains(&attr.gid) {
@@ -128,7 +138,7 @@ pub fn may_read(cred: &fs::Cred, attr: &fs::Attr) -> bool {
     } else {
         0
     };
-    cred.uid == 0 || (attr.mode >> shift) & 4 != 0
+    cred.uid == 0 || (attr.mode >> shift) & READ != 0
 }
 
 #[cfg(test)]
@@ -139,9 +149,9 @@ mod tests {
     fn the_first_class_that_fits_decides() {
         let attr = fs::Attr { uid: 10, gid: 20, mode: 0o044, ..Default::default() };
         let cred = |uid, gid, groups: &[u32]| fs::Cred { uid, gid, groups: groups.to_vec() };
-        assert!(may_read(&cred(0, 0, &[]), &attr));
-        assert!(!may_read(&cred(10, 20, &[]), &attr));
-        assert!(may_read(&cred(11, 1, &[20]), &attr));
-        assert!(may_read(&cred(11, 1, &[]), &attr));
+        assert!(mode_lets_read(&cred(0, 0, &[]), &attr));
+        assert!(!mode_lets_read(&cred(10, 20, &[]), &attr));
+        assert!(mode_lets_read(&cred(11, 1, &[20]), &attr));
+        assert!(mode_lets_read(&cred(11, 1, &[]), &attr));
     }
 }

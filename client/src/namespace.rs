@@ -31,6 +31,18 @@ impl Cluster {
         expect!(self.query(cred, Ask::Stat(fs::Stat { at: Some(at), follow })).await?, Answered::Attr, "stat")
     }
 
+    /// Attributes of a file, if `cred` may do all of `mask` to it (4 read, 2 write, 1 execute or search).
+    pub async fn access(
+        &self,
+        cred: &fs::Cred,
+        at: fs::NodeRef,
+        follow: bool,
+        mask: u32,
+    ) -> Result<fs::Attr> {
+        let ask = fs::Access { at: Some(at), follow, mask };
+        expect!(self.query(cred, Ask::Access(ask)).await?, Answered::Attr, "access")
+    }
+
     /// One page of a directory: entries with names greater than `after`.
     pub async fn list(
         &self,

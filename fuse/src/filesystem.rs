@@ -24,6 +24,7 @@ use crate::attr::{file_attr, file_type};
 use crate::dispatch::serve;
 use crate::errno::errno;
 use crate::operations::attributes::Change;
+use crate::operations::entries::NewMode;
 use crate::operations::space::UNIT;
 use crate::view::{Caller, View};
 
@@ -108,8 +109,11 @@ impl Filesystem for CairnFs {
             // Without it, the kernel asks for security.capability before every write.
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
             InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+            // A directory's default access control list takes the umask's place, and only the namenode knows it.
+            InitFlags::FUSE_DONT_MASK,
         ];
-        for flag in wanted {
+        let lists = self.view.enforces_lists().then_some(InitFlags::FUSE_POSIX_ACL);
+        for flag in wanted.into_iter().chain(lists) {
             if config.add_capabilities(flag).is_err() {
                 tracing::debug!(?flag, "this kernel does not offer it");
             }
@@ -196,13 +200,13 @@ impl Filesystem for CairnFs {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
         let (caller, name) = (Caller::from(request), name.to_owned());
         self.serve(|view| async move {
-            let made = view.mknod(caller, parent.0, &name, mode, rdev).await;
+            let made = view.mknod(caller, parent.0, &name, NewMode { bits: mode, umask }, rdev).await;
             finish_entry(reply, &view, "mknod", parent.0, made);
         });
     }
@@ -213,12 +217,12 @@ impl Filesystem for CairnFs {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
         let (caller, name) = (Caller::from(request), name.to_owned());
         self.serve(|view| async move {
-            let made = view.mkdir(caller, parent.0, &name, mode).await;
+            let made = view.mkdir(caller, parent.0, &name, NewMode { bits: mode, umask }).await;
             finish_entry(reply, &view, "mkdir", parent.0, made);
         });
     }
@@ -286,13 +290,13 @@ impl Filesystem for CairnFs {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
         let (caller, name) = (Caller::from(request), name.to_owned());
         self.serve(|view| async move {
-            match view.create(caller, parent.0, &name, mode, flags).await {
+            match view.create(caller, parent.0, &name, NewMode { bits: mode, umask }, flags).await {
                 Ok((attr, opened)) => {
                     let ttl = view.options.attr_ttl.min(view.options.entry_ttl);
                     let handle = HandleNo(opened.handle);
@@ -422,7 +426,7 @@ impl Filesystem for CairnFs {
                 let number = INodeNo(line.attr.inode);
                 let full = reply.add(number, line.next, name, &ttl, &file_attr(line.attr), GENERATION);
                 if !full {
-                    view.versions.told(line.attr.inode, line.attr.version);
+                    view.versions.told(line.attr);
                 }
                 full
             });

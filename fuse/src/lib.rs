@@ -11,6 +11,7 @@ mod directory;
 mod dispatch;
 mod errno;
 mod filesystem;
+mod groups;
 mod handles;
 mod holds;
 mod inodes;

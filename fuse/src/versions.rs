@@ -7,6 +7,8 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use cairn_proto::fs::Attr;
+
 /// Inodes remembered per generation; there are two.
 const GENERATION: usize = 32 << 10;
 
@@ -14,6 +16,8 @@ const GENERATION: usize = 32 << 10;
 struct Seen {
     attributes: Option<u64>,
     pages: Option<u64>,
+    /// Whether it had an access control list, and at which version that was so.
+    acl: Option<(u64, bool)>,
 }
 
 #[derive(Default)]
@@ -43,9 +47,21 @@ impl Versions {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The kernel is being given the attributes of this version.
-    pub(crate) fn told(&self, inode: u64, version: u64) {
-        self.lock().entry(inode).attributes = Some(version);
+    /// The kernel is being given these attributes.
+    pub(crate) fn told(&self, attr: &Attr) {
+        let mut generations = self.lock();
+        let seen = generations.entry(attr.inode);
+        seen.attributes = Some(attr.version);
+        // An answer that was long on its way must not hide a list that was set since.
+        if seen.acl.is_none_or(|(version, _)| version <= attr.version) {
+            seen.acl = Some((attr.version, attr.acl));
+        }
+    }
+
+    /// Whether the inode is known to have no access control list. The kernel forgets lists whenever it takes in
+    /// attributes, so this is as fresh as the attributes it goes by.
+    pub(crate) fn has_no_acl(&self, inode: u64) -> bool {
+        self.lock().entry(inode).acl.is_some_and(|(_, acl)| !acl)
     }
 
     /// Whether the kernel's attributes, if it still has any, are of this version.
@@ -65,6 +81,23 @@ impl Versions {
 mod tests {
     use super::*;
 
+    fn attr(inode: u64, version: u64) -> Attr {
+        Attr { inode, version, ..Attr::default() }
+    }
+
+    #[test]
+    fn a_late_answer_does_not_hide_a_list() {
+        let versions = Versions::default();
+        assert!(!versions.has_no_acl(5));
+        versions.told(&attr(5, 1));
+        assert!(versions.has_no_acl(5));
+        versions.told(&Attr { acl: true, ..attr(5, 3) });
+        versions.told(&attr(5, 2));
+        assert!(!versions.has_no_acl(5));
+        versions.told(&attr(5, 4));
+        assert!(versions.has_no_acl(5));
+    }
+
     #[test]
     fn pages_are_kept_from_one_open_to_the_next_of_the_same_version() {
         let versions = Versions::default();
@@ -78,9 +111,9 @@ mod tests {
     fn only_the_latest_attributes_count() {
         let versions = Versions::default();
         assert!(!versions.attributes_are(5, 1));
-        versions.told(5, 1);
+        versions.told(&attr(5, 1));
         assert!(versions.attributes_are(5, 1));
-        versions.told(5, 2);
+        versions.told(&attr(5, 2));
         assert!(!versions.attributes_are(5, 1));
     }
 
@@ -88,7 +121,7 @@ mod tests {
     fn what_is_forgotten_is_stale_and_what_is_used_stays() {
         let versions = Versions::default();
         for inode in 0..4 * GENERATION as u64 {
-            versions.told(inode, 9);
+            versions.told(&attr(inode, 9));
             assert!(versions.attributes_are(1, 9) || inode == 0);
         }
         assert!(!versions.attributes_are(2, 9));

@@ -29,11 +29,13 @@ pub(crate) static ROOT: Cred = Cred { uid: 0, gid: 0, groups: Vec::new() };
 pub(crate) struct Caller {
     pub uid: u32,
     pub gid: u32,
+    /// Its process, 0 if it is out of sight from here.
+    pub pid: u32,
 }
 
 impl From<&Request> for Caller {
     fn from(request: &Request) -> Caller {
-        Caller { uid: request.uid(), gid: request.gid() }
+        Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
     }
 }
 
@@ -87,6 +89,11 @@ impl View {
         Cred { uid: caller.uid, gid: caller.gid, groups: Vec::new() }
     }
 
+    /// Whether the kernel is to evaluate access control lists. It then checks permissions in any case.
+    pub(crate) fn enforces_lists(&self) -> bool {
+        self.options.default_permissions
+    }
+
     /// Counts changes made through this mount that alter attributes of inodes they do not name, as an unlink does.
     /// Attributes asked for before the latest of them are not shown to anybody who asks after it.
     pub(crate) fn epoch(&self) -> u64 {
@@ -107,7 +114,7 @@ impl View {
             }
             None => attr,
         };
-        self.versions.told(attr.inode, attr.version);
+        self.versions.told(&attr);
         attr
     }
 

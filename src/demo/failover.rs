@@ -115,6 +115,7 @@ async fn make_directory(client: &Client) -> Result<()> {
         uid: client.cred.uid,
         gid: client.cred.gid,
         parents: true,
+        ..Default::default()
     };
     client.cluster.mkdir(&client.cred, ask).await.map_err(|error| anyhow!("/pulse: {error}"))?;
     Ok(())

@@ -167,6 +167,7 @@ async fn copy_in(client: &Arc<Client>, source: &Arc<Source>, narrator: &mut Narr
             uid: client.cred.uid,
             gid: client.cred.gid,
             parents: true,
+            ..Default::default()
         };
         client.cluster.mkdir(&client.cred, ask).await.map_err(|error| anyhow!("{path}: {error}"))?;
     }

@@ -113,7 +113,9 @@ fn default_section() -> Result<MountSection> {
 fn options(section: MountSection, args: Mount) -> cairn_fuse::MountOptions {
     let mut options = cairn_fuse::MountOptions::new(args.dir);
     options.read_only = args.read_only || section.read_only.unwrap_or(false);
-    options.allow_other = args.allow_other || section.allow_other.unwrap_or(false);
+    // What root mounts is for everybody, as any other file system is: the kernel checks permissions.
+    let shared = section.allow_other.unwrap_or_else(|| nix::unistd::geteuid().is_root());
+    options.allow_other = args.allow_other || shared;
     if let Some(ms) = args.ttl_ms.or(section.attr_ttl_ms) {
         options.attr_ttl = Duration::from_millis(ms);
     }

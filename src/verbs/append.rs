@@ -32,7 +32,8 @@ pub async fn run(client: Arc<Client>, mut args: Append) -> Result<()> {
     let path = ClusterPath::from(args.paths.pop().unwrap_or_default().as_os_str());
     let ask = fs::CreateFile {
         at: Some(path.node()),
-        mode: 0o666 & !client.umask,
+        mode: 0o666,
+        umask: client.umask,
         uid: client.cred.uid,
         gid: client.cred.gid,
         ..Default::default()

@@ -10,7 +10,7 @@ use clap::Args;
 use futures::StreamExt;
 use serde_json::{Value, json};
 
-use crate::client::{Client, may_read};
+use crate::client::Client;
 use crate::exit::PathError;
 use crate::output;
 use crate::paths::ClusterPath;
@@ -76,9 +76,7 @@ pub async fn run(client: Arc<Client>, args: Checksum) -> Result<()> {
 
 /// The BLAKE3 of a file's bytes.
 pub async fn digest(client: &Client, path: &ClusterPath, attr: &fs::Attr) -> Result<blake3::Hash, PathError> {
-    if !may_read(&client.cred, attr) {
-        return Err(PathError::Remote(path.clone(), cairn_client::ErrorCode::PermissionDenied.into()));
-    }
+    client.require_read(path, attr).await?;
     let mut hasher = blake3::Hasher::new();
     let mut pieces = pin!(client.cluster.read_stream(attr, 0, attr.size));
     while let Some(piece) = pieces.next().await {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use cairn_client::{Error, ErrorCode, fs};
+use cairn_client::{ErrorCode, fs};
 use clap::Args;
 
 use super::Flight;
-use crate::client::{Client, may_read};
+use crate::client::Client;
 use crate::exit::{self, PathError};
 use crate::paths::ClusterPath;
 use crate::transfer::{self, NewFile, Progress, Temporaries};
@@ -124,9 +124,7 @@ impl Copy {
 
     async fn file(&self, entry: Entry, target: ClusterPath) -> Result<(), PathError> {
         let Entry { path, attr, .. } = entry;
-        if !may_read(&self.client.cred, &attr) {
-            return Err(PathError::Remote(path, Error::from(ErrorCode::PermissionDenied)));
-        }
+        self.client.require_read(&path, &attr).await?;
         let cred = &self.client.cred;
         let owner = self.preserve && cred.uid == 0;
         let new = NewFile {
@@ -154,7 +152,8 @@ impl Copy {
     async fn directory(&self, entry: &Entry, target: &ClusterPath) -> Result<(), PathError> {
         let cred = &self.client.cred;
         let mode = (entry.attr.mode & 0o777 & !self.client.umask) | 0o700;
-        let ask = fs::Mkdir { at: Some(target.node()), mode, uid: cred.uid, gid: cred.gid, ..Default::default() };
+        let ask =
+            fs::Mkdir { at: Some(target.node()), mode, uid: cred.uid, gid: cred.gid, ..Default::default() };
         match self.client.cluster.mkdir(cred, ask).await {
             Err(error) if error.code == ErrorCode::Exists && self.client.is_directory(target).await? => {
                 Ok(())

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use cairn_client::{Error, ErrorCode, fs};
+use cairn_client::fs;
 use clap::Args;
 
 use super::Flight;
-use crate::client::{Client, may_read};
+use crate::client::Client;
 use crate::exit::{self, PathError};
 use crate::paths::ClusterPath;
 use crate::transfer::{self, Download, Progress};
@@ -172,9 +172,7 @@ async fn fetch_file(
     how: Download,
     progress: Arc<Progress>,
 ) -> Result<(), PathError> {
-    if !may_read(&client.cred, &entry.attr) {
-        return Err(PathError::Remote(entry.path, Error::from(ErrorCode::PermissionDenied)));
-    }
+    client.require_read(&entry.path, &entry.attr).await?;
     transfer::fetch(&client, &entry.path, &entry.attr, local, how, &progress).await
 }
 

@@ -151,7 +151,8 @@ impl Listing<'_> {
         };
         let size = output::bytes(attr.size, self.args.human_readable);
         let arrow = target.map(|target| format!(" -> {target}")).unwrap_or_default();
-        write!(self.out, "{} {replicas:>2} ", mode::shown(attr.kind(), attr.mode))?;
+        let acl = if attr.acl { '+' } else { ' ' };
+        write!(self.out, "{}{acl} {replicas:>2} ", mode::shown(attr.kind(), attr.mode))?;
         write!(self.out, "{:<8} ", self.names.user(attr.uid))?;
         write!(self.out, "{:<8} ", self.names.group(attr.gid))?;
         writeln!(self.out, "{size:>12} {} {name}{arrow}", output::local_time(attr.mtime_ns, false))?;

@@ -27,9 +27,9 @@ pub struct Mkdir {
 
 /// Makes directories.
 pub async fn run(client: Arc<Client>, args: Mkdir) -> Result<()> {
-    let mode = match &args.mode {
-        Some(text) => ModeChange::parse(text)?.apply(0o777, true, client.umask),
-        None => 0o777 & !client.umask,
+    let (mode, umask) = match &args.mode {
+        Some(text) => (ModeChange::parse(text)?.apply(0o777, true, client.umask), 0),
+        None => (0o777, client.umask),
     };
     for path in &args.paths {
         let ask = fs::Mkdir {
@@ -38,6 +38,7 @@ pub async fn run(client: Arc<Client>, args: Mkdir) -> Result<()> {
             uid: client.cred.uid,
             gid: client.cred.gid,
             parents: args.parents,
+            umask,
         };
         if let Err(error) = client.cluster.mkdir(&client.cred, ask).await {
             client.report.failed(PathError::Remote(path.clone(), error));

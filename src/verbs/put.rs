@@ -254,7 +254,7 @@ impl Upload {
             mode: (metadata.mode() & 0o777 & !self.client.umask) | 0o700,
             uid: self.client.cred.uid,
             gid: self.client.cred.gid,
-            parents: false,
+            ..Default::default()
         };
         if let Err(error) = self.client.cluster.mkdir(&self.client.cred, ask).await {
             let merge = error.code == ErrorCode::Exists && self.client.is_directory(&job.to).await?;

@@ -74,6 +74,7 @@ pub fn as_json(path: &ClusterPath, attr: &fs::Attr) -> Value {
         "allocated": attr.allocated,
         "replication": attr.replication,
         "version": attr.version,
+        "acl": attr.acl,
         "atime_ns": attr.atime_ns,
         "mtime_ns": attr.mtime_ns,
         "ctime_ns": attr.ctime_ns,

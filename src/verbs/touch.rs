@@ -38,7 +38,8 @@ async fn touch(client: &Client, path: &ClusterPath, no_create: bool) -> Result<(
         (None, false) => {
             let ask = fs::CreateFile {
                 at: Some(path.node()),
-                mode: 0o666 & !client.umask,
+                mode: 0o666,
+                umask: client.umask,
                 uid: client.cred.uid,
                 gid: client.cred.gid,
                 ..Default::default()

@@ -58,7 +58,8 @@ async fn truncate(
         None => {
             let ask = fs::CreateFile {
                 at: Some(path.node()),
-                mode: 0o666 & !client.umask,
+                mode: 0o666,
+                umask: client.umask,
                 uid: client.cred.uid,
                 gid: client.cred.gid,
                 ..Default::default()

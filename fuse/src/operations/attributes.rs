@@ -61,7 +61,7 @@ impl View {
             && let Some(left) = open.fresh_for(ttl, epoch)
         {
             let attr = open.file.attr();
-            self.versions.told(inode, attr.version);
+            self.versions.told(&attr);
             return Ok((attr, left));
         }
         let attr = self.cluster.stat(&ROOT, node(inode), false).await?;
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn access_looks_at_the_class_that_applies_and_no_other() {
         let attr = Attr { mode: 0o074, uid: 1, gid: 2, ..Attr::default() };
-        let may = |uid, gid, mask| allowed(&attr, Caller { uid, gid }, mask);
+        let may = |uid, gid, mask| allowed(&attr, Caller { uid, gid, pid: 0 }, mask);
         assert!(!may(1, 2, AccessFlags::R_OK));
         assert!(may(5, 2, AccessFlags::R_OK | AccessFlags::X_OK));
         assert!(may(5, 5, AccessFlags::R_OK) && !may(5, 5, AccessFlags::W_OK));

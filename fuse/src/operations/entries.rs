@@ -11,6 +11,13 @@ use fuser::RenameFlags;
 use crate::attr::kind_of_mode;
 use crate::view::{Caller, ROOT, View, child, node};
 
+/// The mode of something to be made: what was asked for, and the umask that an access control list may override.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewMode {
+    pub bits: u32,
+    pub umask: u32,
+}
+
 impl View {
     /// The inode under a name.
     pub(crate) async fn lookup(&self, caller: Caller, parent: u64, name: &OsStr) -> Result<Attr> {
@@ -25,13 +32,20 @@ impl View {
     }
 
     /// Makes a directory.
-    pub(crate) async fn mkdir(&self, caller: Caller, parent: u64, name: &OsStr, mode: u32) -> Result<Attr> {
+    pub(crate) async fn mkdir(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        mode: NewMode,
+    ) -> Result<Attr> {
         let ask = Mkdir {
             at: Some(child(parent, name)?),
-            mode: mode & 0o7777,
+            mode: mode.bits & 0o7777,
             uid: caller.uid,
             gid: caller.gid,
-            parents: false,
+            umask: mode.umask,
+            ..Mkdir::default()
         };
         let attr = self.cluster.mkdir(&self.cred(caller), ask).await?;
         Ok(self.made(attr))
@@ -43,17 +57,19 @@ impl View {
         caller: Caller,
         parent: u64,
         name: &OsStr,
-        mode: u32,
+        mode: NewMode,
         rdev: u32,
     ) -> Result<Attr> {
-        let kind = kind_of_mode(mode).ok_or_else(|| ErrorCode::Invalid.because(format!("mode {mode:o}")))?;
+        let kind = kind_of_mode(mode.bits)
+            .ok_or_else(|| ErrorCode::Invalid.because(format!("mode {:o}", mode.bits)))?;
         let ask = Mknod {
             at: Some(child(parent, name)?),
             kind: kind.into(),
-            mode: mode & 0o7777,
+            mode: mode.bits & 0o7777,
             uid: caller.uid,
             gid: caller.gid,
             rdev,
+            umask: mode.umask,
         };
         let attr = self.cluster.mknod(&self.cred(caller), ask).await?;
         Ok(self.made(attr))
@@ -119,7 +135,7 @@ impl View {
     }
 
     fn made(&self, attr: Attr) -> Attr {
-        self.versions.told(attr.inode, attr.version);
+        self.versions.told(&attr);
         attr
     }
 }

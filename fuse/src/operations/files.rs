@@ -10,6 +10,7 @@ use fuser::{AccessFlags, FopenFlags};
 
 use crate::handles::FileHandle;
 use crate::inodes::OpenInode;
+use crate::operations::entries::NewMode;
 use crate::view::{Caller, ROOT, View, child, node};
 
 /// A file that has been opened.
@@ -126,20 +127,21 @@ impl View {
         caller: Caller,
         parent: u64,
         name: &OsStr,
-        mode: u32,
+        mode: NewMode,
         flags: i32,
     ) -> Result<(Attr, Opened)> {
         let wanted = Wanted::from(flags);
         let epoch = self.epoch();
         let ask = CreateFile {
             at: Some(child(parent, name)?),
-            mode: mode & 0o7777,
+            mode: mode.bits & 0o7777,
             uid: caller.uid,
             gid: caller.gid,
             exclusive: wanted.exclusive,
             truncate: wanted.truncate,
             open: true,
             replication: 0,
+            umask: mode.umask,
         };
         let created = self.cluster.create(&self.cred(caller), ask).await?;
         let attr =
@@ -162,7 +164,7 @@ impl View {
             return Err(error);
         }
         let attr = open.file.attr();
-        self.versions.told(inode, attr.version);
+        self.versions.told(&attr);
         let current = self.versions.keep_pages(inode, attr.version);
         Ok((attr, self.opened(open, wanted, current)))
     }

@@ -1,30 +1,31 @@
-//! Extended attributes.
+//! Extended attributes, access control lists among them.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use cairn_proto::fs::{RemoveXattr, SetXattr, XattrMode};
+use cairn_proto::fs::{RemoveXattr, SetXattr, XattrMode, mutation, outcome};
 use cairn_proto::limits::MAX_XATTR_VALUE;
 use cairn_proto::{ErrorCode, Result, path};
 
+use crate::groups;
 use crate::view::{Caller, View, node};
 
 /// Kept out: a change of content must take a file's capabilities away, and the mount is not told of every change.
 const CAPABILITY: &[u8] = b"security.capability";
-/// Kept out until the namenode evaluates access control lists.
-const ACCESS_CONTROL: &[u8] = b"system.posix_acl_";
+/// What begins the names of access control lists.
+const LISTS: &[u8] = b"system.posix_acl_";
+const ACCESS_LIST: &[u8] = b"system.posix_acl_access";
+const SETGID: u32 = 0o2000;
 
 impl View {
     /// The value of one attribute.
     pub(crate) async fn getxattr(&self, caller: Caller, inode: u64, name: &OsStr) -> Result<Bytes> {
         let name = name.as_bytes();
-        // Asked for by every `ls` and before every exec: not worth a question to the namenode.
-        if name == CAPABILITY {
+        // Asked for by every `ls` and before every exec, or at every check of a permission: not worth a question to
+        // the namenode.
+        if name == CAPABILITY || (name.starts_with(LISTS) && self.versions.has_no_acl(inode)) {
             return Err(ErrorCode::NoAttribute.into());
-        }
-        if name.starts_with(ACCESS_CONTROL) {
-            return Err(ErrorCode::NotSupported.into());
         }
         self.cluster.get_xattr(&self.cred(caller), node(inode), Bytes::copy_from_slice(name)).await
     }
@@ -49,34 +50,55 @@ impl View {
         value: &[u8],
         flags: i32,
     ) -> Result<()> {
-        check_settable(name.as_bytes())?;
+        let name = name.as_bytes();
+        check_settable(name)?;
         if value.len() > MAX_XATTR_VALUE {
             return Err(ErrorCode::NoSpace.because(format!("an attribute of {} bytes", value.len())));
         }
         let ask = SetXattr {
             at: Some(node(inode)),
-            name: Bytes::copy_from_slice(name.as_bytes()),
+            name: Bytes::copy_from_slice(name),
             value: Bytes::copy_from_slice(value),
             mode: xattr_mode(flags)?.into(),
+            drop_setgid: name == ACCESS_LIST && self.loses_setgid(caller, inode).await?,
         };
-        let set = self.cluster.set_xattr(&self.cred(caller), ask).await;
-        // It changes the inode's ctime.
-        self.advance();
-        set
+        self.change(caller, mutation::Op::SetXattr(ask)).await
     }
 
     /// Removes an attribute.
     pub(crate) async fn removexattr(&self, caller: Caller, inode: u64, name: &OsStr) -> Result<()> {
         check_settable(name.as_bytes())?;
         let ask = RemoveXattr { at: Some(node(inode)), name: Bytes::copy_from_slice(name.as_bytes()) };
-        let removed = self.cluster.remove_xattr(&self.cred(caller), ask).await;
-        self.advance();
-        removed
+        self.change(caller, mutation::Op::RemoveXattr(ask)).await
+    }
+
+    async fn change(&self, caller: Caller, op: mutation::Op) -> Result<()> {
+        let epoch = self.epoch();
+        let changed = self.cluster.mutate(&self.cred(caller), op).await;
+        match &changed {
+            // A list: the mode has followed, and whether there is a list is known again.
+            Ok(outcome::Result::Attr(attr)) => {
+                self.present(*attr, epoch);
+            }
+            _ => self.advance(),
+        }
+        // It changes the inode's ctime.
+        changed.map(drop)
+    }
+
+    /// Whether the set-group-id bit goes when the caller, who is not of the group, sets an access control list. The
+    /// kernel says so with a flag that the FUSE binding does not pass on.
+    async fn loses_setgid(&self, caller: Caller, inode: u64) -> Result<bool> {
+        if caller.uid == 0 {
+            return Ok(false);
+        }
+        let (attr, _) = self.getattr(inode).await?;
+        Ok(attr.mode & SETGID != 0 && caller.gid != attr.gid && !groups::of(caller.pid).contains(&attr.gid))
     }
 }
 
 fn check_settable(name: &[u8]) -> Result<()> {
-    if name == CAPABILITY || name.starts_with(ACCESS_CONTROL) {
+    if name == CAPABILITY {
         return Err(ErrorCode::NotSupported.because(path::shown(name)));
     }
     Ok(())
@@ -96,11 +118,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn attributes_that_would_need_enforcing_are_refused() {
-        for name in [&b"security.capability"[..], b"system.posix_acl_access", b"system.posix_acl_default"] {
-            assert_eq!(check_settable(name).unwrap_err().code, ErrorCode::NotSupported);
-        }
-        assert!(check_settable(b"user.colour").is_ok());
+    fn capabilities_are_refused() {
+        assert_eq!(check_settable(CAPABILITY).unwrap_err().code, ErrorCode::NotSupported);
+        assert!(check_settable(b"user.colour").is_ok() && check_settable(ACCESS_LIST).is_ok());
     }
 
     #[test]

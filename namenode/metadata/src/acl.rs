@@ -65,7 +65,11 @@ impl Acl {
         }
         let entries = entries.iter().map(|entry| Entry::decode(*entry)).collect::<Result<Vec<Entry>>>()?;
         let acl = Acl { entries };
-        if acl.is_valid() { Ok(Some(acl)) } else { Err(invalid("entries are missing, doubled or out of order")) }
+        if acl.is_valid() {
+            Ok(Some(acl))
+        } else {
+            Err(invalid("entries are missing, doubled or out of order"))
+        }
     }
 
     /// The list as it is stored and shown.

@@ -179,7 +179,13 @@ fn extended_attributes_are_kept_and_go_with_the_file() {
     world.create("f").unwrap();
     let set = |name: &str, mode: XattrMode| {
         let name = name.as_bytes().to_vec().into();
-        Op::SetXattr(SetXattr { at: at("f"), name, value: b"v".to_vec().into(), mode: mode.into(), drop_setgid: false })
+        Op::SetXattr(SetXattr {
+            at: at("f"),
+            name,
+            value: b"v".to_vec().into(),
+            mode: mode.into(),
+            drop_setgid: false,
+        })
     };
     assert_eq!(code(world.run(set("user.a", XattrMode::Replace))), ErrorCode::NoAttribute);
     world.run(set("user.a", XattrMode::Create)).unwrap();
