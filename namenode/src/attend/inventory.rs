@@ -74,12 +74,20 @@ pub(super) fn act(leading: &mut Leading, node: u32, findings: Findings, now_ms: 
     let mut is_complete = findings.unchecked == 0;
     for action in findings.actions {
         let chunk = action.chunk();
+        if leading.is_proposed(chunk, node) {
+            // The proposal follows from what was known before this page, so its answer does not make up for it.
+            is_complete = false;
+            continue;
+        }
         if leading.is_busy(chunk, node) {
             // Its answer is newer than this page, and if none comes the inventory is asked for again.
             continue;
         }
         match action {
-            Action::Check { length, .. } => leading.want_check(node, chunk, length, now_ms),
+            Action::Check { length, .. } => {
+                is_complete &= !leading.failures.waits(chunk, node, now_ms);
+                leading.want_check(node, chunk, length, now_ms);
+            }
             Action::Delete { .. } => leading.want_delete(node, chunk, now_ms),
             Action::Drop { .. } => {
                 let change = Change::Drop { bad: false };

@@ -120,11 +120,14 @@ impl Leading {
         }
     }
 
+    /// Whether the log is being asked to change something about this replica.
+    pub fn is_proposed(&self, chunk: u64, node: u32) -> bool {
+        self.pending.contains(&(chunk, node))
+    }
+
     /// Whether something about this replica is on its way already.
     pub fn is_busy(&self, chunk: u64, node: u32) -> bool {
-        self.pending.contains(&(chunk, node))
-            || self.flights.has(chunk, node)
-            || self.orders.concerns(node, chunk)
+        self.is_proposed(chunk, node) || self.flights.has(chunk, node) || self.orders.concerns(node, chunk)
     }
 
     /// Proposes a change, unless one about the same replica is on its way or too many are. Whoever is turned away

@@ -404,6 +404,28 @@ async fn a_node_that_lost_its_disk_is_filled_again() {
 }
 
 #[tokio::test]
+async fn a_loss_that_is_reported_while_a_proposal_waits_is_not_forgotten() {
+    let (mut bed, mut fakes) = Bed::with_nodes(3).await;
+    let chunk = bed.write();
+    bed.until("sealed", |bed| bed.is_whole(chunk, &[1, 2, 3])).await;
+    let hold = |leading: &mut super::Leading, _| leading.pending.insert((chunk, 2));
+    bed.datanodes.0.with(None, hold).unwrap();
+    drop(fakes.remove(1));
+    bed.disk(2).lock().unwrap().clear();
+    fakes.push(bed.start(2).await.unwrap());
+    bed.until("its inventory was looked at and is asked for again", |bed| {
+        let asked = |leading: &mut super::Leading, _| leading.roster.attendees[&2].ask_again_ms.is_some();
+        bed.datanodes.0.with(None, asked).unwrap()
+    })
+    .await;
+    bed.datanodes
+        .0
+        .with(None, |leading: &mut super::Leading, _| leading.pending.remove(&(chunk, 2)))
+        .unwrap();
+    bed.until("filled", |bed| bed.is_tidy(chunk, &[1, 2, 3])).await;
+}
+
+#[tokio::test]
 async fn a_bad_replica_is_replaced_and_a_clients_word_is_checked() {
     let (mut bed, fakes) = Bed::with_nodes(3).await;
     let chunk = bed.write();

@@ -131,8 +131,8 @@ pub fn judge(chunk: &Holding, nodes: &Nodes) -> Verdict {
     verdict
 }
 
-/// The replica to give up: one on a leaving node first, then where the chunk is most crowded, then on the node with
-/// the least free space.
+/// The replica to give up: one on a leaving node first, then where the chunk is most crowded, then on one of the
+/// nodes with the least free space.
 fn surplus(chunk: &Holding, nodes: &Nodes) -> Option<u32> {
     let is_live = |node: &Node| node.liveness == Liveness::Live;
     let staying: Vec<u32> =
@@ -145,9 +145,24 @@ fn surplus(chunk: &Holding, nodes: &Nodes) -> Option<u32> {
         return None;
     }
     let weight = |id: u32| {
-        nodes.get(&id).map(|node| (crowding(nodes, &staying, node), std::cmp::Reverse(node.available), id))
+        let node = nodes.get(&id)?;
+        Some((crowding(nodes, &staying, node), std::cmp::Reverse(fullness_class(node)), lot(chunk, id)))
     };
     staying.iter().copied().max_by_key(|id| weight(*id))
+}
+
+/// Free space in sixteenths of the node: what a node reports lags behind what it was told to delete, so a finer
+/// comparison would take a whole batch of surplus replicas from one node.
+fn fullness_class(node: &Node) -> u64 {
+    (u128::from(node.available) * 16 / u128::from(node.capacity.max(1))) as u64
+}
+
+/// A number that differs from chunk to chunk and from node to node, and is the same whenever it is asked for.
+fn lot(chunk: &Holding, node: u32) -> u64 {
+    let mut digest = [0; 8];
+    digest.iter_mut().zip(&chunk.blake3).for_each(|(to, from)| *to = *from);
+    let mixed = u64::from_le_bytes(digest) ^ chunk.length ^ (u64::from(node) << 32);
+    mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 #[cfg(test)]
@@ -227,6 +242,18 @@ mod tests {
         four.get_mut(&1).unwrap().available = 0;
         four.get_mut(&3).unwrap().available = 1;
         assert_eq!(judge(&chunk(&[1, 2, 3, 4]), &four).surplus, Some(3));
+    }
+
+    #[test]
+    fn surplus_of_many_chunks_goes_from_all_nodes_alike() {
+        let four = nodes(&[Live; 4]);
+        let mut given_up = [0; 5];
+        for n in 0..400_u64 {
+            let blake3 = Bytes::copy_from_slice(&n.wrapping_mul(0x0123_4567_89ab_cdef).to_be_bytes());
+            let surplus = judge(&Holding { blake3, ..chunk(&[1, 2, 3, 4]) }, &four).surplus;
+            given_up[surplus.unwrap() as usize] += 1;
+        }
+        assert!(given_up[1..].iter().all(|count| *count > 50), "{given_up:?}");
     }
 
     #[test]
