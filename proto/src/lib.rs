@@ -6,6 +6,7 @@ pub mod checksum;
 pub mod error;
 pub mod frame;
 pub mod limits;
+pub mod lock;
 pub mod path;
 
 pub use error::{Error, ErrorCode, Result};

@@ -103,8 +103,8 @@ fn the_locks_of_a_session_end_with_it() {
         owner: 1,
         range: Some(range(0, 9, Exclusive)),
     };
-    assert_eq!(world.set_lock(other, 1, ask(Fcntl)).unwrap(), LockConflict::default());
-    assert_eq!(world.set_lock(other, 2, ask(Flock)).unwrap(), LockConflict::default());
+    assert_eq!(world.set_lock(other, 1, ask(Fcntl)).unwrap().range, None);
+    assert_eq!(world.set_lock(other, 2, ask(Flock)).unwrap().range, None);
     assert_eq!(world.set_lock(mine, 900, ask(Fcntl)).unwrap_err().code, ErrorCode::SessionExpired);
     world.assert_sound();
 }

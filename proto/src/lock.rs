@@ -1,20 +1,18 @@
-//! The locked ranges of one owner on one file: in order of offset, none overlapping, neighbours of one mode joined.
+//! How locks combine: the namenode's records and a mount's idea of what it holds must never differ.
+//!
+//! The ranges of one owner on one file are in order of offset, none overlap, and neighbours of one mode are joined.
 
-use cairn_proto::ErrorCode;
-use cairn_proto::fs::{LockMode, LockRange};
-use cairn_proto::limits::MAX_FILE_SIZE;
-
-use crate::fault::Fallible;
+use crate::fs::{LockMode, LockRange};
+use crate::limits::MAX_FILE_SIZE;
+use crate::{ErrorCode, Result};
 
 /// The last byte a lock can name: it stands for the end of the file, however long it gets.
-pub(crate) const LAST: u64 = MAX_FILE_SIZE;
+pub const LAST: u64 = MAX_FILE_SIZE;
 
 /// Refuses what is no range, or of no mode.
-pub(crate) fn validate(range: &LockRange) -> Fallible<()> {
+pub fn validate(range: &LockRange) -> Result<()> {
     if range.start > range.end || range.end > LAST || LockMode::try_from(range.mode).is_err() {
-        return Err(ErrorCode::Invalid
-            .because(format!("a lock from {} to {}", range.start, range.end))
-            .into());
+        return Err(ErrorCode::Invalid.because(format!("a lock from {} to {}", range.start, range.end)));
     }
     Ok(())
 }
@@ -24,14 +22,14 @@ fn overlap(a: &LockRange, b: &LockRange) -> bool {
 }
 
 /// Whether two owners cannot have both.
-pub(crate) fn conflict(a: &LockRange, b: &LockRange) -> bool {
+pub fn conflict(a: &LockRange, b: &LockRange) -> bool {
     let shared = a.mode() == LockMode::Shared && b.mode() == LockMode::Shared;
     let unlocked = a.mode() == LockMode::Unlocked || b.mode() == LockMode::Unlocked;
     overlap(a, b) && !shared && !unlocked
 }
 
 /// What is left of `ranges` once `new` is laid over them: it replaces whatever it covers.
-pub(crate) fn lay_over(ranges: &[LockRange], new: &LockRange) -> Vec<LockRange> {
+pub fn lay_over(ranges: &[LockRange], new: &LockRange) -> Vec<LockRange> {
     let mut pieces = Vec::with_capacity(ranges.len() + 2);
     for old in ranges {
         if !overlap(old, new) {
@@ -68,7 +66,7 @@ fn joined(pieces: Vec<LockRange>, new: &LockRange) -> Vec<LockRange> {
 }
 
 /// Whether ranges are as this module leaves them.
-pub(crate) fn are_sound(ranges: &[LockRange]) -> bool {
+pub fn are_sound(ranges: &[LockRange]) -> bool {
     let each = ranges.iter().all(|range| validate(range).is_ok() && range.mode() != LockMode::Unlocked);
     each && ranges.windows(2).all(|pair| {
         let (left, right) = (&pair[0], &pair[1]);

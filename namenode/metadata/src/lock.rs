@@ -4,15 +4,13 @@
 //! a lock is granted or the outcome names who is in the way. All locks of a session go when it ends, after its
 //! chunks are sealed: whoever gets a lock then sees all that its last holder could ever commit.
 
-mod ranges;
-
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use cairn_proto::ErrorCode;
 use cairn_proto::fs::{FileKind, GetLock, LockConflict, LockKind, LockRange, SetLock, outcome};
 use cairn_proto::limits::{MAX_FILE_LOCKS, MAX_SESSION_LOCKS};
-use cairn_proto::store::Locks;
+use cairn_proto::store::{Inode, Locks};
+use cairn_proto::{ErrorCode, lock};
 
 use crate::core::Core;
 use crate::fault::Fallible;
@@ -50,9 +48,9 @@ pub(crate) fn set(core: &mut Core, session: u64, ask: &SetLock) -> Fallible<outc
     let own = held.iter().find(|(other, _)| *other == holder).map(|(_, own)| own.as_slice());
     let mut own = own.unwrap_or_default();
     if holder.kind == LockKind::Flock {
-        (range.start, range.end) = (0, ranges::LAST);
+        (range.start, range.end) = (0, lock::LAST);
         if own.first().is_some_and(|own| own.mode == range.mode) {
-            return Ok(outcome::Result::Lock(LockConflict::default()));
+            return Ok(granted(ask.inode, &inode));
         }
         // Another mode is another lock: the one there was is given back first, and stays so if this one is refused.
         if !own.is_empty() {
@@ -63,7 +61,7 @@ pub(crate) fn set(core: &mut Core, session: u64, ask: &SetLock) -> Fallible<outc
     if let Some(conflict) = first_conflict(&held, holder, &range) {
         return Ok(outcome::Result::Lock(conflict));
     }
-    let left = ranges::lay_over(own, &range);
+    let left = lock::lay_over(own, &range);
     if left.len() > own.len() {
         let others: usize =
             held.iter().filter(|(other, _)| *other != holder).map(|(_, held)| held.len()).sum();
@@ -75,7 +73,12 @@ pub(crate) fn set(core: &mut Core, session: u64, ask: &SetLock) -> Fallible<outc
         }
     }
     keep(core, ask.inode, holder, own.len(), &left)?;
-    Ok(outcome::Result::Lock(LockConflict::default()))
+    Ok(granted(ask.inode, &inode))
+}
+
+/// With what the new holder may rely on to be the file's newest state.
+fn granted(id: u64, inode: &Inode) -> outcome::Result {
+    outcome::Result::Lock(LockConflict { attr: Some(records::attr(id, inode)), ..LockConflict::default() })
 }
 
 /// Who stands in the way of a lock.
@@ -85,7 +88,7 @@ pub(crate) fn conflict(view: &dyn View, ask: &GetLock) -> Fallible<LockConflict>
         return Err(ErrorCode::Stale.because(format!("inode {}", ask.inode)).into());
     }
     if holder.kind == LockKind::Flock {
-        (range.start, range.end) = (0, ranges::LAST);
+        (range.start, range.end) = (0, lock::LAST);
     }
     Ok(first_conflict(&on_file(view, ask.inode)?, holder, &range).unwrap_or_default())
 }
@@ -122,7 +125,7 @@ fn asked(
     if kind == LockKind::Unspecified {
         return Err(ErrorCode::Malformed.because("a lock of no kind").into());
     }
-    ranges::validate(&range)?;
+    lock::validate(&range)?;
     Ok((Holder { session, owner, kind }, range))
 }
 
@@ -133,10 +136,11 @@ fn first_conflict(
 ) -> Option<LockConflict> {
     let others = held.iter().filter(|(other, _)| *other != holder && other.kind == holder.kind);
     let mut in_the_way = others.flat_map(|(other, held)| {
-        held.iter().filter(|held| ranges::conflict(held, range)).map(move |held| LockConflict {
+        held.iter().filter(|held| lock::conflict(held, range)).map(move |held| LockConflict {
             range: Some(*held),
             session: other.session,
             owner: other.owner,
+            attr: None,
         })
     });
     in_the_way.next()
@@ -199,7 +203,7 @@ pub(crate) fn check(view: &dyn View, wrong: &mut Vec<String>) -> Result<(), Stor
             if records::session(view, holder.session)?.is_none() {
                 wrong.push(format!("inode {inode} is locked by session {}, which is gone", holder.session));
             }
-            if ranges.is_empty() || !ranges::are_sound(ranges) {
+            if ranges.is_empty() || !lock::are_sound(ranges) {
                 wrong.push(format!("inode {inode} has locks out of order: {ranges:?}"));
             }
             for range in ranges {
