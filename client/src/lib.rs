@@ -11,10 +11,12 @@ mod engine;
 #[cfg(test)]
 mod fake;
 mod file;
+mod locks;
 mod metrics;
 mod namespace;
 mod read;
 mod session;
+mod silence;
 mod wire;
 mod write;
 
@@ -22,4 +24,5 @@ pub use cairn_proto::{Error, ErrorCode, Result, control, data, fs};
 pub use cluster::Cluster;
 pub use config::Config;
 pub use file::File;
+pub use locks::Locked;
 pub use metrics::Metrics;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use cairn_proto::control::{self, Call, CallBatch, ReplyBatch};
@@ -316,6 +317,7 @@ impl Driver {
                     }
                 }
                 Some(control::reply::Result::Answer(answer)) => {
+                    self.shared.silence.heard();
                     if !batch.session_expired {
                         flight.heard(sent, batch.lease_ms);
                     }
@@ -323,6 +325,7 @@ impl Driver {
                     flight.finish(result.map(Replied::Answer));
                 }
                 Some(control::reply::Result::Outcome(outcome)) => {
+                    self.shared.silence.heard();
                     if !batch.session_expired {
                         flight.heard(sent, batch.lease_ms);
                     }
@@ -357,9 +360,13 @@ impl Driver {
 
     /// The session is gone: nothing sent under it can be known to have happened.
     fn expire(&mut self, session: Option<Arc<Session>>) {
-        let Some(session) = session else { return };
+        let Some(session) = session.filter(|session| !session.expired()) else { return };
         session.expire();
         tracing::warn!(session = session.id(), "the session has expired");
+        self.shared.lost.fetch_add(1, Ordering::AcqRel);
+        if let Some(told) = self.shared.on_lost.get() {
+            told(session.id());
+        }
         let mut current = self.shared.session();
         if current.as_ref().is_some_and(|current| current.id() == session.id()) {
             *current = None;

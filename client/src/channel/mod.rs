@@ -8,7 +8,8 @@ mod namenodes;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use cairn_proto::{Error, ErrorCode, Result, control, fs};
@@ -20,6 +21,7 @@ use crate::config::Config;
 use crate::metrics::Counters;
 use crate::namespace::root;
 use crate::session::{Session, Ticket};
+use crate::silence::Silence;
 
 pub(crate) use namenodes::{Namenodes, status_text};
 
@@ -42,7 +44,13 @@ struct Shared {
     namenodes: Namenodes,
     session: Mutex<Option<Arc<Session>>>,
     opening: tokio::sync::Mutex<()>,
+    silence: Silence,
+    lost: AtomicU64,
+    on_lost: OnceLock<OnLost>,
 }
+
+/// Told of a session that expired.
+pub(crate) type OnLost = Box<dyn Fn(u64) + Send + Sync>;
 
 /// A call and whoever waits for its answer.
 struct Pending {
@@ -92,6 +100,9 @@ impl Channel {
             namenodes,
             session: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
+            silence: Silence::new(),
+            lost: AtomicU64::new(0),
+            on_lost: OnceLock::new(),
         });
         let (queue, calls) = mpsc::channel(QUEUE);
         tokio::spawn(driver::Driver::new(Arc::clone(&shared), calls).run());
@@ -158,6 +169,22 @@ impl Channel {
     /// Whether the session there is has not been renewed for half its lease.
     pub(crate) fn fenced(&self) -> bool {
         self.shared.session().as_ref().is_some_and(|session| session.fenced(Instant::now()))
+    }
+
+    /// How many sessions have expired.
+    pub(crate) fn sessions_lost(&self) -> u64 {
+        self.shared.lost.load(Ordering::Acquire)
+    }
+
+    /// Has `told` called with each session that expires, before another is opened.
+    pub(crate) fn on_session_lost(&self, told: OnLost) {
+        // Whoever came first stays.
+        let _ = self.shared.on_lost.set(told);
+    }
+
+    /// For how long the leader has owed an answer.
+    pub(crate) fn silent_for(&self) -> Duration {
+        self.shared.silence.length(Instant::now())
     }
 
     /// Gives the session back, if there is one: its chunks are sealed and its open files closed at once.
@@ -247,6 +274,7 @@ impl Channel {
 
     async fn call(&self, cred: &fs::Cred, kind: Kind, limit: Duration) -> Result<Replied> {
         let deadline = Instant::now() + limit;
+        let _waiting = self.shared.silence.wait();
         let (reply, answer) = oneshot::channel();
         let pending = Pending { cred: cred.clone(), kind, deadline, reply };
         let wait = async {

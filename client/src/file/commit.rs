@@ -118,7 +118,7 @@ impl Inode {
 
 impl State {
     /// After a commit: when nothing is left, nothing ages.
-    fn settled(&mut self) {
+    pub(super) fn settled(&mut self) {
         if self.overlay.is_empty() {
             self.dirty_since = None;
             self.mtime_ns = None;

@@ -127,6 +127,21 @@ impl Inode {
         state.counted = spans;
     }
 
+    /// Forgets what is not committed, because it may not be any more, and has the next flush report `error`.
+    pub(crate) fn abandon(&self, error: Error) {
+        let mut state = self.state();
+        if state.overlay.is_empty() {
+            return;
+        }
+        let buffered = state.overlay.clear();
+        state.unsynced.clear();
+        state.settled();
+        self.recount(&mut state);
+        state.fail(error);
+        drop(state);
+        self.engine.release(buffered);
+    }
+
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -18,7 +18,7 @@ mod write;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cairn_proto::{Result, fs};
+use cairn_proto::{Error, Result, fs};
 
 pub(crate) use inode::Inode;
 
@@ -96,6 +96,11 @@ impl File {
     /// As [`File::flush`], and what was written is on the disks of all replicas.
     pub async fn sync(&self) -> Result<fs::Attr> {
         self.inode.flush(true).await
+    }
+
+    /// Forgets what is not committed, because its writer lost the right to it; the next flush reports `error`.
+    pub fn abandon(&self, error: Error) {
+        self.inode.abandon(error);
     }
 
     /// Bytes written and not committed yet.
