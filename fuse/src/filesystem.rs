@@ -1,6 +1,6 @@
 //! The kernel's requests, each handed to the operation that carries it out.
 //!
-//! Permissions, locks and `poll` are left to the kernel: where an operation is answered with
+//! Permissions and `poll` are left to the kernel: where an operation is answered with
 //! "not implemented", it does what is asked by itself and does not ask again.
 
 use std::ffi::{OsStr, OsString};
@@ -11,20 +11,24 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use cairn_proto::fs::{LockKind, LockMode, LockRange};
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle as HandleNo, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags,
-    PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    Generation, INodeNo, InitFlags, Interrupted, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents,
+    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, RequestId, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
 use crate::attr::{file_attr, file_type};
 use crate::dispatch::serve;
 use crate::errno::errno;
+use crate::interrupts::{Heard, Signal};
+use crate::locks::Who;
 use crate::operations::attributes::Change;
 use crate::operations::entries::NewMode;
+use crate::operations::locks::Wanted;
 use crate::operations::space::UNIT;
 use crate::view::{Caller, View};
 
@@ -47,8 +51,28 @@ impl CairnFs {
         CairnFs { view, runtime }
     }
 
-    fn serve<F: Future<Output = ()> + Send + 'static>(&self, request: impl FnOnce(Arc<View>) -> F) {
-        serve(&self.runtime, request(self.view.clone()));
+    fn serve<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        request: &Request,
+        operation: impl FnOnce(Arc<View>) -> F,
+    ) {
+        let (unique, pid) = (request.unique().0, request.pid());
+        let waits = || Some(self.view.interrupts.enter(unique, pid, None));
+        serve(&self.runtime, operation(self.view.clone()), waits);
+    }
+
+    /// Answers the request with EINTR if `hopeless` comes to say so.
+    fn give_up_if(&self, unique: u64, hopeless: impl Future<Output = bool> + Send + 'static) {
+        let view = self.view.clone();
+        self.runtime.spawn(async move {
+            if hopeless.await
+                && let Some(notifier) = view.notifier.get()
+            {
+                tracing::info!(unique, "a request was given up: its program was sent a signal");
+                // It may have been answered in this moment.
+                let _ = notifier.interrupted(RequestId(unique));
+            }
+        });
     }
 }
 
@@ -95,6 +119,33 @@ fn finish_value(
     }
 }
 
+/// A lock as the kernel asks for it.
+fn wanted_lock(
+    (inode, handle, owner, flock): (u64, u64, u64, bool),
+    start: u64,
+    end: u64,
+    kernel_type: i32,
+    pid: u32,
+) -> Option<Wanted> {
+    let mode = match kernel_type {
+        libc::F_RDLCK => LockMode::Shared,
+        libc::F_WRLCK => LockMode::Exclusive,
+        libc::F_UNLCK => LockMode::Unlocked,
+        _ => return None,
+    };
+    let kind = if flock { LockKind::Flock } else { LockKind::Fcntl };
+    let range = LockRange { start, end: end.min(cairn_proto::lock::LAST), mode: mode.into(), pid };
+    Some(Wanted { who: Who { inode, kind, owner }, range, handle })
+}
+
+fn lock_type(mode: LockMode) -> i32 {
+    match mode {
+        LockMode::Shared => libc::F_RDLCK,
+        LockMode::Exclusive => libc::F_WRLCK,
+        LockMode::Unlocked => libc::F_UNLCK,
+    }
+}
+
 impl Filesystem for CairnFs {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let wanted = [
@@ -111,6 +162,8 @@ impl Filesystem for CairnFs {
             InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
             // A directory's default access control list takes the umask's place, and only the namenode knows it.
             InitFlags::FUSE_DONT_MASK,
+            InitFlags::FUSE_POSIX_LOCKS,
+            InitFlags::FUSE_FLOCK_LOCKS,
         ];
         let lists = self.view.enforces_lists().then_some(InitFlags::FUSE_POSIX_ACL);
         for flag in wanted.into_iter().chain(lists) {
@@ -137,19 +190,33 @@ impl Filesystem for CairnFs {
         }
     }
 
+    fn interrupt(&self, _request: &Request, unique: RequestId) -> Interrupted {
+        let unique = unique.0;
+        match self.view.interrupts.interrupt(unique) {
+            Heard::Unknown => return Interrupted::Unknown,
+            Heard::SeenTo => {}
+            Heard::Watch => {
+                let (interrupts, cluster) = (self.view.interrupts.clone(), self.view.cluster.clone());
+                let hopeless = async move { interrupts.gives_up(unique, || cluster.silent_for()).await };
+                self.give_up_if(unique, hopeless);
+            }
+        }
+        Interrupted::Noted
+    }
+
     // `forget` is ignored: an inode number is the cluster's own and stays good for as long as the inode exists, so
     // there is nothing to count lookups for.
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (caller, name) = (Caller::from(request), name.to_owned());
-        self.serve(|view| async move {
+        self.serve(request, |view| async move {
             let found = view.lookup(caller, parent.0, &name).await;
             finish_entry(reply, &view, "lookup", parent.0, found);
         });
     }
 
-    fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<HandleNo>, reply: ReplyAttr) {
-        self.serve(|view| async move {
+    fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<HandleNo>, reply: ReplyAttr) {
+        self.serve(request, |view| async move {
             match view.getattr(ino.0).await {
                 Ok((attr, ttl)) => reply.attr(&ttl, &file_attr(&attr)),
                 Err(error) => reply.error(errno("getattr", ino.0, &error)),
@@ -168,7 +235,7 @@ impl Filesystem for CairnFs {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
-        _fh: Option<HandleNo>,
+        fh: Option<HandleNo>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
@@ -177,7 +244,13 @@ impl Filesystem for CairnFs {
     ) {
         let caller = Caller::from(request);
         let change = Change { mode, uid, gid, size, atime, mtime };
-        self.serve(|view| async move {
+        let handle = fh.and_then(|fh| self.view.files.get(fh.0));
+        self.serve(request, |view| async move {
+            if let Some(handle) = handle
+                && let Err(error) = view.may_use(&handle).await
+            {
+                return reply.error(errno("setattr", ino.0, &error));
+            }
             match view.setattr(caller, ino.0, change).await {
                 Ok(attr) => reply.attr(&view.options.attr_ttl, &file_attr(&attr)),
                 Err(error) => reply.error(errno("setattr", ino.0, &error)),
@@ -185,8 +258,8 @@ impl Filesystem for CairnFs {
         });
     }
 
-    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
-        self.serve(|view| async move {
+    fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
+        self.serve(request, |view| async move {
             match view.readlink(ino.0).await {
                 Ok(target) => reply.data(&target),
                 Err(error) => reply.error(errno("readlink", ino.0, &error)),
@@ -205,7 +278,7 @@ impl Filesystem for CairnFs {
         reply: ReplyEntry,
     ) {
         let (caller, name) = (Caller::from(request), name.to_owned());
-        self.serve(|view| async move {
+        self.serve(request, |view| async move {
             let made = view.mknod(caller, parent.0, &name, NewMode { bits: mode, umask }, rdev).await;
             finish_entry(reply, &view, "mknod", parent.0, made);
         });
@@ -221,7 +294,7 @@ impl Filesystem for CairnFs {
         reply: ReplyEntry,
     ) {
         let (caller, name) = (Caller::from(request), name.to_owned());
-        self.serve(|view| async move {
+        self.serve(request, |view| async move {
             let made = view.mkdir(caller, parent.0, &name, NewMode { bits: mode, umask }).await;
             finish_entry(reply, &view, "mkdir", parent.0, made);
         });
@@ -229,21 +302,21 @@ impl Filesystem for CairnFs {
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (caller, name) = (Caller::from(request), name.to_owned());
-        self.serve(|view| async move {
+        self.serve(request, |view| async move {
             finish(reply, "unlink", parent.0, view.unlink(caller, parent.0, &name).await);
         });
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (caller, name) = (Caller::from(request), name.to_owned());
-        self.serve(|view| async move {
+        self.serve(request, |view| async move {
             finish(reply, "rmdir", parent.0, view.rmdir(caller, parent.0, &name).await);
         });
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let (caller, name, target) = (Caller::from(request), name.to_owned(), OsString::from(target));
-        self.serve(|view| async move {
+        self.serve(request, |view| async move {
             let made = view.symlink(caller, parent.0, &name, &target).await;
             finish_entry(reply, &view, "symlink", parent.0, made);
         });
@@ -260,7 +333,7 @@ impl Filesystem for CairnFs {
         reply: ReplyEmpty,
     ) {
         let (caller, name, newname) = (Caller::from(request), name.to_owned(), newname.to_owned());
-        self.serve(|view| async move {
+        self.serve(request, |view| async move {
             let renamed = view.rename(caller, (parent.0, &name), (newparent.0, &newname), flags).await;
             finish(reply, "rename", parent.0, renamed);
         });
@@ -268,7 +341,7 @@ impl Filesystem for CairnFs {
 
     fn link(&self, request: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         let (caller, newname) = (Caller::from(request), newname.to_owned());
-        self.serve(|view| async move {
+        self.serve(request, |view| async move {
             let linked = view.link(caller, ino.0, newparent.0, &newname).await;
             finish_entry(reply, &view, "link", ino.0, linked);
         });
@@ -276,8 +349,14 @@ impl Filesystem for CairnFs {
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let caller = Caller::from(request);
-        self.serve(|view| async move {
+        let unique = request.unique().0;
+        self.serve(request, |view| async move {
             match view.open(caller, ino.0, flags.0).await {
+                // Nobody will ever close what nobody hears of.
+                Ok(opened) if !view.interrupts.settle(unique) => {
+                    view.release(opened.handle).await;
+                    reply.error(Errno::EINTR);
+                }
                 Ok(opened) => reply.opened(HandleNo(opened.handle), opened.flags),
                 Err(error) => reply.error(errno("open", ino.0, &error)),
             }
@@ -295,8 +374,13 @@ impl Filesystem for CairnFs {
         reply: ReplyCreate,
     ) {
         let (caller, name) = (Caller::from(request), name.to_owned());
-        self.serve(|view| async move {
+        let unique = request.unique().0;
+        self.serve(request, |view| async move {
             match view.create(caller, parent.0, &name, NewMode { bits: mode, umask }, flags).await {
+                Ok((_, opened)) if !view.interrupts.settle(unique) => {
+                    view.release(opened.handle).await;
+                    reply.error(Errno::EINTR);
+                }
                 Ok((attr, opened)) => {
                     let ttl = view.options.attr_ttl.min(view.options.entry_ttl);
                     let handle = HandleNo(opened.handle);
@@ -309,7 +393,7 @@ impl Filesystem for CairnFs {
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: HandleNo,
         offset: u64,
@@ -319,8 +403,8 @@ impl Filesystem for CairnFs {
         reply: ReplyData,
     ) {
         let Some(handle) = self.view.files.get(fh.0) else { return reply.error(Errno::EBADF) };
-        self.serve(|_| async move {
-            match handle.open.file.read_at(offset, size as usize).await {
+        self.serve(request, |view| async move {
+            match view.read(&handle, offset, size as usize).await {
                 Ok(data) => reply.data(&data),
                 Err(error) => reply.error(errno("read", ino.0, &error)),
             }
@@ -329,7 +413,7 @@ impl Filesystem for CairnFs {
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: HandleNo,
         offset: u64,
@@ -343,7 +427,7 @@ impl Filesystem for CairnFs {
         let data = Bytes::copy_from_slice(data);
         let unprivileged = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let from_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        self.serve(|view| async move {
+        self.serve(request, |view| async move {
             match view.write(&handle, offset, data, unprivileged, from_cache).await {
                 Ok(length) => reply.written(length),
                 Err(error) => reply.error(errno("write", ino.0, &error)),
@@ -351,21 +435,38 @@ impl Filesystem for CairnFs {
         });
     }
 
-    fn flush(&self, _request: &Request, ino: INodeNo, fh: HandleNo, _owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(&self, request: &Request, ino: INodeNo, fh: HandleNo, owner: LockOwner, reply: ReplyEmpty) {
         let Some(handle) = self.view.files.get(fh.0) else { return reply.error(Errno::EBADF) };
-        self.serve(|view| async move { finish(reply, "flush", ino.0, view.flush(&handle).await) });
+        let (unique, pid) = (request.unique().0, request.pid());
+        let operation = {
+            let view = self.view.clone();
+            async move {
+                let flushed = view.flush(&handle).await;
+                // Only now: whoever gets the lock next is to see what was written under it.
+                view.unlock_process(ino.0, owner.0).await;
+                finish(reply, "flush", ino.0, flushed);
+            }
+        };
+        serve(&self.runtime, operation, || {
+            let ticket = self.view.interrupts.enter(unique, pid, None);
+            let (interrupts, cluster) = (self.view.interrupts.clone(), self.view.cluster.clone());
+            let hopeless =
+                async move { interrupts.outlives_its_waiter(unique, || cluster.silent_for()).await };
+            self.give_up_if(unique, hopeless);
+            Some(ticket)
+        });
     }
 
-    fn fsync(&self, _request: &Request, ino: INodeNo, fh: HandleNo, _datasync: bool, reply: ReplyEmpty) {
+    fn fsync(&self, request: &Request, ino: INodeNo, fh: HandleNo, _datasync: bool, reply: ReplyEmpty) {
         let Some(handle) = self.view.files.get(fh.0) else { return reply.error(Errno::EBADF) };
-        self.serve(|_| async move {
+        self.serve(request, |_| async move {
             finish(reply, "fsync", ino.0, handle.open.file.sync().await.map(|_| ()));
         });
     }
 
     fn release(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         fh: HandleNo,
         _flags: OpenFlags,
@@ -373,7 +474,7 @@ impl Filesystem for CairnFs {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.serve(|view| async move {
+        self.serve(request, |view| async move {
             view.release(fh.0).await;
             reply.ok();
         });
@@ -381,24 +482,22 @@ impl Filesystem for CairnFs {
 
     fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let caller = Caller::from(request);
-        self.serve(|view| async move {
+        let unique = request.unique().0;
+        self.serve(request, |view| async move {
             match view.opendir(caller, ino.0).await {
+                Ok(handle) if !view.interrupts.settle(unique) => {
+                    view.releasedir(handle);
+                    reply.error(Errno::EINTR);
+                }
                 Ok(handle) => reply.opened(HandleNo(handle), FopenFlags::empty()),
                 Err(error) => reply.error(errno("opendir", ino.0, &error)),
             }
         });
     }
 
-    fn readdir(
-        &self,
-        _request: &Request,
-        ino: INodeNo,
-        fh: HandleNo,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
+    fn readdir(&self, request: &Request, ino: INodeNo, fh: HandleNo, offset: u64, mut reply: ReplyDirectory) {
         let Some(stream) = self.view.directories.get(fh.0) else { return reply.error(Errno::EBADF) };
-        self.serve(|view| async move {
+        self.serve(request, |view| async move {
             let read = view.readdir(ino.0, &stream, offset, |line| {
                 let name = OsStr::from_bytes(line.name);
                 reply.add(INodeNo(line.attr.inode), line.next, file_type(line.attr.kind()), name)
@@ -412,14 +511,14 @@ impl Filesystem for CairnFs {
 
     fn readdirplus(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: HandleNo,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
         let Some(stream) = self.view.directories.get(fh.0) else { return reply.error(Errno::EBADF) };
-        self.serve(|view| async move {
+        self.serve(request, |view| async move {
             let ttl: Duration = view.options.attr_ttl.min(view.options.entry_ttl);
             let read = view.readdir(ino.0, &stream, offset, |line| {
                 let name = OsStr::from_bytes(line.name);
@@ -454,8 +553,8 @@ impl Filesystem for CairnFs {
         reply.ok();
     }
 
-    fn statfs(&self, _request: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        self.serve(|view| async move {
+    fn statfs(&self, request: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        self.serve(request, |view| async move {
             match view.statfs().await {
                 Ok(space) => {
                     // Inodes are not limited: as many more as there are units of space.
@@ -479,37 +578,96 @@ impl Filesystem for CairnFs {
         reply: ReplyEmpty,
     ) {
         let (caller, name, value) = (Caller::from(request), name.to_owned(), Bytes::copy_from_slice(value));
-        self.serve(|view| async move {
+        self.serve(request, |view| async move {
             finish(reply, "setxattr", ino.0, view.setxattr(caller, ino.0, &name, &value, flags).await);
         });
     }
 
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let (caller, name) = (Caller::from(request), name.to_owned());
-        self.serve(|view| async move {
+        self.serve(request, |view| async move {
             finish_value(reply, "getxattr", ino.0, size, view.getxattr(caller, ino.0, &name).await);
         });
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let caller = Caller::from(request);
-        self.serve(|view| async move {
+        self.serve(request, |view| async move {
             finish_value(reply, "listxattr", ino.0, size, view.listxattr(caller, ino.0).await);
         });
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (caller, name) = (Caller::from(request), name.to_owned());
-        self.serve(|view| async move {
+        self.serve(request, |view| async move {
             finish(reply, "removexattr", ino.0, view.removexattr(caller, ino.0, &name).await);
         });
     }
 
     fn access(&self, request: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
         let caller = Caller::from(request);
-        self.serve(|view| async move {
+        self.serve(request, |view| async move {
             finish(reply, "access", ino.0, view.access(caller, ino.0, mask).await);
         });
+    }
+
+    fn getlk(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: HandleNo,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        flock: bool,
+        reply: ReplyLock,
+    ) {
+        let asked = (ino.0, fh.0, lock_owner.0, flock);
+        let Some(wanted) = wanted_lock(asked, start, end, typ, pid) else {
+            return reply.error(Errno::EINVAL);
+        };
+        self.serve(request, |view| async move {
+            match view.getlk(wanted).await {
+                Ok(Some(held)) => reply.locked(held.start, held.end, lock_type(held.mode()), held.pid),
+                Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
+                Err(error) => reply.error(errno("getlk", ino.0, &error)),
+            }
+        });
+    }
+
+    fn setlk(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: HandleNo,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        sleep: bool,
+        flock: bool,
+        reply: ReplyEmpty,
+    ) {
+        let asked = (ino.0, fh.0, lock_owner.0, flock);
+        let Some(wanted) = wanted_lock(asked, start, end, typ, pid) else {
+            return reply.error(Errno::EINVAL);
+        };
+        let signal = Arc::new(Signal::default());
+        let operation = {
+            let (view, signal) = (self.view.clone(), signal.clone());
+            async move {
+                match view.setlk(wanted, sleep, &signal).await {
+                    Ok(true) => reply.ok(),
+                    Ok(false) => reply.error(Errno::EAGAIN),
+                    Err(error) => reply.error(errno("setlk", ino.0, &error)),
+                }
+            }
+        };
+        let (unique, pid) = (request.unique().0, request.pid());
+        serve(&self.runtime, operation, || Some(self.view.interrupts.enter(unique, pid, Some(signal))));
     }
 
     fn fallocate(
@@ -524,14 +682,14 @@ impl Filesystem for CairnFs {
     ) {
         let Some(handle) = self.view.files.get(fh.0) else { return reply.error(Errno::EBADF) };
         let caller = Caller::from(request);
-        self.serve(|view| async move {
+        self.serve(request, |view| async move {
             finish(reply, "fallocate", ino.0, view.fallocate(caller, &handle, offset, length, mode).await);
         });
     }
 
     fn lseek(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: HandleNo,
         offset: i64,
@@ -540,7 +698,7 @@ impl Filesystem for CairnFs {
     ) {
         let Some(handle) = self.view.files.get(fh.0) else { return reply.error(Errno::EBADF) };
         let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
-        self.serve(|view| async move {
+        self.serve(request, |view| async move {
             match view.lseek(&handle, offset, whence).await {
                 Ok(Some(found)) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
                 Ok(None) => reply.error(Errno::ENXIO),
@@ -565,7 +723,7 @@ impl Filesystem for CairnFs {
         let Some(from) = self.view.files.get(fh_in.0) else { return reply.error(Errno::EBADF) };
         let Some(to) = self.view.files.get(fh_out.0) else { return reply.error(Errno::EBADF) };
         let caller = Caller::from(request);
-        self.serve(|view| async move {
+        self.serve(request, |view| async move {
             match view.copy_file_range(caller, (&from, offset_in), (&to, offset_out), len).await {
                 Ok(length) => reply.written(length),
                 Err(error) => reply.error(errno("copy_file_range", ino_out.0, &error)),

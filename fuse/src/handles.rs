@@ -1,7 +1,7 @@
 //! What the kernel's file handles stand for.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::inodes::OpenInode;
@@ -16,6 +16,10 @@ pub(crate) struct FileHandle {
     pub append: bool,
     /// Every write is to be durable before it is acknowledged, and the kernel does not ask for it by itself.
     pub sync: bool,
+    /// The session in which a lock was last taken through it; 0: none was.
+    pub locked_in: AtomicU64,
+    /// Locks taken through it were lost: it must not be used any more.
+    pub lost: AtomicBool,
 }
 
 /// Numbered open things of one kind.

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cairn_client::Cluster;
-use cairn_proto::Result;
 use cairn_proto::fs::{Attr, OpenInode, mutation, outcome};
+use cairn_proto::{ErrorCode, Result};
 use tokio::sync::Mutex;
 
 use crate::view::ROOT;
@@ -23,8 +23,31 @@ const BATCH: usize = 1024;
 struct Hold {
     holders: usize,
     idle_since: Instant,
-    /// How many opens the namenode counts for this session; locked while it is being told.
-    registered: Arc<Mutex<u32>>,
+    /// Locked while the namenode is being told.
+    registered: Arc<Mutex<Registered>>,
+}
+
+/// What the namenode knows of a file that is open here.
+#[derive(Default)]
+struct Registered {
+    /// How many opens it counts.
+    opens: u32,
+    /// How many sessions had been lost when they were counted: those of a lost session count no more.
+    era: u64,
+}
+
+impl Registered {
+    fn stands(&self, cluster: &Cluster) -> bool {
+        self.opens > 0 && self.era == cluster.sessions_lost()
+    }
+
+    /// One more open was counted, by a mutation that began in `era`.
+    fn add(&mut self, era: u64) {
+        if self.era != era {
+            *self = Registered { opens: 0, era };
+        }
+        self.opens += 1;
+    }
 }
 
 /// The files this mount has registered as open.
@@ -38,7 +61,7 @@ impl Holds {
         self.holds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn one_more(&self, inode: u64) -> Arc<Mutex<u32>> {
+    fn one_more(&self, inode: u64) -> Arc<Mutex<Registered>> {
         let mut holds = self.lock();
         let hold = holds.entry(inode).or_insert_with(|| Hold {
             holders: 0,
@@ -55,17 +78,11 @@ impl Holds {
     pub(crate) async fn hold(&self, cluster: &Cluster, inode: u64) -> Result<Option<Attr>> {
         let registered = self.one_more(inode);
         let mut registered = registered.lock().await;
-        if *registered > 0 {
+        if registered.stands(cluster) {
             return Ok(None);
         }
-        match cluster.mutate(&ROOT, mutation::Op::Open(OpenInode { inode })).await {
-            Ok(outcome) => {
-                *registered = 1;
-                Ok(match outcome {
-                    outcome::Result::Attr(attr) => Some(attr),
-                    _ => None,
-                })
-            }
+        match register(cluster, inode, &mut registered).await {
+            Ok(attr) => Ok(attr),
             Err(error) => {
                 self.let_go(inode);
                 Err(error)
@@ -73,9 +90,40 @@ impl Holds {
         }
     }
 
-    /// As [`Holds::hold`], for an inode that was opened in the mutation that made or found it.
-    pub(crate) async fn adopt(&self, inode: u64) {
-        *self.one_more(inode).lock().await += 1;
+    /// As [`Holds::hold`], for an inode that was opened in the mutation that made or found it, which began when
+    /// `era` sessions had been lost.
+    pub(crate) async fn adopt(&self, inode: u64, era: u64) {
+        self.one_more(inode).lock().await.add(era);
+    }
+
+    /// A session was lost: what is open is registered under the next one, so that it goes on living.
+    pub(crate) async fn register_again(&self, cluster: &Cluster) {
+        let open: Vec<(u64, Arc<Mutex<Registered>>)> = {
+            let holds = self.lock();
+            let held = holds.iter().filter(|(_, hold)| hold.holders > 0);
+            held.map(|(&inode, hold)| (inode, hold.registered.clone())).collect()
+        };
+        let (mut kept, mut gone) = (0, 0);
+        for (inode, registered) in open {
+            let mut registered = registered.lock().await;
+            while registered.opens > 0 && !registered.stands(cluster) {
+                match register(cluster, inode, &mut registered).await {
+                    Ok(_) => kept += 1,
+                    Err(error) if error.code == ErrorCode::Stale => {
+                        *registered = Registered::default();
+                        gone += 1;
+                    }
+                    // The cluster is away, or this session was lost as well.
+                    Err(error) => {
+                        tracing::debug!(inode, %error, "registering an open file again failed");
+                        tokio::time::sleep(LINGER).await;
+                    }
+                }
+            }
+        }
+        if kept + gone > 0 {
+            tracing::warn!(kept, gone, "registered open files again after the session was lost");
+        }
     }
 
     /// Ends one hold.
@@ -104,9 +152,9 @@ impl Holds {
             if idle.is_empty() {
                 return;
             }
-            let opens: Vec<u64> = idle
-                .iter()
-                .flat_map(|(inode, registered)| std::iter::repeat_n(*inode, **registered as usize))
+            let standing = idle.iter().filter(|(_, registered)| registered.stands(cluster));
+            let opens: Vec<u64> = standing
+                .flat_map(|(inode, registered)| std::iter::repeat_n(*inode, registered.opens as usize))
                 .collect();
             for batch in opens.chunks(BATCH) {
                 if let Err(error) = cluster.close_inodes(batch.to_vec()).await {
@@ -116,7 +164,7 @@ impl Holds {
             }
             let mut holds = self.lock();
             for (inode, mut registered) in idle {
-                *registered = 0;
+                *registered = Registered::default();
                 if holds.get(&inode).is_some_and(|hold| hold.holders == 0) {
                     holds.remove(&inode);
                 }
@@ -128,4 +176,14 @@ impl Holds {
     pub(crate) fn is_empty(&self) -> bool {
         self.lock().is_empty()
     }
+}
+
+async fn register(cluster: &Cluster, inode: u64, registered: &mut Registered) -> Result<Option<Attr>> {
+    let era = cluster.sessions_lost();
+    let outcome = cluster.mutate(&ROOT, mutation::Op::Open(OpenInode { inode })).await?;
+    registered.add(era);
+    Ok(match outcome {
+        outcome::Result::Attr(attr) => Some(attr),
+        _ => None,
+    })
 }

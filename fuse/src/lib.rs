@@ -15,6 +15,8 @@ mod groups;
 mod handles;
 mod holds;
 mod inodes;
+mod interrupts;
+mod locks;
 mod mount;
 mod mount_point;
 mod operations;

@@ -86,6 +86,18 @@ pub fn mount(cluster: Cluster, runtime: Handle, mut options: MountOptions) -> Re
     let path = options.mount_point.clone();
     let view = Arc::new(View::new(cluster, options));
     let filesystem = CairnFs::new(view.clone(), runtime.clone());
+    let told = Arc::downgrade(&view);
+    view.cluster.on_session_lost(move |session| {
+        if let Some(view) = told.upgrade() {
+            let changed = view.session_lost(session);
+            tokio::spawn(async move {
+                for inode in changed {
+                    view.forget_pages(inode).await;
+                }
+                view.holds.register_again(&view.cluster).await;
+            });
+        }
+    });
     let session = Session::new(filesystem, &path, &config).map_err(|error| refusal(&path, &error))?;
     // Set before any request is read.
     let _ = view.notifier.set(session.notifier());

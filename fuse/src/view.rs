@@ -18,6 +18,8 @@ use crate::directory::DirectoryStream;
 use crate::handles::{FileHandle, Handles};
 use crate::holds::Holds;
 use crate::inodes::Inodes;
+use crate::interrupts::Interrupts;
+use crate::locks::Locks;
 use crate::mount::MountOptions;
 use crate::versions::Versions;
 
@@ -48,6 +50,8 @@ pub(crate) struct View {
     pub files: Handles<FileHandle>,
     pub directories: Handles<Mutex<DirectoryStream>>,
     pub versions: Versions,
+    pub locks: Locks,
+    pub interrupts: Interrupts,
     /// The way to tell the kernel something unasked; there once the mount is made.
     pub notifier: OnceLock<Notifier>,
     epoch: AtomicU64,
@@ -76,6 +80,8 @@ impl View {
             files: Handles::default(),
             directories: Handles::default(),
             versions: Versions::default(),
+            locks: Locks::default(),
+            interrupts: Interrupts::default(),
             notifier: OnceLock::new(),
             epoch: AtomicU64::new(0),
         }
@@ -125,6 +131,16 @@ impl View {
             if let Err(error) = notifier.inval_inode(INodeNo(inode), -1, 0) {
                 tracing::debug!(inode, %error, "the kernel could not be told of changed attributes");
             }
+        }
+    }
+
+    /// Makes the kernel forget all it knows of a file, pages too. Waits until they are free.
+    pub(crate) async fn forget_pages(&self, inode: u64) {
+        let Some(notifier) = self.notifier.get().cloned() else { return };
+        // It waits for pages that are being read, which takes other threads of this mount.
+        let forgotten = tokio::task::spawn_blocking(move || notifier.inval_inode(INodeNo(inode), 0, 0)).await;
+        if let Ok(Err(error)) = forgotten {
+            tracing::debug!(inode, %error, "the kernel could not be told of changed content");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use bytes::Bytes;
 use cairn_proto::fs::{Attr, CreateFile};
@@ -66,9 +67,7 @@ impl Wanted {
         if pages_are_current {
             flags |= FopenFlags::FOPEN_KEEP_CACHE;
         }
-        if !self.writable {
-            flags |= FopenFlags::FOPEN_NOFLUSH;
-        }
+        // Never without a flush: any close by a process gives back its locks on the file.
         flags
     }
 }
@@ -143,11 +142,12 @@ impl View {
             replication: 0,
             umask: mode.umask,
         };
+        let era = self.cluster.sessions_lost();
         let created = self.cluster.create(&self.cred(caller), ask).await?;
         let attr =
             created.attr.ok_or_else(|| ErrorCode::Malformed.because("a created file without attributes"))?;
         let inode = attr.inode;
-        self.holds.adopt(inode).await;
+        self.holds.adopt(inode, era).await;
         if created.existed
             && let Err(error) = self.require(caller, &attr, access_of(flags))
         {
@@ -176,6 +176,8 @@ impl View {
             append: wanted.append,
             // For cached files the kernel asks for a sync after each write itself.
             sync: wanted.sync && wanted.uncached(),
+            locked_in: AtomicU64::new(0),
+            lost: AtomicBool::new(false),
         };
         Opened { handle: self.files.insert(handle), flags: wanted.kernel_flags(pages_are_current) }
     }
@@ -202,6 +204,7 @@ impl View {
         from_cache: bool,
     ) -> Result<u32> {
         let length = u32::try_from(data.len()).map_err(|_| ErrorCode::TooLarge.because("a write"))?;
+        self.may_use(handle).await?;
         if unprivileged {
             self.strip_privileges(&handle.open).await?;
         }
@@ -210,10 +213,17 @@ impl View {
         } else {
             handle.open.file.write_at(offset, data).await?;
         }
+        self.may_have_written(handle)?;
         if handle.sync && !from_cache {
             handle.open.file.sync().await?;
         }
         Ok(length)
+    }
+
+    /// Reads; short only at the end of the file.
+    pub(crate) async fn read(&self, handle: &FileHandle, offset: u64, length: usize) -> Result<Bytes> {
+        self.may_use(handle).await?;
+        handle.open.file.read_at(offset, length).await
     }
 
     /// A descriptor is being closed: what was written becomes everybody's, and `close` hears if it could not.
@@ -225,7 +235,7 @@ impl View {
     }
 
     /// The last descriptor of an open is closed and its mappings are gone.
-    pub(crate) async fn release(&self, number: u64) {
+    pub(crate) async fn release(self: &Arc<View>, number: u64) {
         let Some(handle) = self.files.remove(number) else { return };
         let inode = handle.open.file.inode();
         // Mappings may have written after the last close.
@@ -234,6 +244,7 @@ impl View {
         {
             tracing::error!(inode, %error, "bytes written through a mapping could not be committed");
         }
+        self.unlock_closed(&handle, number).await;
         self.inodes.release(inode);
         self.holds.let_go(inode);
     }
@@ -244,10 +255,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reading_needs_no_flush_and_keeps_current_pages() {
+    fn reading_keeps_current_pages() {
         let wanted = Wanted::from(libc::O_RDONLY | libc::O_APPEND | libc::O_TRUNC);
         assert!(!wanted.writable && !wanted.append && !wanted.truncate);
-        assert_eq!(wanted.kernel_flags(true), FopenFlags::FOPEN_NOFLUSH | FopenFlags::FOPEN_KEEP_CACHE);
+        assert_eq!(wanted.kernel_flags(true), FopenFlags::FOPEN_KEEP_CACHE);
         assert_eq!(Wanted::from(libc::O_RDWR).kernel_flags(false), FopenFlags::empty());
     }
 

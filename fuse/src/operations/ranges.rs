@@ -49,6 +49,7 @@ impl View {
             .checked_add(length)
             .filter(|&end| end <= MAX_FILE_SIZE)
             .ok_or_else(|| ErrorCode::FileTooBig.because("fallocate"))?;
+        self.may_use(handle).await?;
         self.strip_for(caller, &handle.open).await?;
         let epoch = self.epoch();
         let file = &handle.open.file;
@@ -68,6 +69,8 @@ impl View {
         (to, to_offset): (&FileHandle, u64),
         length: u64,
     ) -> Result<u32> {
+        self.may_use(from).await?;
+        self.may_use(to).await?;
         self.strip_for(caller, &to.open).await?;
         let length = length.min(u64::from(u32::MAX));
         let cloned = from.open.file.clone_range(offset, &to.open.file, to_offset, length).await?;
