@@ -72,6 +72,9 @@ pub struct Shape {
     pub chunk_size: Option<u64>,
     /// Silence after which a datanode is dead.
     pub dead_after_ms: Option<u64>,
+    /// Silence after which a client's session is over.
+    #[serde(default)]
+    pub session_lease_ms: Option<u64>,
     /// First port; 0: free ones are found.
     pub base_port: u16,
 }
@@ -227,6 +230,7 @@ mod tests {
             capacity: None,
             chunk_size: None,
             dead_after_ms: None,
+            session_lease_ms: None,
             base_port: 0,
         }
     }

@@ -283,6 +283,9 @@ impl LocalCluster {
                 if let Some(ms) = shape.dead_after_ms {
                     add("--dead-after", (ms as f64 / 1000.0).to_string().into());
                 }
+                if let Some(ms) = shape.session_lease_ms {
+                    add("--session-lease", (ms as f64 / 1000.0).to_string().into());
+                }
             }
             Role::Datanode => {
                 add("--dir", self.data(&node.name).into());

@@ -75,6 +75,9 @@ pub struct Up {
     /// How long a datanode is silent before it is dead
     #[arg(long, value_name = "SECONDS", value_parser = crate::args::seconds)]
     dead_after: Option<Duration>,
+    /// How long a client is silent before its session, with its locks, is over (at least 1)
+    #[arg(long, value_name = "SECONDS", value_parser = crate::args::seconds)]
+    session_lease: Option<Duration>,
     /// Mount it on this directory
     #[arg(long, value_name = "DIR")]
     mount: Option<PathBuf>,
@@ -271,6 +274,7 @@ fn shape(args: &Up) -> Result<Shape> {
         capacity: size(&args.capacity)?,
         chunk_size: size(&args.chunk_size)?,
         dead_after_ms: args.dead_after.map(|silence| silence.as_millis() as u64),
+        session_lease_ms: args.session_lease.map(|silence| silence.as_millis() as u64),
         base_port: args.base_port,
     })
 }

@@ -261,6 +261,7 @@ fn shape(datanodes: usize, replication: u32) -> Shape {
         capacity: None,
         chunk_size: None,
         dead_after_ms: Some(5_000),
+        session_lease_ms: None,
         base_port: 0,
     }
 }

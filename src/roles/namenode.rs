@@ -40,6 +40,9 @@ pub struct Namenode {
     /// How long a datanode is silent before it is dead
     #[arg(long, value_name = "SECONDS", value_parser = crate::args::seconds)]
     dead_after: Option<Duration>,
+    /// How long a client is silent before its session, with its locks, is over (at least 1)
+    #[arg(long, value_name = "SECONDS", value_parser = crate::args::seconds)]
+    session_lease: Option<Duration>,
 }
 
 /// Runs until it is told to stop.
@@ -78,6 +81,9 @@ fn apply(config: &mut cairn_namenode::Config, args: Namenode) -> Result<()> {
     if let Some(silence) = args.dead_after {
         config.dead_after_ms = silence.as_millis() as u64;
         config.suspect_after_ms = config.suspect_after_ms.min(config.dead_after_ms);
+    }
+    if let Some(silence) = args.session_lease {
+        config.session_lease_ms = silence.as_millis() as u64;
     }
     if config.dir.as_os_str().is_empty() {
         bail!(Usage("no directory: give --dir DIR or [namenode] dir".into()));

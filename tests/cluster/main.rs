@@ -3,6 +3,7 @@
 mod bad_input;
 mod durability;
 mod healing;
+mod locking;
 mod membership;
 mod memory;
 mod mounting;

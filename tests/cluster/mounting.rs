@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::support::{Cluster, digests, make_tree, text};
 
 /// Whether this machine can mount. On CI it must; elsewhere the test says why it is skipped.
-fn can_mount() -> bool {
+pub fn can_mount() -> bool {
     if OpenOptions::new().read(true).write(true).open("/dev/fuse").is_ok() {
         return true;
     }
