@@ -195,7 +195,7 @@ pub(crate) fn check(view: &dyn View, wrong: &mut Vec<String>) -> Result<(), Stor
     files.dedup();
     let mut counted: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
     for inode in files {
-        if !records::inode(view, inode)?.is_some_and(|inode| inode.kind() == FileKind::File) {
+        if records::inode(view, inode)?.is_none_or(|inode| inode.kind() != FileKind::File) {
             wrong.push(format!("inode {inode} is locked but is no file"));
         }
         let held = on_file(view, inode)?;
