@@ -2,8 +2,9 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::process::Command;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::{Whence, lseek};
@@ -21,6 +22,7 @@ fn ranges_are_punched_zeroed_and_copied() {
     a_hole_is_punched(&point);
     a_range_is_zeroed(&point);
     a_range_is_copied(&point);
+    set_id_bits_go(&point);
     a_copy_moves_no_bytes(&cluster, &point);
     drop(cluster);
     fs::remove_dir(&point).expect("the mount point is free again");
@@ -118,6 +120,28 @@ fn copy(mut from: &File, offset: usize, mut to: &File, to_offset: usize, length:
     from.seek(SeekFrom::Start(offset as u64)).unwrap();
     to.seek(SeekFrom::Start(to_offset as u64)).unwrap();
     io::copy(&mut from.take(length as u64), &mut to).unwrap() as usize
+}
+
+/// As for a write, nobody but root leaves set-id bits behind, and the change is seen at once.
+fn set_id_bits_go(point: &Path) {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("left out: only root can act as somebody else");
+        return;
+    }
+    let path = point.join("program");
+    fs::write(&path, "a program").unwrap();
+    let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
+    for how in ["--punch-hole", "--zero-range", "--keep-size"] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o6777)).unwrap();
+        assert_eq!(mode(), 0o6777);
+        let status = Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .args(["fallocate", how, "--offset=0", "--length=4"])
+            .arg(&path)
+            .status();
+        assert!(status.unwrap().success(), "{how}");
+        assert_eq!(mode(), 0o777, "{how}");
+    }
 }
 
 fn a_copy_moves_no_bytes(cluster: &Cluster, point: &Path) {
