@@ -227,8 +227,9 @@ fn what_was_written_under_a_lock_is_seen_under_the_next(mounts: &TwoMounts) {
 fn a_signal_gets_a_waiter_out(mounts: &TwoMounts) {
     let (one, _two) = mounts.both("signal");
     flock(&one, libc::LOCK_EX).unwrap();
+    // Not SIGINT, which whoever started the tests in the background has ignored.
     for (signal, path) in
-        [(libc::SIGINT, mounts.second.join("signal")), (libc::SIGKILL, mounts.first.join("signal"))]
+        [(libc::SIGTERM, mounts.second.join("signal")), (libc::SIGKILL, mounts.first.join("signal"))]
     {
         let mut program = Command::new("flock").arg("-x").arg(path).arg("true").spawn().unwrap();
         thread::sleep(A_WHILE);
@@ -331,7 +332,7 @@ fn a_program_can_be_killed_while_no_namenode_answers() {
     drop(writer.stdin.take());
     thread::sleep(A_WHILE);
     for (program, signal) in
-        [(&mut writer, libc::SIGKILL), (&mut asker, libc::SIGKILL), (&mut interrupted, libc::SIGINT)]
+        [(&mut writer, libc::SIGKILL), (&mut asker, libc::SIGKILL), (&mut interrupted, libc::SIGTERM)]
     {
         assert!(program.try_wait().unwrap().is_none(), "it waits for the cluster");
         // SAFETY: the child has not been waited for, so its number is its own.
