@@ -46,6 +46,8 @@ pub struct MountSection {
     pub entry_ttl_ms: Option<u64>,
     /// Session threads.
     pub threads: Option<usize>,
+    /// Options as `mount -o` has them.
+    pub options: Option<String>,
     /// Kernel read-ahead.
     pub read_ahead_kib: Option<usize>,
 }

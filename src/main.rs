@@ -25,12 +25,23 @@ use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command, Connection};
 use client::Client;
+use roles::mount::helper;
 
 /// What the long-running roles log unless told otherwise. The Raft library tells of every message.
 const SERVING: &str = "info,openraft=warn";
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut arguments = std::env::args_os();
+    if helper::is_called(arguments.next().as_deref()) {
+        return ExitCode::from(helper::run(arguments.collect()));
+    }
+    let cli = match Cli::parse() {
+        Cli { connection, command: Command::Mount(on) } if on.args.daemon => {
+            let connection = on.connection.merged(&connection);
+            return ExitCode::from(finish("mount", roles::mount::run_daemon(connection, on.args)));
+        }
+        cli => cli,
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -21,7 +21,7 @@ use fuser::{
 };
 use tokio::runtime::Handle;
 
-use crate::attr::{file_attr, file_type};
+use crate::attr::file_type;
 use crate::dispatch::serve;
 use crate::errno::errno;
 use crate::interrupts::{Heard, Signal};
@@ -96,7 +96,7 @@ fn finish_entry(
         Ok(attr) => reply.entry_with_ttls(
             &view.options.attr_ttl,
             &view.options.entry_ttl,
-            &file_attr(&attr),
+            &view.shown(&attr),
             GENERATION,
         ),
         Err(error) => reply.error(errno(operation, inode, &error)),
@@ -218,7 +218,7 @@ impl Filesystem for CairnFs {
     fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<HandleNo>, reply: ReplyAttr) {
         self.serve(request, |view| async move {
             match view.getattr(ino.0).await {
-                Ok((attr, ttl)) => reply.attr(&ttl, &file_attr(&attr)),
+                Ok((attr, ttl)) => reply.attr(&ttl, &view.shown(&attr)),
                 Err(error) => reply.error(errno("getattr", ino.0, &error)),
             }
         });
@@ -252,7 +252,7 @@ impl Filesystem for CairnFs {
                 return reply.error(errno("setattr", ino.0, &error));
             }
             match view.setattr(caller, ino.0, change).await {
-                Ok(attr) => reply.attr(&view.options.attr_ttl, &file_attr(&attr)),
+                Ok(attr) => reply.attr(&view.options.attr_ttl, &view.shown(&attr)),
                 Err(error) => reply.error(errno("setattr", ino.0, &error)),
             }
         });
@@ -384,7 +384,7 @@ impl Filesystem for CairnFs {
                 Ok((attr, opened)) => {
                     let ttl = view.options.attr_ttl.min(view.options.entry_ttl);
                     let handle = HandleNo(opened.handle);
-                    reply.created(&ttl, &file_attr(&attr), GENERATION, handle, opened.flags);
+                    reply.created(&ttl, &view.shown(&attr), GENERATION, handle, opened.flags);
                 }
                 Err(error) => reply.error(errno("create", parent.0, &error)),
             }
@@ -523,7 +523,7 @@ impl Filesystem for CairnFs {
             let read = view.readdir(ino.0, &stream, offset, |line| {
                 let name = OsStr::from_bytes(line.name);
                 let number = INodeNo(line.attr.inode);
-                let full = reply.add(number, line.next, name, &ttl, &file_attr(line.attr), GENERATION);
+                let full = reply.add(number, line.next, name, &ttl, &view.shown(line.attr), GENERATION);
                 if !full {
                     view.versions.told(line.attr);
                 }

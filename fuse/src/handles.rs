@@ -20,6 +20,8 @@ pub(crate) struct FileHandle {
     pub locked_in: AtomicU64,
     /// Locks taken through it were lost: it must not be used any more.
     pub lost: AtomicBool,
+    /// Opened with `O_NOATIME`.
+    pub unseen: bool,
 }
 
 /// Numbered open things of one kind.

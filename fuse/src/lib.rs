@@ -6,6 +6,7 @@
 //! A request comes in at `filesystem`, is carried out by one of `operations`, and is answered from whichever thread
 //! finishes it (`dispatch`). Inode numbers are the cluster's own, so nothing is translated and nothing is forgotten.
 
+mod accesses;
 mod attr;
 mod directory;
 mod dispatch;
@@ -20,9 +21,11 @@ mod locks;
 mod mount;
 mod mount_point;
 mod operations;
+mod shown;
 mod sparse;
 mod versions;
 mod view;
 
-pub use mount::{MountOptions, Mounted, mount};
+pub use mount::{Atime, MountOptions, Mounted, mount};
 pub use mount_point::unmount;
+pub use shown::Shown;

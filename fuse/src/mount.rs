@@ -13,7 +13,23 @@ use tokio::runtime::Handle;
 use crate::filesystem::CairnFs;
 use crate::holds::LINGER;
 use crate::mount_point;
+use crate::shown::Shown;
 use crate::view::View;
+
+/// Rounds of tidying up, of a second each, from one report of what was read to the next.
+const TELL_EVERY: u64 = 5;
+
+/// Which reads change a file's time of access.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Atime {
+    /// The first after a change, and one a day: enough to tell what was read since it was written.
+    #[default]
+    Relative,
+    /// None.
+    Never,
+    /// All that the kernel does not answer from its own pages.
+    Always,
+}
 
 /// How a cluster is to appear on this host. Plain data; [`MountOptions::new`] has the defaults.
 #[derive(Clone, Debug)]
@@ -26,6 +42,20 @@ pub struct MountOptions {
     pub allow_other: bool,
     /// Let the kernel check permissions. Otherwise the namenode does, knowing a user's own group only.
     pub default_permissions: bool,
+    /// Which reads are remembered.
+    pub atime: Atime,
+    /// Honour device files.
+    pub devices: bool,
+    /// Honour set-user-id and set-group-id bits.
+    pub set_id: bool,
+    /// Let programs be run.
+    pub programs: bool,
+    /// Every write is on disk before it returns.
+    pub sync: bool,
+    /// Every change of a directory is on disk before it returns, which is so in any case.
+    pub dirsync: bool,
+    /// Whose files they seem to be.
+    pub shown: Shown,
     /// How long the kernel may show attributes without asking again.
     pub attr_ttl: Duration,
     /// How long the kernel may follow a name without asking again.
@@ -47,6 +77,13 @@ impl MountOptions {
             read_only: false,
             allow_other: false,
             default_permissions: true,
+            atime: Atime::Relative,
+            devices: false,
+            set_id: false,
+            programs: true,
+            sync: false,
+            dirsync: false,
+            shown: Shown::default(),
             attr_ttl: Duration::from_secs(1),
             entry_ttl: Duration::from_secs(1),
             fs_name: "cairn".into(),
@@ -55,17 +92,33 @@ impl MountOptions {
         }
     }
 
+    /// The source's name, for the helper that mounts for ordinary users and takes commas for the end of an option.
+    fn escaped_name(&self) -> String {
+        if nix::unistd::geteuid().is_root() {
+            return self.fs_name.clone();
+        }
+        self.fs_name.replace('\\', "\\\\").replace(',', "\\,")
+    }
+
     fn config(&self) -> Config {
         let mut config = Config::default();
         config.mount_options = vec![
-            MountOption::FSName(self.fs_name.clone()),
+            MountOption::FSName(self.escaped_name()),
             // Passed as it is, because the binding drops a subtype when it mounts without a helper.
             MountOption::CUSTOM("subtype=cairn".into()),
-            MountOption::NoDev,
-            MountOption::NoSuid,
-            MountOption::NoAtime,
+            if self.devices { MountOption::Dev } else { MountOption::NoDev },
+            if self.set_id { MountOption::Suid } else { MountOption::NoSuid },
+            if self.programs { MountOption::Exec } else { MountOption::NoExec },
             if self.read_only { MountOption::RO } else { MountOption::RW },
         ];
+        let further = [
+            (self.atime == Atime::Never, MountOption::NoAtime),
+            (self.sync, MountOption::Sync),
+            (self.dirsync, MountOption::DirSync),
+        ];
+        config
+            .mount_options
+            .extend(further.into_iter().filter_map(|(wanted, option)| wanted.then_some(option)));
         if self.default_permissions {
             config.mount_options.push(MountOption::DefaultPermissions);
         }
@@ -101,7 +154,7 @@ pub fn mount(cluster: Cluster, runtime: Handle, mut options: MountOptions) -> Re
     let session = Session::new(filesystem, &path, &config).map_err(|error| refusal(&path, &error))?;
     // Set before any request is read.
     let _ = view.notifier.set(session.notifier());
-    runtime.spawn(close_idle_files(Arc::downgrade(&view)));
+    runtime.spawn(tidy_up(Arc::downgrade(&view)));
 
     let ended = Arc::new(Ended::default());
     start(session, ended.clone()).map_err(|error| refusal(&path, &error))?;
@@ -132,11 +185,15 @@ fn refusal(path: &Path, error: &io::Error) -> Error {
     ))
 }
 
-async fn close_idle_files(view: Weak<View>) {
-    loop {
+/// What nobody waits for: closing at the namenode what is closed here, and telling it what was read.
+async fn tidy_up(view: Weak<View>) {
+    for round in 1u64.. {
         tokio::time::sleep(LINGER / 2).await;
         let Some(view) = view.upgrade() else { return };
         view.holds.close_idle(&view.cluster, LINGER).await;
+        if round.is_multiple_of(TELL_EVERY) {
+            view.tell_accesses().await;
+        }
     }
 }
 

@@ -4,7 +4,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::{env, fs, io};
+use std::sync::mpsc;
+use std::time::Duration;
+use std::{env, fs, io, thread};
 
 use cairn_proto::{ErrorCode, Result};
 use nix::errno::Errno;
@@ -16,6 +18,8 @@ const DEVICE: &str = "/dev/fuse";
 const HELPER: &str = "fusermount3";
 const HELPER_SETTINGS: &str = "/etc/fuse.conf";
 const MOUNTS: &str = "/proc/self/mountinfo";
+/// How long a mount may take to say that nobody is behind it: the kernel says so at once.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// One line of the kernel's table of mounts.
 #[derive(Debug, PartialEq, Eq)]
@@ -69,8 +73,13 @@ fn mounted_at(path: &Path) -> Option<MountRecord> {
 
 /// The path without symbolic links where it can be had, or at least from the root.
 pub(crate) fn real_path(path: &Path) -> Result<PathBuf> {
+    // What is mounted there may not answer: then at least the way to it.
+    let by_parent = |path: &Path| {
+        let (parent, name) = (path.parent()?, path.file_name()?);
+        Some(fs::canonicalize(parent).ok()?.join(name))
+    };
     fs::canonicalize(path)
-        .or_else(|_| std::path::absolute(path))
+        .or_else(|_| std::path::absolute(path).map(|path| by_parent(&path).unwrap_or(path)))
         .map_err(|error| ErrorCode::Invalid.because(format!("{}: {error}", path.display())))
 }
 
@@ -82,6 +91,11 @@ pub(crate) fn check(options: &MountOptions) -> Result<()> {
         )));
     }
     if !nix::unistd::geteuid().is_root() {
+        if let Err(error) = fs::File::options().read(true).write(true).open(DEVICE) {
+            return Err(ErrorCode::NotPermitted.because(format!(
+                "{DEVICE}: {error}: let users open it with `chmod 666 {DEVICE}`, as is usual, or mount as root"
+            )));
+        }
         check_helper(options.allow_other)?;
     }
     check_directory(&options.mount_point)
@@ -106,11 +120,13 @@ fn check_helper(allow_other: bool) -> Result<()> {
 fn check_directory(path: &Path) -> Result<()> {
     let shown = path.display();
     // Looked up first: asking a mount whose cluster is away would wait.
-    if mounted_at(path).is_some_and(|mount| mount.is_ours()) {
-        return Err(ErrorCode::Busy.because(format!(
-            "{shown}: mounted already, or left behind by a program that is gone (then using it fails with \
-             \"Transport endpoint is not connected\"); `cairn umount {shown}` takes it away"
-        )));
+    let ours = mounted_at(path).is_some_and(|mount| mount.is_ours());
+    if ours && is_dead_soon(path) {
+        tracing::warn!("{shown}: the program behind an old mount is gone; taking that away");
+        unmount(path, true)?;
+    } else if ours {
+        return Err(ErrorCode::Busy
+            .because(format!("{shown}: mounted already; `cairn umount {shown}` takes it away")));
     }
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
@@ -163,6 +179,14 @@ pub fn unmount(path: impl AsRef<Path>, lazy: bool) -> Result<()> {
         Err(Errno::EPERM) => unmount_by_helper(path.as_os_str(), lazy),
         Err(error) => Err(ErrorCode::Io.because(format!("unmounting {shown}: {}", error.desc()))),
     }
+}
+
+/// As [`is_dead`], without waiting for a mount that lives and whose cluster does not answer.
+fn is_dead_soon(path: &Path) -> bool {
+    let (say, heard) = mpsc::channel();
+    let path = path.to_owned();
+    thread::spawn(move || say.send(is_dead(&path)));
+    heard.recv_timeout(PATIENCE).unwrap_or(false)
 }
 
 /// Whether the program behind the mount is gone. Attributes would not say so while the kernel still has them cached.

@@ -10,17 +10,19 @@ use bytes::Bytes;
 use cairn_client::Cluster;
 use cairn_proto::fs::{Attr, Cred, NodeRef};
 use cairn_proto::{Result, path};
-use fuser::{INodeNo, Notifier, Request};
+use fuser::{FileAttr, INodeNo, Notifier, Request};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
+use crate::accesses::{Accesses, counts_now};
+use crate::attr::file_attr;
 use crate::directory::DirectoryStream;
 use crate::handles::{FileHandle, Handles};
 use crate::holds::Holds;
 use crate::inodes::Inodes;
 use crate::interrupts::Interrupts;
 use crate::locks::Locks;
-use crate::mount::MountOptions;
+use crate::mount::{Atime, MountOptions};
 use crate::versions::Versions;
 
 /// Who asks when the kernel has checked the permissions already.
@@ -52,6 +54,7 @@ pub(crate) struct View {
     pub versions: Versions,
     pub locks: Locks,
     pub interrupts: Interrupts,
+    pub accesses: Accesses,
     /// The way to tell the kernel something unasked; there once the mount is made.
     pub notifier: OnceLock<Notifier>,
     epoch: AtomicU64,
@@ -82,6 +85,7 @@ impl View {
             versions: Versions::default(),
             locks: Locks::default(),
             interrupts: Interrupts::default(),
+            accesses: Accesses::default(),
             notifier: OnceLock::new(),
             epoch: AtomicU64::new(0),
         }
@@ -97,7 +101,8 @@ impl View {
 
     /// Whether the kernel is to evaluate access control lists. It then checks permissions in any case.
     pub(crate) fn enforces_lists(&self) -> bool {
-        self.options.default_permissions
+        // A list says nothing about attributes that are not the inode's own.
+        self.options.default_permissions && self.options.shown.is_nothing()
     }
 
     /// Counts changes made through this mount that alter attributes of inodes they do not name, as an unlink does.
@@ -113,13 +118,14 @@ impl View {
 
     /// Attributes just heard, asked for at `epoch`, as they look here: with what was written here on top.
     pub(crate) fn present(&self, attr: Attr, epoch: u64) -> Attr {
-        let attr = match self.inodes.get(attr.inode) {
+        let mut attr = match self.inodes.get(attr.inode) {
             Some(open) => {
                 open.learn(&attr, epoch);
                 open.file.attr()
             }
             None => attr,
         };
+        self.accesses.show(&mut attr);
         self.versions.told(&attr);
         attr
     }
@@ -156,10 +162,37 @@ impl View {
             }
         }
         self.holds.close_idle(&self.cluster, Duration::ZERO).await;
+        self.tell_accesses().await;
     }
 
-    /// Whether nothing is open or waits to be closed.
+    /// Attributes as the kernel is to see them.
+    pub(crate) fn shown(&self, attr: &Attr) -> FileAttr {
+        self.options.shown.dress(file_attr(attr))
+    }
+
+    /// Notes that an inode is being read.
+    pub(crate) fn note_access(&self, attr: &Attr) {
+        if !self.options.read_only {
+            self.accesses.note(self.options.atime, attr);
+        }
+    }
+
+    /// Whether a read is worth noting, of a kind that is rare enough to give up the kernel's pages for.
+    pub(crate) fn read_would_count(&self, attr: &Attr) -> bool {
+        let mut shown = *attr;
+        self.accesses.show(&mut shown);
+        !self.options.read_only
+            && self.options.atime == Atime::Relative
+            && counts_now(Atime::Relative, &shown)
+    }
+
+    /// Tells the namenode what was read.
+    pub(crate) async fn tell_accesses(&self) {
+        self.accesses.tell(&self.cluster, |inode| self.inodes.get(inode).is_some()).await;
+    }
+
+    /// Whether nothing is open, waits to be closed or to be told.
     pub(crate) fn is_idle(&self) -> bool {
-        self.inodes.all().is_empty() && self.holds.is_empty()
+        self.inodes.all().is_empty() && self.holds.is_empty() && self.accesses.is_empty()
     }
 }

@@ -5,7 +5,9 @@ use cairn_proto::fs::{
     AllocateChunk, Command, CommitExtents, CreateFile, Cred, FileCommit, Mutation, NodeRef, clone_range,
     file_commit, mutation,
 };
-use cairn_proto::limits::{MAX_COMMIT_EXTENTS, MAX_NAME, MAX_PATH, MAX_REPLICATION, MAX_XATTR_VALUE};
+use cairn_proto::limits::{
+    MAX_COMMIT_EXTENTS, MAX_FILE_READS, MAX_NAME, MAX_PATH, MAX_REPLICATION, MAX_XATTR_VALUE,
+};
 use cairn_proto::{Error, ErrorCode, Result};
 
 /// Most groups of one caller (`NGROUPS_MAX`).
@@ -68,6 +70,9 @@ fn check(op: &mutation::Op) -> Result<()> {
         Op::RemoveXattr(ask) => {
             path(&ask.at)?;
             at_most(ask.name.len(), MAX_NAME, ErrorCode::NameTooLong, "the attribute's name")
+        }
+        Op::MarkRead(ask) => {
+            at_most(ask.files.len(), MAX_FILE_READS, ErrorCode::TooLarge, "files that were read")
         }
         Op::SetReplication(ask) => path(&ask.at).and_then(|()| replication(ask.replication)),
         Op::Allocate(ask) => allocate(ask),

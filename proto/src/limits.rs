@@ -41,3 +41,5 @@ pub const HEARTBEAT_MS: u64 = 1_000;
 pub const MAX_FILE_LOCKS: u64 = 4096;
 /// Most locked ranges of one session, over all files.
 pub const MAX_SESSION_LOCKS: u64 = 65_536;
+/// Most files in one report of what was read.
+pub const MAX_FILE_READS: usize = 4096;

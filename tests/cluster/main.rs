@@ -1,12 +1,15 @@
 //! End to end: real `cairn` processes on loopback, real files, real kills, content checked by hash.
 
+mod atime;
 mod bad_input;
 mod durability;
 mod healing;
 mod locking;
 mod membership;
 mod memory;
+mod mount_command;
 mod mounting;
+mod permissions;
 mod ranges;
 mod support;
 mod verbs;

@@ -60,7 +60,8 @@ impl View {
         if let Some(open) = self.inodes.get(inode)
             && let Some(left) = open.fresh_for(ttl, epoch)
         {
-            let attr = open.file.attr();
+            let mut attr = open.file.attr();
+            self.accesses.show(&mut attr);
             self.versions.told(&attr);
             return Ok((attr, left));
         }
@@ -104,6 +105,11 @@ impl View {
                 open.file.flush().await?;
             }
         }
+        // From here to the end nothing may be told of earlier reads: it would overtake the time that is set.
+        let _quiet = match change.atime {
+            Some(_) => Some(self.accesses.forget(inode).await),
+            None => None,
+        };
         let mut heard = match change.is_nothing() {
             true => None,
             false => Some(self.cluster.set_attr(&cred, change.request(inode)).await?),

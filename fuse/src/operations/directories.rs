@@ -49,6 +49,9 @@ impl View {
             stream.supply(&fetch, listing);
         }
         let own = stream.attr().cloned().unwrap_or(Attr { inode, ..Attr::default() });
+        if offset == 0 && stream.attr().is_some() {
+            self.note_access(&own);
+        }
         // Nobody reads the inode of `..` from here: the kernel knows the parent itself.
         for (at, name) in [b".".as_slice(), b".."].into_iter().enumerate() {
             if offset <= at as u64 && full(Line { next: at as u64 + 1, name, attr: &own }) {
@@ -58,11 +61,12 @@ impl View {
         for (next, DirectoryEntry { name, attr }) in stream.entries(offset.max(DOTS)) {
             let Some(attr) = attr else { continue };
             let open = self.inodes.get(attr.inode);
-            let shown = open.map(|open| {
+            let mut shown = open.map_or(*attr, |open| {
                 open.learn(attr, epoch);
                 open.file.attr()
             });
-            if full(Line { next, name, attr: shown.as_ref().unwrap_or(attr) }) {
+            self.accesses.show(&mut shown);
+            if full(Line { next, name, attr: &shown }) {
                 return Ok(());
             }
         }

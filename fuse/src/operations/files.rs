@@ -31,6 +31,8 @@ struct Wanted {
     sync: bool,
     truncate: bool,
     exclusive: bool,
+    /// `O_NOATIME`: reading leaves no trace.
+    unseen: bool,
 }
 
 impl From<i32> for Wanted {
@@ -44,6 +46,7 @@ impl From<i32> for Wanted {
             sync: writable && flags & libc::O_DSYNC != 0,
             truncate: writable && flags & libc::O_TRUNC != 0,
             exclusive: flags & libc::O_EXCL != 0,
+            unseen: flags & libc::O_NOATIME != 0,
         }
     }
 }
@@ -116,7 +119,8 @@ impl View {
             self.holds.let_go(inode);
             return Err(error);
         }
-        let current = self.versions.keep_pages(inode, attr.version);
+        // A read of the kernel's own pages would not be seen here, so one that counts must not find them.
+        let current = self.versions.keep_pages(inode, attr.version) && !self.read_would_count(&attr);
         Ok(self.opened(open, wanted, current))
     }
 
@@ -175,9 +179,10 @@ impl View {
             writable: wanted.writable,
             append: wanted.append,
             // For cached files the kernel asks for a sync after each write itself.
-            sync: wanted.sync && wanted.uncached(),
             locked_in: AtomicU64::new(0),
             lost: AtomicBool::new(false),
+            sync: (wanted.sync || self.options.sync) && wanted.writable && wanted.uncached(),
+            unseen: wanted.unseen,
         };
         Opened { handle: self.files.insert(handle), flags: wanted.kernel_flags(pages_are_current) }
     }
@@ -223,7 +228,11 @@ impl View {
     /// Reads; short only at the end of the file.
     pub(crate) async fn read(&self, handle: &FileHandle, offset: u64, length: usize) -> Result<Bytes> {
         self.may_use(handle).await?;
-        handle.open.file.read_at(offset, length).await
+        let data = handle.open.file.read_at(offset, length).await?;
+        if !handle.unseen {
+            self.note_access(&handle.open.file.attr());
+        }
+        Ok(data)
     }
 
     /// A descriptor is being closed: what was written becomes everybody's, and `close` hears if it could not.

@@ -92,6 +92,7 @@ fn dispatch(core: &mut Core, command: &Command) -> Fallible<outcome::Result> {
         Op::Rename(ask) => namespace::rename::rename(core, cred, ask),
         Op::SetAttr(ask) => namespace::attributes::set_attr(core, cred, ask),
         Op::SetReplication(ask) => namespace::attributes::set_replication(core, cred, ask),
+        Op::MarkRead(ask) => namespace::mark_read::mark_read(core, cred, ask),
         Op::SetXattr(ask) => namespace::xattr::set(core, cred, ask),
         Op::RemoveXattr(ask) => namespace::xattr::remove(core, cred, ask),
         Op::Allocate(ask) => chunk::allocate(core, session, ask),

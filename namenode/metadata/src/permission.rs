@@ -24,12 +24,13 @@ pub(crate) fn in_group(cred: &Cred, gid: u32) -> bool {
     cred.gid == gid || cred.groups.contains(&gid)
 }
 
-/// Whether `cred` may do all of `wanted` to `inode`.
+/// Refuses what `cred` may not do.
 pub(crate) fn require(cred: &Cred, inode: &Inode, wanted: u32, what: &str) -> Result<()> {
     if permits(cred, inode, wanted) { Ok(()) } else { Err(ErrorCode::PermissionDenied.because(what)) }
 }
 
-fn permits(cred: &Cred, inode: &Inode, wanted: u32) -> bool {
+/// Whether `cred` may do all of `wanted` to `inode`.
+pub(crate) fn permits(cred: &Cred, inode: &Inode, wanted: u32) -> bool {
     if cred.uid == 0 {
         return true;
     }

@@ -4,6 +4,7 @@ pub(crate) mod acl;
 pub(crate) mod attributes;
 pub(crate) mod create;
 pub(crate) mod link;
+pub(crate) mod mark_read;
 pub(crate) mod open;
 pub(crate) mod rename;
 pub(crate) mod xattr;

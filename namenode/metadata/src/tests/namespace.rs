@@ -1,7 +1,8 @@
 use cairn_proto::ErrorCode;
 use cairn_proto::fs::mutation::Op;
 use cairn_proto::fs::{
-    Link, ListDirectory, Rename, RenameMode, Rmdir, SetAttr, SetXattr, Stat, Symlink, Unlink, XattrMode,
+    FileRead, Link, ListDirectory, MarkRead, Rename, RenameMode, Rmdir, SetAttr, SetXattr, Stat, Symlink,
+    Unlink, XattrMode,
 };
 
 use super::*;
@@ -192,5 +193,33 @@ fn extended_attributes_are_kept_and_go_with_the_file() {
     assert_eq!(code(world.run(set("user.a", XattrMode::Create))), ErrorCode::Exists);
     assert_eq!(code(world.run(set("nonsense", XattrMode::Set))), ErrorCode::NotSupported);
     world.run(Op::Unlink(Unlink { at: at("f") })).unwrap();
+    world.assert_sound();
+}
+
+#[test]
+fn reading_raises_the_time_of_access_and_nothing_else() {
+    let mut world = World::new();
+    let file = world.create("f").unwrap();
+    let read = |atime_ns: i64, version: u64| {
+        Op::MarkRead(MarkRead { files: vec![FileRead { inode: file.inode, atime_ns, version }] })
+    };
+    world.time_ns += 1_000_000;
+    let at = file.atime_ns + 1000;
+    world.run(read(at, file.version)).unwrap();
+    let after = world.stat("f").unwrap();
+    assert_eq!(after, Attr { atime_ns: at, ..file });
+    world.run(read(at - 10, file.version)).unwrap();
+    assert_eq!(world.stat("f").unwrap().atime_ns, at, "it never goes back");
+    world.run(read(i64::MAX, file.version)).unwrap();
+    assert!(world.stat("f").unwrap().atime_ns <= world.time_ns, "nor past the log's own time");
+    // Times set after the read stay as they were set.
+    let ask = SetAttr { at: super::at("f"), atime_ns: Some(7), ..SetAttr::default() };
+    world.run(Op::SetAttr(ask)).unwrap();
+    world.run(read(at, file.version)).unwrap();
+    assert_eq!(world.stat("f").unwrap().atime_ns, 7);
+    let gone = FileRead { inode: 999, atime_ns: at, version: 1 };
+    world.run(Op::MarkRead(MarkRead { files: vec![gone] })).expect("a file that is gone is passed over");
+    let many = vec![gone; 5000];
+    assert_eq!(code(world.run(Op::MarkRead(MarkRead { files: many }))), ErrorCode::TooLarge);
     world.assert_sound();
 }

@@ -1,16 +1,23 @@
 //! `cairn mount` and `cairn umount`.
 
+mod daemon;
+pub mod helper;
+mod log;
+mod options;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use cairn_fuse::MountOptions;
 use clap::Args;
 
 use super::shutdown;
 use crate::args::Connection;
 use crate::client;
 use crate::config::{Asked, File, MountSection, Places};
+use options::Asides;
 
 /// Arguments of `cairn mount`; each overrides its key in section [mount].
 #[derive(Args)]
@@ -18,10 +25,19 @@ pub struct Mount {
     /// The directory to mount on
     #[arg(value_name = "DIR")]
     dir: PathBuf,
+    /// Mount options as mount(8) has them, such as ro,noatime (see docs/mounting.md)
+    #[arg(short, value_name = "OPTION,...")]
+    options: Vec<String>,
+    /// Serve in the background; return when the mount can be used
+    #[arg(short, long)]
+    pub daemon: bool,
+    /// Where it logs in the background (else the system's log)
+    #[arg(long, value_name = "FILE", requires = "daemon")]
+    log_file: Option<PathBuf>,
     /// Refuse all changes
     #[arg(long)]
     read_only: bool,
-    /// Let other users in (needs root, or user_allow_other in /etc/fuse.conf)
+    /// Let other users in (root does; needs user_allow_other in /etc/fuse.conf otherwise)
     #[arg(long)]
     allow_other: bool,
     /// How long the kernel may believe attributes and names, in milliseconds
@@ -43,14 +59,46 @@ pub struct Umount {
     lazy: bool,
 }
 
+/// What to mount, where, and how.
+pub struct Plan {
+    connection: Connection,
+    options: MountOptions,
+    asides: Asides,
+}
+
 /// Mounts, and serves until it is unmounted or told to stop.
 pub async fn run(connection: Connection, args: Mount) -> Result<u8> {
+    serve(plan(connection, args)?, || {}).await?;
+    Ok(0)
+}
+
+/// Mounts in the background.
+pub fn run_daemon(connection: Connection, args: Mount) -> Result<u8> {
+    let plan = plan(connection, args)?;
+    if daemon::is_serving() {
+        return Ok(daemon::serve(plan));
+    }
+    daemon::launch()?;
+    Ok(0)
+}
+
+fn plan(mut connection: Connection, args: Mount) -> Result<Plan> {
     let asked = Asked::with_environment(&connection.namenodes, connection.config.as_deref());
     let section = match &asked.config.map(PathBuf::from).or_else(|| asked.env_config.clone()) {
         Some(path) => File::read(path)?.mount,
         None => default_section()?,
     };
-    let options = options(section, args);
+    let list = section.options.iter().chain(&args.options).cloned().collect::<Vec<String>>().join(",");
+    let log_file = args.log_file.clone();
+    let mut options = options_of(section, args);
+    let mut asides = options::apply(&list, false, &mut options, &mut connection)?;
+    asides.log_file = log_file.or(asides.log_file);
+    Ok(Plan { connection, options, asides })
+}
+
+/// Mounts, calls `ready` when the mount can be used, and serves until it is unmounted or told to stop.
+async fn serve(plan: Plan, ready: impl FnOnce()) -> Result<()> {
+    let Plan { connection, options, .. } = plan;
     let mut stop = shutdown()?;
     let dir = options.mount_point.clone();
     let cluster = client::connect("mount", &connection, None).await?;
@@ -61,6 +109,7 @@ pub async fn run(connection: Connection, args: Mount) -> Result<u8> {
         .context("mounting")?
         .map_err(|error| anyhow!("{error}"))?;
     tracing::info!(dir = %dir.display(), "mount ready");
+    ready();
     let mounted = Arc::new(mounted);
     let ended = {
         let mounted = mounted.clone();
@@ -80,7 +129,7 @@ pub async fn run(connection: Connection, args: Mount) -> Result<u8> {
     }
     cluster.close().await.map_err(|error| anyhow!("{error}"))?;
     tracing::info!(dir = %dir.display(), "unmounted");
-    Ok(0)
+    Ok(())
 }
 
 async fn asked_to_stop(stop: &mut tokio::sync::watch::Receiver<bool>) {
@@ -110,8 +159,8 @@ fn default_section() -> Result<MountSection> {
     Ok(MountSection::default())
 }
 
-fn options(section: MountSection, args: Mount) -> cairn_fuse::MountOptions {
-    let mut options = cairn_fuse::MountOptions::new(args.dir);
+fn options_of(section: MountSection, args: Mount) -> MountOptions {
+    let mut options = MountOptions::new(args.dir);
     options.read_only = args.read_only || section.read_only.unwrap_or(false);
     // What root mounts is for everybody, as any other file system is: the kernel checks permissions.
     let shared = section.allow_other.unwrap_or_else(|| nix::unistd::geteuid().is_root());
