@@ -95,9 +95,13 @@ postgres_() {
     sleep 3
     kill -9 "$(head -n 1 "$work/pg/postmaster.pid")"
     wait $bench || true
-    sleep 1
-    rm -f "$work/pg/postmaster.pid"
-    start
+    # It refuses to start while a process of the killed one still lives.
+    tries=0
+    until start; do
+        tries=$((tries + 1))
+        [ $tries -lt 30 ] || { tail -n 20 "$work/pg/log" >&2; fail "postgres: does not start after a kill"; }
+        sleep 1
+    done
     sums=$(as psql -At bench -c "select (select sum(abalance) from pgbench_accounts) = (select sum(delta) from pgbench_history)
         and (select sum(tbalance) from pgbench_tellers) = (select sum(delta) from pgbench_history)")
     [ "$sums" = t ] || fail "postgres: balances do not add up after recovery"
