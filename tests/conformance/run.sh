@@ -51,13 +51,15 @@ done
 if [ -z "$directory" ]; then
     CAIRN=$(find_cairn) || exit 2
     export CAIRN
-    scratch=$(mktemp -d "${TMPDIR:-/tmp}/cairn-conformance.XXXXXX") || exit 2
+    scratch=$(mktemp -d "${TMPDIR:-/tmp}/cairn.XXXXXX") || exit 2
     export XDG_STATE_HOME="$scratch/state" CAIRN_CONFIG="$scratch/cluster/cairn.toml"
     unset CAIRN_NAMENODES
     # What is still mounted must not be deleted through: the mount point has to go first.
-    trap '"$CAIRN" cluster rm --dir "$scratch/cluster" >&2 && rmdir "$scratch/mount" && rm -rf "$scratch"' EXIT
+    trap '"$CAIRN" cluster rm --dir "$scratch/cluster" >&2 && rmdir "$scratch/m" && rm -rf "$scratch"' EXIT
     trap 'exit 130' INT TERM
-    directory=$scratch/mount
+    # Suites act as other users, who have to get there. Sockets want a short path.
+    chmod 755 "$scratch"
+    directory=$scratch/m
     mkdir "$directory"
     "$CAIRN" cluster up --namenodes 3 --datanodes 3 --dir "$scratch/cluster" --mount "$directory" >/dev/null || exit 2
 fi
@@ -66,7 +68,7 @@ fi
 failed=
 for suite in "$@"; do
     echo "== $suite"
-    place=$(mktemp -d "$directory/$suite.XXXXXX") && chmod 755 "$place" || exit 2
+    place=$(mktemp -d "$directory/t.XXXXXX") && chmod 755 "$place" || exit 2
     if sh "$here/$suite.sh" "$place"; then
         echo "== $suite: passed"
     else
