@@ -12,7 +12,7 @@ use crate::config::{Asked, File, Places, check_address};
 use crate::exit::Usage;
 use crate::output;
 
-/// Arguments of `cairn datanode`; each overrides its key in section [datanode].
+/// Arguments of `cairn datanode`; each overrides its key in section `[datanode]`.
 #[derive(Args)]
 pub struct Datanode {
     /// Where it keeps chunks; several times for several disks

@@ -13,7 +13,7 @@ use crate::config::File;
 use crate::exit::Usage;
 use crate::output;
 
-/// Arguments of `cairn namenode`; each overrides its key in section [namenode].
+/// Arguments of `cairn namenode`; each overrides its key in section `[namenode]`.
 #[derive(Args)]
 pub struct Namenode {
     /// Where it keeps its state

@@ -19,7 +19,7 @@ use crate::client;
 use crate::config::{Asked, File, MountSection, Places};
 use options::Asides;
 
-/// Arguments of `cairn mount`; each overrides its key in section [mount].
+/// Arguments of `cairn mount`; each overrides its key in section `[mount]`.
 #[derive(Args)]
 pub struct Mount {
     /// The directory to mount on
