@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Error};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -187,15 +188,16 @@ fn a_waiter_gets_what_is_given_back(mounts: &TwoMounts) {
     // A holder that ends, whatever it had in mind.
     let (_one, two) = mounts.both("ends");
     let path = mounts.first.join("ends");
-    let mut holder = Command::new("flock").arg("-x").arg(&path).args(["sleep", "60"]).spawn().unwrap();
+    let mut holder =
+        Command::new("flock").arg("-x").arg(&path).args(["sleep", "60"]).process_group(0).spawn().unwrap();
     mounts.wait_for("the holder", || {
         flock(&two, libc::LOCK_EX | libc::LOCK_NB).is_err() || flock(&two, libc::LOCK_UN).is_err()
     });
     let waiter = waiting(move || flock(&two, libc::LOCK_EX));
     assert_waits(&waiter);
     // The lock is on a description that its child shares, so both have to go.
-    let children = Command::new("pkill").args(["-KILL", "-P", &holder.id().to_string()]).status().unwrap();
-    assert!(children.success());
+    // SAFETY: the holder has not been waited for, so the number of its group is its own.
+    assert_eq!(unsafe { libc::kill(-(holder.id() as i32), libc::SIGKILL) }, 0);
     holder.wait().unwrap();
     came(&waiter).unwrap();
 }
