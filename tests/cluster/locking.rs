@@ -1,83 +1,22 @@
 //! Locks that hold across mounts, and signals that get programs out.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Error};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::mounting::can_mount;
-use crate::support::{Cluster, text};
+use crate::support::text;
+use crate::two_mounts::{PATIENCE, TwoMounts, open};
 
-/// What must come by itself comes within this, or never.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Sessions are to end soon after their mounts do, in seconds.
+const LEASE: &str = "2";
 /// What must not come is waited for so long.
 const A_WHILE: Duration = Duration::from_millis(700);
-
-/// A cluster whose sessions last two seconds, mounted twice. The second mount can be killed and stopped.
-struct TwoMounts {
-    cluster: Cluster,
-    first: PathBuf,
-    second: PathBuf,
-    serving: Child,
-}
-
-impl TwoMounts {
-    fn up() -> Option<TwoMounts> {
-        if !can_mount() {
-            return None;
-        }
-        let first = tempfile::tempdir().expect("a mount point").keep();
-        let second = tempfile::tempdir().expect("a mount point").keep();
-        let shape = ["--namenodes", "3", "--datanodes", "3", "--session-lease", "2"];
-        let cluster = Cluster::up(&[shape.as_slice(), &["--mount", text(&first)]].concat());
-        let serving = cluster.spawn(&["mount", text(&second)]);
-        let mounts = TwoMounts { cluster, first, second, serving };
-        mounts.wait_for("the second mount", || {
-            fs::read_to_string("/proc/mounts").is_ok_and(|table| table.contains(text(&mounts.second)))
-        });
-        Some(mounts)
-    }
-
-    #[track_caller]
-    fn wait_for(&self, what: &str, mut there: impl FnMut() -> bool) {
-        let give_up = Instant::now() + PATIENCE;
-        while !there() {
-            assert!(Instant::now() < give_up, "waited in vain for {what}\n{}", self.cluster.logs());
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn signal(&self, signal: i32) {
-        // SAFETY: the child has not been waited for, so its number is its own.
-        assert_eq!(unsafe { libc::kill(self.serving.id() as i32, signal) }, 0);
-    }
-
-    /// The same new file, open on both mounts.
-    fn both(&self, name: &str) -> (File, File) {
-        let one = open(&self.first.join(name));
-        self.wait_for("the file to be seen", || self.second.join(name).exists());
-        (one, open(&self.second.join(name)))
-    }
-}
-
-impl Drop for TwoMounts {
-    fn drop(&mut self) {
-        let _ = self.serving.kill();
-        let _ = self.serving.wait();
-        let _ = Command::new("umount").arg("-l").arg(&self.second).status();
-        let _ = fs::remove_dir(&self.second);
-    }
-}
-
-fn open(path: &Path) -> File {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).expect("the file opens")
-}
 
 fn done(result: i32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(Error::last_os_error()) }
@@ -133,7 +72,7 @@ fn came<T>(outcome: &Receiver<T>) -> T {
 
 #[test]
 fn locks_hold_across_mounts() {
-    let Some(mounts) = TwoMounts::up() else { return };
+    let Some(mounts) = TwoMounts::up(LEASE) else { return };
     flocks_exclude_and_share(&mounts);
     ranges_exclude_and_share(&mounts);
     a_waiter_gets_what_is_given_back(&mounts);
@@ -262,7 +201,7 @@ fn two_processes_of_one_mount_exclude_each_other(mounts: &TwoMounts) {
 
 #[test]
 fn a_lock_outlives_its_mount_by_a_lease_and_no_longer() {
-    let Some(mut mounts) = TwoMounts::up() else { return };
+    let Some(mut mounts) = TwoMounts::up(LEASE) else { return };
     let (one, two) = mounts.both("held");
     two.write_all_at(b"committed", 0).unwrap();
     two.sync_all().unwrap();
@@ -283,7 +222,7 @@ fn a_lock_outlives_its_mount_by_a_lease_and_no_longer() {
 
 #[test]
 fn a_mount_that_slept_through_its_lease_knows_that_its_locks_are_lost() {
-    let Some(mounts) = TwoMounts::up() else { return };
+    let Some(mounts) = TwoMounts::up(LEASE) else { return };
     let (one, two) = mounts.both("slept");
     let bystander = open(&mounts.second.join("bystander"));
     flock(&two, libc::LOCK_EX).unwrap();
@@ -318,7 +257,7 @@ fn a_mount_that_slept_through_its_lease_knows_that_its_locks_are_lost() {
 
 #[test]
 fn a_program_can_be_killed_while_no_namenode_answers() {
-    let Some(mounts) = TwoMounts::up() else { return };
+    let Some(mounts) = TwoMounts::up(LEASE) else { return };
     fs::write(mounts.first.join("there"), "content").unwrap();
     let script = format!("exec 3>>{0}; cat >&3; echo more > {0}.more", text(&mounts.first.join("there")));
     let mut writer = Command::new("sh").arg("-c").arg(&script).stdin(Stdio::piped()).spawn().unwrap();

@@ -11,5 +11,7 @@ mod mount_command;
 mod mounting;
 mod permissions;
 mod ranges;
+mod sharing;
 mod support;
+mod two_mounts;
 mod verbs;
