@@ -1,11 +1,14 @@
 //! Two mounts that work on the same files at the same time.
 
 use std::collections::BTreeSet;
+use std::ffi::CString;
 use std::fs::{self, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use crate::two_mounts::TwoMounts;
 
@@ -20,6 +23,9 @@ fn two_mounts_agree_on_who_was_first() {
     a_moved_file_has_one_name(&mounts);
     a_replaced_file_is_always_there_and_whole(&mounts);
     what_was_closed_is_seen_by_the_next_open(&mounts);
+    a_name_is_exchanged_or_kept_as_asked(&mounts);
+    an_unlinked_file_lives_while_the_other_mount_has_it_open(&mounts);
+    what_stays_is_listed_once_while_names_come_and_go(&mounts);
 }
 
 fn each_name_is_made_once(mounts: &TwoMounts) {
@@ -129,7 +135,7 @@ fn a_replaced_file_is_always_there_and_whole(mounts: &TwoMounts) {
     };
     beside(100, replace, || {
         let found = fs::read(&there).unwrap();
-        assert_eq!(found, content(found[0]));
+        assert!(found == content(found[0]), "{} bytes of {}", found.len(), found[0]);
     });
 }
 
@@ -145,4 +151,78 @@ fn what_was_closed_is_seen_by_the_next_open(mounts: &TwoMounts) {
         let size = fs::metadata(reader).unwrap().len();
         assert_eq!(size, content.len() as u64, "after an open, its attributes are current too");
     }
+}
+
+fn rename(from: &Path, to: &Path, flags: libc::c_uint) -> std::io::Result<()> {
+    let name = |path: &Path| CString::new(path.as_os_str().as_bytes()).unwrap();
+    let (from, to) = (name(from), name(to));
+    // SAFETY: both names live through the call.
+    match unsafe { libc::renameat2(libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), flags) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+fn a_name_is_exchanged_or_kept_as_asked(mounts: &TwoMounts) {
+    let here = mounts.first.join("exchange");
+    fs::create_dir(&here).unwrap();
+    fs::write(here.join("file"), "content").unwrap();
+    fs::create_dir(here.join("directory")).unwrap();
+    let refused = rename(&here.join("file"), &here.join("directory"), libc::RENAME_NOREPLACE).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::AlreadyExists);
+    rename(&here.join("file"), &here.join("directory"), libc::RENAME_EXCHANGE).unwrap();
+    assert_eq!(fs::read_to_string(here.join("directory")).unwrap(), "content");
+    assert!(here.join("file").is_dir());
+    rename(&here.join("directory"), &here.join("free"), libc::RENAME_NOREPLACE).unwrap();
+    let there = mounts.second.join("exchange");
+    assert_eq!(
+        names_in(&there).into_iter().collect::<BTreeSet<_>>(),
+        ["file", "free"].map(String::from).into()
+    );
+}
+
+fn an_unlinked_file_lives_while_the_other_mount_has_it_open(mounts: &TwoMounts) {
+    let (here, there) = (mounts.first.join("orphan"), mounts.second.join("orphan"));
+    let content: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
+    fs::write(&here, &content).unwrap();
+    mounts.wait_for("the file", || there.exists());
+    let mut open = OpenOptions::new().read(true).append(true).open(&there).unwrap();
+    fs::remove_file(&here).unwrap();
+    // Longer than a mount remembers a file that it has closed itself.
+    thread::sleep(Duration::from_secs(3));
+    open.write_all(b"end").unwrap();
+    open.rewind().unwrap();
+    let mut found = Vec::new();
+    open.read_to_end(&mut found).unwrap();
+    assert!(found == [content.as_slice(), b"end"].concat());
+    assert!(!names_in(&mounts.second).contains(&"orphan".to_string()));
+}
+
+fn what_stays_is_listed_once_while_names_come_and_go(mounts: &TwoMounts) {
+    const STAY: usize = 1500;
+    let (here, there) = (mounts.first.join("crowd"), mounts.second.join("crowd"));
+    fs::create_dir(&here).unwrap();
+    thread::scope(|scope| {
+        for part in 0..8 {
+            let here = &here;
+            scope.spawn(move || {
+                (part..STAY)
+                    .step_by(8)
+                    .for_each(|number| fs::write(here.join(format!("stays{number}")), "").unwrap());
+            });
+        }
+    });
+    let mut number = 0;
+    let churn = || {
+        number += 1;
+        let name = here.join(format!("{number:05}comes{}", number * 7919 % 1000));
+        fs::write(&name, "").unwrap();
+        fs::remove_file(&name).unwrap();
+    };
+    beside(3, churn, || {
+        let names = names_in(&there);
+        let staying: Vec<&String> = names.iter().filter(|name| name.starts_with("stays")).collect();
+        assert_eq!(staying.len(), STAY);
+        assert_eq!(staying.into_iter().collect::<BTreeSet<_>>().len(), STAY);
+    });
 }
