@@ -65,11 +65,10 @@ impl Engine {
             return Err(ErrorCode::TooLarge.because(detail));
         }
         let places = self.place(ask.replication, content).await?;
+        let mut unnamed = std::collections::BTreeMap::new();
         if sync {
-            self.make_durable(
-                places.iter().map(|place| (place.chunk, place.offset + place.length)).collect(),
-            )
-            .await?;
+            let lengths = places.iter().map(|place| (place.chunk, place.offset + place.length)).collect();
+            unnamed = self.make_durable(lengths).await?;
         }
         let file = fs::FileCommit {
             target: Some(fs::file_commit::Target::Create(ask)),
@@ -78,7 +77,10 @@ impl Engine {
             mtime_ns,
             ..Default::default()
         };
-        self.commit_file(cred, file).await.map(|(attr, _)| attr)
+        let (attr, _) = self.commit_file(cred, file).await?;
+        // What no file named until now can be waited for now.
+        self.make_durable(unnamed.into_iter().collect()).await?;
+        Ok(attr)
     }
 
     /// Puts bytes into a shared lane and waits until all replicas hold them.

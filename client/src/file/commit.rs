@@ -31,8 +31,9 @@ impl Inode {
             return self.commit_all().await;
         }
         self.settle().await?;
-        self.make_durable().await?;
-        self.commit_all().await
+        let unnamed = self.make_durable().await?;
+        self.commit_all().await?;
+        if unnamed.is_empty() { Ok(()) } else { self.make_named_durable(unnamed).await }
     }
 
     /// As [`Inode::commit_all`], going on when the caller goes away.

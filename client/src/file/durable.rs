@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use cairn_proto::limits::MAX_LAYOUT_PAGE;
-use cairn_proto::{ErrorCode, Result, fs};
+use cairn_proto::{Error, ErrorCode, Result, fs};
 
 use super::Inode;
 use super::inode::State;
@@ -28,9 +28,17 @@ impl State {
     }
 }
 
+impl State {
+    /// Chunks are on disk up to these lengths.
+    fn synced(&mut self, lengths: &BTreeMap<u64, u64>) {
+        self.unsynced.retain(|chunk, end| lengths.get(chunk).is_none_or(|synced| *end > *synced));
+    }
+}
+
 impl Inode {
-    /// Waits for all that has landed in chunks.
-    pub(super) async fn make_durable(&self) -> Result<()> {
+    /// Waits for all that has landed in chunks, but for those that were returned: they are sealed and no file names a
+    /// byte of them, so nobody has their replicas sealed either. What lies there is overwritten, or not committed yet.
+    pub(super) async fn make_durable(&self) -> Result<BTreeMap<u64, u64>> {
         let (unsynced, doubtful) = {
             let mut state = self.state();
             (state.unsynced.clone(), state.doubtful.take())
@@ -41,13 +49,24 @@ impl Inode {
             Err(error) => Err(error),
         };
         let mut state = self.state();
-        if let Err(error) = result {
-            if let Some((start, end)) = doubtful {
-                state.doubt(start, end - start);
+        let unnamed = match result {
+            Ok(unnamed) => unnamed,
+            Err(error) => {
+                if let Some((start, end)) = doubtful {
+                    state.doubt(start, end - start);
+                }
+                return Err(error);
             }
-            return Err(error);
-        }
-        state.unsynced.retain(|chunk, end| unsynced.get(chunk).is_none_or(|synced| *end > *synced));
+        };
+        let synced = unsynced.into_iter().filter(|(chunk, _)| !unnamed.contains_key(chunk)).collect();
+        state.synced(&synced);
+        Ok(unnamed)
+    }
+
+    /// Waits for chunks that no file named before the last commit. Those that none names now hold nothing any more.
+    pub(super) async fn make_named_durable(&self, unnamed: BTreeMap<u64, u64>) -> Result<()> {
+        self.engine.make_durable(unnamed.clone().into_iter().collect()).await?;
+        self.state().synced(&unnamed);
         Ok(())
     }
 
@@ -93,30 +112,38 @@ impl Inode {
 }
 
 impl crate::engine::Engine {
-    /// Waits until each chunk is on the disks of its replicas up to the length given.
-    pub(crate) async fn make_durable(&self, lengths: Vec<(u64, u64)>) -> Result<()> {
+    /// Waits until each chunk is on the disks of its replicas up to the length given. Returns those that are sealed
+    /// and that no file names, which nobody waits for.
+    pub(crate) async fn make_durable(&self, lengths: Vec<(u64, u64)>) -> Result<BTreeMap<u64, u64>> {
         use futures::{StreamExt, TryStreamExt};
-        futures::stream::iter(lengths)
-            .map(|(chunk, length)| self.make_chunk_durable(chunk, length))
+        let unnamed: Vec<Option<(u64, u64)>> = futures::stream::iter(lengths)
+            .map(|(chunk, length)| async move {
+                let is_named = self.make_chunk_durable(chunk, length).await?;
+                Ok::<_, Error>((!is_named).then_some((chunk, length)))
+            })
             .buffer_unordered(SYNCS_AT_ONCE)
-            .try_for_each(|()| async { Ok(()) })
-            .await
+            .try_collect()
+            .await?;
+        Ok(unnamed.into_iter().flatten().collect())
     }
 
     /// Through its chain while that lives. Afterwards the chunk is being sealed, and a replica is sealed only
-    /// when it is on disk: wait until those that live say so.
-    async fn make_chunk_durable(&self, chunk: u64, length: u64) -> Result<()> {
+    /// when it is on disk: wait until those that live say so. False: it is sealed and no file names it.
+    async fn make_chunk_durable(&self, chunk: u64, length: u64) -> Result<bool> {
         if self.lanes.sync(chunk, length).await {
-            return Ok(());
+            return Ok(true);
         }
         let deadline = std::time::Instant::now() + self.config.operation_timeout;
         let mut backoff = crate::backoff::Backoff::new();
         loop {
             let info = match self.chunk(chunk).await {
                 // Purged: everything that lay there was overwritten or deleted since.
-                Err(error) if error.code == ErrorCode::ChunkUnknown => return Ok(()),
+                Err(error) if error.code == ErrorCode::ChunkUnknown => return Ok(true),
                 info => info?,
             };
+            if info.state() == fs::ChunkState::Sealed && info.live_bytes == 0 {
+                return Ok(false);
+            }
             let living: Vec<_> =
                 info.replicas.iter().filter(|replica| replica.liveness() != fs::Liveness::Dead).collect();
             let stats = living.iter().map(|replica| self.reader.pool().stat(&replica.address, chunk));
@@ -125,7 +152,7 @@ impl crate::engine::Engine {
                 stat.as_ref().is_ok_and(|stat| stat.sealed && stat.length >= length)
             };
             if !stats.is_empty() && stats.iter().all(on_disk) {
-                return Ok(());
+                return Ok(true);
             }
             if std::time::Instant::now() >= deadline {
                 let detail = format!("chunk {chunk} is not on all its disks");
