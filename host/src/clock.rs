@@ -1,0 +1,1 @@
+//! The time of day, as a process is told it.
