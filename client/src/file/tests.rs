@@ -166,6 +166,26 @@ async fn a_sync_covers_what_was_there_before() {
     assert_eq!(on_disk(), 30, "a copy is as durable as the chunks it shares");
 }
 
+/// Nobody has the replicas of such a chunk sealed, so whoever waits for that waits for ever.
+#[tokio::test]
+async fn a_sync_does_not_wait_for_a_sealed_chunk_that_no_file_names() {
+    let (group, datanodes) = small_cluster().await;
+    let cluster = group.client().await;
+    let file = make(&cluster, "f").await;
+    file.write_at(0, Bytes::from(vec![1; 5 << 20])).await.unwrap();
+    file.flush().await.unwrap();
+    // Full chunks are sealed in the background.
+    while cluster.status().await.unwrap().sealed_chunks == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    file.truncate(0).await.unwrap();
+    file.write_at(0, Bytes::from_static(b"what stays")).await.unwrap();
+    datanodes.iter().for_each(|datanode| datanode.sealed.store(false, Ordering::Relaxed));
+    let synced = tokio::time::timeout(std::time::Duration::from_secs(30), file.sync()).await;
+    synced.expect("the sync ends").unwrap();
+    assert_eq!(seen_by_others(&group, file.inode()).await, b"what stays");
+}
+
 #[tokio::test]
 async fn a_big_file_goes_through_and_comes_back() {
     let (group, _datanodes) = small_cluster().await;
