@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cairn_host::disk::{self, SharedDisk};
 use cairn_proto::{ErrorCode, Result};
 use serde::Deserialize;
 
@@ -11,7 +12,7 @@ use crate::settings::Settings;
 use crate::store::StoreConfig;
 
 /// Everything a datanode is told. Unknown keys are an error.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Data directories, best one a disk.
@@ -44,6 +45,9 @@ pub struct Config {
     pub idle_timeout_s: u64,
     /// Copies that run at once.
     pub copies: usize,
+    /// The disk that `dirs` are on: the machine's, unless somebody puts another in its place.
+    #[serde(skip)]
+    pub disk: SharedDisk,
 }
 
 impl Default for Config {
@@ -64,6 +68,7 @@ impl Default for Config {
             handshake_timeout_ms: 10_000,
             idle_timeout_s: 300,
             copies: 4,
+            disk: disk::real(),
         }
     }
 }
@@ -97,6 +102,7 @@ impl Config {
             dirs: self.dirs.clone(),
             reserve_bytes: self.reserve_bytes,
             capacity_limit: self.capacity_limit,
+            disk: self.disk.clone(),
         }
     }
 

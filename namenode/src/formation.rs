@@ -141,7 +141,7 @@ fn decide(config: &Config, held: Option<&Identity>, cluster_id: &str, replies: &
 }
 
 fn note(config: &Config, seat: &Seat, identity: Identity) -> Result<Identity, Error> {
-    identity.save(&config.dir)?;
+    identity.save(&*config.disk, &config.dir)?;
     seat.identify(identity.clone());
     Ok(identity)
 }

@@ -4,14 +4,12 @@
 //! under it, and `active` only when there is a log, so that a lost log is never mistaken for a new one.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::Path;
 
+use cairn_host::disk::{self, Disk};
 use cairn_proto::{Error, ErrorCode};
 use serde::{Deserialize, Serialize};
-
-use crate::log::replace_file;
 
 const NAME: &str = "identity.json";
 /// Of everything in the directory; `docs/formats/store.md` says what each version added.
@@ -57,9 +55,9 @@ impl Identity {
     }
 
     /// Reads the identity in `dir`; nothing if there never was one.
-    pub fn load(dir: &Path) -> Result<Option<Identity>, Error> {
+    pub fn load(disk: &dyn Disk, dir: &Path) -> Result<Option<Identity>, Error> {
         let path = dir.join(NAME);
-        let bytes = match fs::read(&path) {
+        let bytes = match disk::read(disk, &path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(ErrorCode::Io.because(format!("{}: {error}", path.display()))),
@@ -73,52 +71,56 @@ impl Identity {
                 identity.version
             )));
         }
-        if identity.version < VERSION {
-            // Before anything of the new version is written, so that an older program refuses it.
-            identity.version = VERSION;
-            identity.save(dir)?;
-        }
+        // Before anything of the new version is written, so that an older program refuses it. And also when nothing
+        // changes: an earlier process may have ended before what was read here was on the disk.
+        identity.version = VERSION;
+        identity.save(disk, dir)?;
         Ok(Some(identity))
     }
 
     /// Writes it to `dir`; it is on disk when this returns.
-    pub fn save(&self, dir: &Path) -> Result<(), Error> {
+    pub fn save(&self, disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
         let failed =
             |error: io::Error| ErrorCode::Io.because(format!("{}: {error}", dir.join(NAME).display()));
         let bytes = serde_json::to_vec_pretty(self).map_err(|error| failed(error.into()))?;
-        replace_file(dir, NAME, &bytes).map_err(failed)
+        disk::replace(disk, &dir.join(NAME), &bytes).map_err(failed)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cairn_host::disk::RealDisk;
+    use std::fs;
 
     #[test]
     fn an_identity_is_read_back_and_damage_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(Identity::load(dir.path()).unwrap(), None);
+        assert_eq!(Identity::load(&RealDisk, dir.path()).unwrap(), None);
         let mut identity = Identity::new(3, "c", Phase::Awaiting);
         identity.first_members.insert(3, "a:1".into());
-        identity.save(dir.path()).unwrap();
-        assert_eq!(Identity::load(dir.path()).unwrap(), Some(identity));
+        identity.save(&RealDisk, dir.path()).unwrap();
+        assert_eq!(Identity::load(&RealDisk, dir.path()).unwrap(), Some(identity));
         fs::write(dir.path().join(NAME), b"{").unwrap();
-        assert!(Identity::load(dir.path()).is_err());
+        assert!(Identity::load(&RealDisk, dir.path()).is_err());
     }
 
     #[test]
     fn an_older_directory_is_taken_over_and_a_newer_one_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let older = Identity { version: 1, ..Identity::new(3, "c", Phase::Active) };
-        older.save(dir.path()).unwrap();
-        assert_eq!(Identity::load(dir.path()).unwrap(), Some(Identity::new(3, "c", Phase::Active)));
+        older.save(&RealDisk, dir.path()).unwrap();
+        assert_eq!(
+            Identity::load(&RealDisk, dir.path()).unwrap(),
+            Some(Identity::new(3, "c", Phase::Active))
+        );
         let written = fs::read_to_string(dir.path().join(NAME)).unwrap();
         assert!(
             written.contains(&format!("\"version\": {VERSION}")),
             "an older program must notice: {written}"
         );
         let newer = Identity { version: VERSION + 1, ..older };
-        newer.save(dir.path()).unwrap();
-        assert_eq!(Identity::load(dir.path()).unwrap_err().code, ErrorCode::Version);
+        newer.save(&RealDisk, dir.path()).unwrap();
+        assert_eq!(Identity::load(&RealDisk, dir.path()).unwrap_err().code, ErrorCode::Version);
     }
 }

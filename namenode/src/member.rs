@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use cairn_host::disk::{Disk, SharedDisk};
 use cairn_metadata::records;
 use cairn_metadata::store::{Store, StoreError, View};
 use cairn_proto::fs::{Answer, Command, Cred, FormCluster, Mutation, Outcome, answer, mutation, outcome};
@@ -43,6 +44,7 @@ pub struct Member {
     /// Where fatal errors go.
     pub alarm: Alarm,
     log: Log,
+    disk: SharedDisk,
     /// This namenode leads, and everything a leader needs is set up.
     ready: Arc<AtomicBool>,
     tasks: Vec<AbortHandle>,
@@ -60,7 +62,7 @@ impl Member {
         let (log, store) = open(config, identity).await?;
         if identity.phase != Phase::Active {
             identity.phase = Phase::Active;
-            identity.save(&config.dir)?;
+            identity.save(&*config.disk, &config.dir)?;
         }
         let settings = GroupSettings {
             election_timeout_ms: config.election_timeout_ms,
@@ -69,6 +71,7 @@ impl Member {
             log_keep: config.log_keep,
             checkpoint_every: Duration::from_millis(config.checkpoint_ms),
             incoming: config.dir.join(INCOMING),
+            disk: config.disk.clone(),
         };
         let cluster_id = identity.cluster_id.clone();
         let group =
@@ -95,7 +98,8 @@ impl Member {
         let expiring = sessions.clone().watch(store.clone(), proposer.clone(), alarm.clone());
         let tasks = vec![tokio::spawn(leader.watch()).abort_handle(), tokio::spawn(expiring).abort_handle()];
         tracing::info!(id = identity.id, cluster = %identity.cluster_id, "this namenode is a member of its group");
-        Ok(Arc::new(Member { group, store, proposer, datanodes, sessions, alarm, log, ready, tasks }))
+        let disk = config.disk.clone();
+        Ok(Arc::new(Member { group, store, proposer, datanodes, sessions, alarm, log, disk, ready, tasks }))
     }
 
     /// Why this namenode cannot serve clients now; nothing if it leads.
@@ -155,7 +159,7 @@ impl Member {
         self.sessions.follow();
         self.group.shutdown().await;
         let log = self.log.clone();
-        if tokio::task::spawn_blocking(move || log.close()).await.is_err() {
+        if crate::blocking::on(&self.disk, move || log.close()).await.is_err() {
             tracing::warn!("the log was not closed");
         }
     }
@@ -176,15 +180,17 @@ fn founding(config: &Config, identity: &Identity) -> FormCluster {
 
 /// Opens log and store. An active namenode without its log has forgotten its votes and must not run.
 async fn open(config: &Config, identity: &Identity) -> Result<(Log, Arc<RedbStore>), Error> {
-    let dir = config.dir.clone();
+    let (dir, disk) = (config.dir.clone(), config.disk.clone());
     let cache_bytes = config.cache_bytes;
     let options =
         LogOptions { segment_bytes: config.log_segment_bytes, recent_bytes: config.log_recent_bytes };
     let active = identity.phase == Phase::Active;
     let work = move || {
-        clear(&dir.join(INCOMING));
+        clear(&*disk, &dir.join(INCOMING));
         let log_dir = dir.join(LOG);
-        if active && !Log::exists(&log_dir) {
+        let there = Log::exists(&*disk, &log_dir)
+            .map_err(|error| ErrorCode::Io.because(format!("{}: {error}", log_dir.display())))?;
+        if active && !there {
             let what = format!(
                 "{} has an identity but no log; move the directory away and start empty, to join again",
                 dir.display()
@@ -192,18 +198,18 @@ async fn open(config: &Config, identity: &Identity) -> Result<(Log, Arc<RedbStor
             return Err(ErrorCode::Io.because(what));
         }
         let damaged = |error: LogError| ErrorCode::Io.because(error.to_string());
-        let log = Log::open(&log_dir, options).map_err(damaged)?;
-        let store = RedbStore::open(&dir.join(STORE), cache_bytes)
+        let log = Log::open(&log_dir, options, disk.clone()).map_err(damaged)?;
+        let store = RedbStore::open(&dir.join(STORE), cache_bytes, disk)
             .map_err(|error| ErrorCode::Io.because(error.to_string()))?;
         Ok((log, Arc::new(store)))
     };
-    let opened = tokio::task::spawn_blocking(work).await;
+    let opened = crate::blocking::on(&config.disk, work).await;
     opened.map_err(|error| ErrorCode::Io.because(format!("opening the store: {error}")))?
 }
 
 /// Snapshots that were being received when the process ended are of no use.
-fn clear(incoming: &Path) {
-    match std::fs::remove_dir_all(incoming) {
+fn clear(disk: &dyn Disk, incoming: &Path) {
+    match disk.remove_dir_all(incoming) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             tracing::warn!(%error, path = %incoming.display(), "unfinished snapshots were not removed");
         }

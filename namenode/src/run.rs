@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_host::disk::{self, DiskLock};
 use cairn_proto::control::namenode_server::NamenodeServer;
 use cairn_proto::control::raft_server::RaftServer;
 use cairn_proto::limits::MAX_MESSAGE;
@@ -16,12 +17,13 @@ use crate::config::Config;
 use crate::fatal::Alarm;
 use crate::formation;
 use crate::identity::{Identity, Phase};
-use crate::log::DirectoryLock;
 use crate::member::Member;
 use crate::raft::{MESSAGE_LIMIT, RaftService};
 use crate::seat::Seat;
 use crate::service::NamenodeService;
 
+/// One process at a time holds this file of the directory.
+const LOCK: &str = "lock";
 /// Streams on one connection, at most.
 const STREAMS: u32 = 1024;
 const KEEPALIVE: Duration = Duration::from_secs(2);
@@ -37,7 +39,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), 
         ErrorCode::Unavailable.because(format!("listening on {}: {error}", config.listen))
     })?;
     let seat = Arc::new(Seat::default());
-    if let Some(identity) = Identity::load(&config.dir)? {
+    if let Some(identity) = Identity::load(&*config.disk, &config.dir)? {
         seat.identify(identity);
     }
     let alarm = Alarm::default();
@@ -72,10 +74,11 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), 
     result
 }
 
-fn take_directory(config: &Config) -> Result<DirectoryLock, Error> {
+fn take_directory(config: &Config) -> Result<Box<dyn DiskLock>, Error> {
     let dir = config.dir.display();
-    std::fs::create_dir_all(&config.dir).map_err(|error| ErrorCode::Io.because(format!("{dir}: {error}")))?;
-    DirectoryLock::take(&config.dir).map_err(|error| match error.kind() {
+    disk::create_dirs(&*config.disk, &config.dir)
+        .map_err(|error| ErrorCode::Io.because(format!("{dir}: {error}")))?;
+    config.disk.lock(&config.dir.join(LOCK)).map_err(|error| match error.kind() {
         std::io::ErrorKind::WouldBlock => ErrorCode::Unavailable.because(format!("{dir}: {error}")),
         _ => ErrorCode::Io.because(format!("{dir}: {error}")),
     })

@@ -3,14 +3,12 @@
 //! Every write and sync of the store goes through here, so that one place decides which errors fence a disk.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
+use cairn_host::disk::{Access, Disk, DiskFile, DiskLock, Found, Handle, SharedDisk, Space};
 use cairn_proto::{Error, ErrorCode, Result};
 
 use super::locked;
@@ -49,18 +47,10 @@ impl Ledger {
     }
 }
 
-/// Free and total bytes of a file system.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct FileSystem {
-    /// All bytes.
-    pub total: u64,
-    /// Bytes an ordinary user may still write.
-    pub available: u64,
-}
-
 /// An open data directory, locked against other processes.
 #[derive(Debug)]
 pub struct Directory {
+    disk: SharedDisk,
     path: PathBuf,
     device: u64,
     reserve: u64,
@@ -71,7 +61,7 @@ pub struct Directory {
     fenced: AtomicBool,
     open: Mutex<VecDeque<Weak<Replica>>>,
     /// Holds the lock for as long as the directory is in use.
-    _lock: Option<File>,
+    _lock: Box<dyn DiskLock>,
     #[cfg(test)]
     pub(super) faults: Faults,
 }
@@ -87,14 +77,16 @@ pub struct Faults {
 impl Directory {
     /// A directory whose lock is held.
     pub fn new(
+        disk: SharedDisk,
         path: PathBuf,
-        lock: Option<File>,
+        lock: Box<dyn DiskLock>,
         reserve: u64,
         ledger: Arc<Ledger>,
         notices: Arc<Notices>,
     ) -> Directory {
-        let device = std::fs::metadata(&path).map(|meta| meta.dev()).unwrap_or(0);
+        let device = disk.space(&path).map(|space| space.device).unwrap_or(0);
         Directory {
+            disk,
             path,
             device,
             reserve,
@@ -113,6 +105,11 @@ impl Directory {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The disk it is on.
+    pub fn disk(&self) -> &dyn Disk {
+        &*self.disk
     }
 
     /// Where it leaves news.
@@ -199,11 +196,11 @@ impl Directory {
     }
 
     /// Asks the file system for its space, and takes the reserve off what is available.
-    pub fn measure(&self) -> FileSystem {
+    pub fn measure(&self) -> Space {
         if self.is_fenced() {
-            return FileSystem::default();
+            return Space::default();
         }
-        let mut space = statvfs(&self.path).unwrap_or_default();
+        let mut space = self.disk.space(&self.path).unwrap_or_default();
         space.available = space.available.saturating_sub(self.reserve);
         space.total = space.total.saturating_sub(self.reserve);
         self.room.store(space.available.min(i64::MAX as u64) as i64, Ordering::Relaxed);
@@ -229,14 +226,14 @@ impl Directory {
     }
 
     /// Writes all of `bytes` at `offset`.
-    pub fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> Result<()> {
+    pub fn write_at(&self, file: &dyn DiskFile, bytes: &[u8], offset: u64) -> Result<()> {
         #[cfg(test)]
         self.fault(&self.faults.write)?;
-        self.judged(file.write_all_at(bytes, offset), "write")
+        self.judged(file.write_at(bytes, offset), "write")
     }
 
     /// Makes a file's content and length durable.
-    pub fn sync_file(&self, file: &File) -> Result<()> {
+    pub fn sync_file(&self, file: &dyn DiskFile) -> Result<()> {
         #[cfg(test)]
         self.fault(&self.faults.sync)?;
         self.judged(file.sync_data(), "fdatasync")
@@ -244,52 +241,70 @@ impl Directory {
 
     /// Makes the names in a directory durable.
     pub fn sync_names(&self, path: &Path) -> Result<()> {
-        self.judged(File::open(path).and_then(|file| file.sync_all()), "fsync of a directory")
+        self.disk.sync_dir(path).map_err(|error| {
+            // Whatever the error: which names the disk has is not known any more.
+            self.fence(&format!("{}: fsync: {error}", path.display()));
+            self.refusal(&error, "fsync of a directory")
+        })
     }
 
     /// Makes a new file, open for reading and writing.
-    pub fn create(&self, path: &Path) -> Result<File> {
+    pub fn create(&self, path: &Path) -> Result<Handle> {
         #[cfg(test)]
         self.fault(&self.faults.write)?;
-        let made = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path);
-        self.judged(made, "create")
+        self.judged(self.disk.open(path, Access::Create), "create")
     }
 
     /// Opens a file for reading and writing.
-    pub fn open_writable(&self, path: &Path) -> Result<File> {
-        self.judged(OpenOptions::new().read(true).write(true).open(path), "open")
+    pub fn open_writable(&self, path: &Path) -> Result<Handle> {
+        self.judged(self.disk.open(path, Access::Write), "open")
+    }
+
+    /// Bytes of a file; `None` if it is not there.
+    pub fn length(&self, path: &Path) -> Result<Option<u64>> {
+        let found = self.judged(self.disk.look(path), "stat")?;
+        Ok(found.map(|found| match found {
+            Found::File { length } => length,
+            Found::Directory => 0,
+        }))
+    }
+
+    /// The paths of what lies in a directory.
+    pub fn list(&self, path: &Path) -> Result<Vec<PathBuf>> {
+        let names = self.judged(self.disk.list(path), "list")?;
+        Ok(names.into_iter().map(|name| path.join(name)).collect())
     }
 
     /// Cuts a file.
-    pub fn truncate(&self, file: &File, length: u64) -> Result<()> {
-        self.judged(file.set_len(length), "truncate")
+    pub fn truncate(&self, file: &dyn DiskFile, length: u64) -> Result<()> {
+        self.judged(file.set_length(length), "truncate")
     }
 
     /// Renames over whatever was there.
     pub fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        self.judged(std::fs::rename(from, to), "rename")
+        self.judged(self.disk.rename(from, to), "rename")
     }
 
     /// Removes a file; that there is none is no error.
     pub fn remove(&self, path: &Path) -> Result<()> {
-        match std::fs::remove_file(path) {
+        match self.disk.remove(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => self.judged(other, "unlink"),
         }
     }
 
     /// Puts a whole file in place, durably: readers find the old one or the new one.
-    pub fn replace(&self, path: &Path, content: &[u8]) -> Result<File> {
+    pub fn replace(&self, path: &Path, content: &[u8]) -> Result<Handle> {
         let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let tmp = self.tmp_path(&name);
         let file = self.create(&tmp)?;
         let put = self
-            .write_at(&file, content, 0)
-            .and_then(|()| self.sync_file(&file))
+            .write_at(&*file, content, 0)
+            .and_then(|()| self.sync_file(&*file))
             .and_then(|()| self.rename(&tmp, path));
         if let Err(error) = put {
             // The error that matters is the first one; a start clears what stays behind.
-            let _ = std::fs::remove_file(&tmp);
+            let _ = self.disk.remove(&tmp);
             return Err(error);
         }
         if let Some(parent) = path.parent() {
@@ -303,20 +318,16 @@ impl Directory {
         self.usable()?;
         let path = self.tmp_path("probe");
         let file = self.create(&path)?;
-        self.write_at(&file, b"probe", 0)?;
-        self.sync_file(&file)?;
+        self.write_at(&*file, b"probe", 0)?;
+        self.sync_file(&*file)?;
         self.remove(&path)
     }
 
     /// Asks for the blocks of a range that is about to be written, past the file's end, and leaves its length
     /// alone. Some file systems reserve blocks page by page otherwise: on ext4 that was seen to hold
     /// appends to a tenth of the speed.
-    pub fn preallocate(&self, file: &File, offset: u64, length: u64) {
-        // SAFETY: the descriptor is open for the length of the call; no memory is passed. The result does not
-        // matter: where this is not supported or there is no room, the write itself decides.
-        unsafe {
-            libc::fallocate(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, offset as i64, length as i64);
-        }
+    pub fn preallocate(&self, file: &dyn DiskFile, offset: u64, length: u64) {
+        file.preallocate(offset, length);
     }
 
     /// Turns an I/O error into a refusal, and fences the disk where the error says that it is gone.
@@ -345,18 +356,4 @@ impl Directory {
             errno => self.judged(Err(io::Error::from_raw_os_error(errno)), "injected"),
         }
     }
-}
-
-fn statvfs(path: &Path) -> io::Result<FileSystem> {
-    use std::os::unix::ffi::OsStrExt;
-    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
-    let mut out = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: the path is NUL-terminated and `out` is large enough for what the call writes.
-    if unsafe { libc::statvfs(path.as_ptr(), out.as_mut_ptr()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call succeeded, so it filled `out`.
-    let out = unsafe { out.assume_init() };
-    let unit = out.f_frsize;
-    Ok(FileSystem { total: out.f_blocks * unit, available: out.f_bavail * unit })
 }

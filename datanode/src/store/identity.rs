@@ -1,9 +1,9 @@
 //! Whose a data directory is: the `VERSION` file, the lock, and the mark of a clean stop.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
+use cairn_host::disk::{self, Access, Disk, DiskLock};
 use cairn_proto::{Error, ErrorCode, Result};
 use serde::{Deserialize, Serialize};
 
@@ -24,31 +24,24 @@ pub struct Identity {
 }
 
 /// Makes the directory if need be and locks it against other processes.
-pub fn lock(path: &Path) -> Result<File> {
+pub fn lock(disk: &dyn Disk, path: &Path) -> Result<Box<dyn DiskLock>> {
     let refuse = |error: io::Error| start_error(path, "cannot be used", &error);
-    std::fs::create_dir_all(path).map_err(refuse)?;
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path.join("LOCK"))
-        .map_err(refuse)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(ErrorCode::Unavailable.because(format!(
+    disk::create_dirs(disk, path).map_err(refuse)?;
+    disk.lock(&path.join("LOCK")).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => ErrorCode::Unavailable.because(format!(
             "data directory {} is in use by another process; stop it, or choose another directory",
             path.display()
-        ))),
-        Err(TryLockError::Error(error)) => Err(refuse(error)),
-    }
+        )),
+        _ => refuse(error),
+    })
 }
 
 /// Reads `VERSION`; `None` in a fresh directory.
-pub fn load(path: &Path) -> Result<Option<Identity>> {
+pub fn load(disk: &dyn Disk, path: &Path) -> Result<Option<Identity>> {
     let file = path.join("VERSION");
-    let text = match std::fs::read_to_string(&file) {
+    let text = match disk::read(disk, &file) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return fresh(path).map(|()| None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return fresh(disk, path).map(|()| None),
         Err(error) => return Err(start_error(&file, "cannot be read", &error)),
     };
     #[derive(Deserialize)]
@@ -59,17 +52,19 @@ pub fn load(path: &Path) -> Result<Option<Identity>> {
         ErrorCode::Malformed.because(format!("{}: not a VERSION file: {error}", file.display()))
     };
     // The version comes first: a later layout may have other fields, and must be told from damage.
-    let Only { format } = serde_json::from_str(&text).map_err(malformed)?;
+    let Only { format } = serde_json::from_slice(&text).map_err(malformed)?;
     if format != FORMAT {
         return Err(ErrorCode::Version
             .because(format!("{}: directory format {format}, this program knows {FORMAT}", file.display())));
     }
-    serde_json::from_str(&text).map(Some).map_err(malformed)
+    serde_json::from_slice(&text).map(Some).map_err(malformed)
 }
 
 /// A directory without `VERSION` must hold no chunks: somebody else's data is never adopted.
-fn fresh(path: &Path) -> Result<()> {
-    if path.join("chunks").exists() {
+fn fresh(disk: &dyn Disk, path: &Path) -> Result<()> {
+    let chunks = path.join("chunks");
+    let found = disk.look(&chunks).map_err(|error| start_error(&chunks, "cannot be read", &error))?;
+    if found.is_some() {
         return Err(ErrorCode::Malformed.because(format!(
             "{} holds chunks but no VERSION file; restore the file, or empty the directory",
             path.display()
@@ -79,39 +74,34 @@ fn fresh(path: &Path) -> Result<()> {
 }
 
 /// Writes `VERSION` durably, whole or not at all.
-pub fn save(path: &Path, identity: &Identity) -> Result<()> {
-    let text = serde_json::to_string_pretty(identity)
+pub fn save(disk: &dyn Disk, path: &Path, identity: &Identity) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(identity)
         .map_err(|error| ErrorCode::Invalid.because(error.to_string()))?;
-    let tmp = path.join("VERSION.new");
-    let put = || -> io::Result<()> {
-        let mut file = File::create(&tmp)?;
-        file.write_all(text.as_bytes())?;
-        file.write_all(b"\n")?;
-        file.sync_all()?;
-        std::fs::rename(&tmp, path.join("VERSION"))?;
-        File::open(path)?.sync_all()
-    };
-    put().map_err(|error| start_error(path, "cannot be written to", &error))
+    text.push('\n');
+    let put = disk::replace(disk, &path.join("VERSION"), text.as_bytes());
+    put.map_err(|error| start_error(path, "cannot be written to", &error))
 }
 
 /// Makes the subdirectories, durably.
-pub fn lay_out(path: &Path) -> Result<()> {
+pub fn lay_out(disk: &dyn Disk, path: &Path) -> Result<()> {
     let make = || -> io::Result<()> {
-        std::fs::create_dir_all(path.join("tmp"))?;
+        let chunks = path.join("chunks");
+        disk.create_dir(&path.join("tmp"))?;
+        disk.create_dir(&chunks)?;
         for shelf in 0..=255u8 {
-            std::fs::create_dir_all(path.join("chunks").join(format!("{shelf:02x}")))?;
+            disk.create_dir(&chunks.join(format!("{shelf:02x}")))?;
         }
-        File::open(path.join("chunks"))?.sync_all()?;
-        File::open(path)?.sync_all()
+        disk.sync_dir(&chunks)?;
+        disk.sync_dir(path)
     };
     make().map_err(|error| start_error(path, "cannot be written to", &error))
 }
 
 /// Takes the mark of a clean stop away, durably, and says whether it was there.
-pub fn take_clean_mark(path: &Path) -> Result<bool> {
-    match std::fs::remove_file(path.join("CLEAN")) {
-        Ok(()) => File::open(path)
-            .and_then(|dir| dir.sync_all())
+pub fn take_clean_mark(disk: &dyn Disk, path: &Path) -> Result<bool> {
+    match disk.remove(&path.join("CLEAN")) {
+        Ok(()) => disk
+            .sync_dir(path)
             .map(|()| true)
             .map_err(|error| start_error(path, "cannot be written to", &error)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -120,9 +110,9 @@ pub fn take_clean_mark(path: &Path) -> Result<bool> {
 }
 
 /// Leaves the mark of a clean stop: what lies here was synced and is as its records say.
-pub fn leave_clean_mark(path: &Path) -> io::Result<()> {
-    File::create(path.join("CLEAN"))?.sync_all()?;
-    File::open(path)?.sync_all()
+pub fn leave_clean_mark(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    disk.open(&path.join("CLEAN"), Access::Create)?.sync_all()?;
+    disk.sync_dir(path)
 }
 
 /// What a start says about a directory; disks that are gone are told from wrong settings.

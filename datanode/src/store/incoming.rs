@@ -1,9 +1,9 @@
 //! A sealed replica that arrives from another datanode.
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use cairn_host::disk::Handle;
 use cairn_proto::checksum::{BlockCrc, pieces};
 use cairn_proto::limits::BLOCK_SIZE;
 use cairn_proto::{ErrorCode, Result};
@@ -19,7 +19,7 @@ pub struct Incoming {
     chunk: u64,
     length: u64,
     dir: Arc<Directory>,
-    data: File,
+    data: Handle,
     path: Option<PathBuf>,
     tail: BlockCrc,
     crcs: Vec<u32>,
@@ -30,7 +30,7 @@ impl Incoming {
     pub(super) fn new(chunk: u64, length: u64, dir: Arc<Directory>) -> Result<Incoming> {
         let path = dir.tmp_path(&format!("{chunk:016x}.data"));
         let data = dir.create(&path)?;
-        dir.preallocate(&data, 0, length);
+        dir.preallocate(&*data, 0, length);
         Ok(Incoming {
             chunk,
             length,
@@ -61,7 +61,7 @@ impl Incoming {
             );
         }
         self.dir.reserve(bytes.len() as u64)?;
-        self.dir.write_at(&self.data, bytes, self.held())?;
+        self.dir.write_at(&*self.data, bytes, self.held())?;
         let first = pieces(self.held(), bytes.len()).next().map_or(0, |(block, ..)| block);
         let crcs = self.tail.append(bytes);
         self.crcs.truncate(first as usize);
@@ -83,7 +83,7 @@ impl Incoming {
         }
         debug_assert_eq!(self.crcs.len(), self.length.div_ceil(BLOCK_SIZE as u64) as usize);
         let dir = self.dir.clone();
-        dir.sync_file(&self.data)?;
+        dir.sync_file(&*self.data)?;
         let content = encode_file(chunk, self.length, &self.crcs, Some(&seal));
         let _claim = store.claim(chunk)?;
         store.retire(chunk)?;
@@ -105,7 +105,7 @@ impl Drop for Incoming {
     fn drop(&mut self) {
         if let Some(path) = &self.path {
             // A start clears what cannot be removed now.
-            let _ = std::fs::remove_file(path);
+            let _ = self.dir.disk().remove(path);
         }
     }
 }

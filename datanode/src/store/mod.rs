@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use cairn_host::disk::{self, SharedDisk};
 use cairn_proto::control::{DiskSpace, Inventory, ReplicaReport};
 use cairn_proto::{Error, ErrorCode, Result};
 
@@ -41,7 +42,7 @@ const CLAIM_PATIENCE: Duration = Duration::from_secs(30);
 const TAKEOVER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a store is made of.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct StoreConfig {
     /// Data directories; at least one.
     pub dirs: Vec<PathBuf>,
@@ -49,6 +50,14 @@ pub struct StoreConfig {
     pub reserve_bytes: u64,
     /// Most bytes that all replicas together may hold.
     pub capacity_limit: Option<u64>,
+    /// The disk that the directories are on.
+    pub disk: SharedDisk,
+}
+
+impl Default for StoreConfig {
+    fn default() -> StoreConfig {
+        StoreConfig { dirs: Vec::new(), reserve_bytes: 0, capacity_limit: None, disk: disk::real() }
+    }
 }
 
 /// All replicas of a datanode, over all its directories.
@@ -95,7 +104,7 @@ impl Store {
             }
             identity.cluster_id = cluster_id.to_owned();
             if !dir.is_fenced() {
-                identity::save(dir.path(), identity)?;
+                identity::save(dir.disk(), dir.path(), identity)?;
             }
         }
         Ok(())
@@ -141,7 +150,7 @@ impl Store {
         let data = dir.create(&dir.data_path(chunk))?;
         let sums = dir.create(&dir.sums_path(chunk))?;
         let header = format::Header { chunk, kind: format::Kind::Open };
-        dir.write_at(&sums, &header.encode(), 0)?;
+        dir.write_at(&*sums, &header.encode(), 0)?;
         let replica = Arc::new(Replica::new(chunk, dir, State::Open(OpenLog::fresh(data, sums)), 0));
         self.enlist(replica.clone());
         Ok(replica)
@@ -320,7 +329,9 @@ impl Store {
             let clean = match replica.phase() {
                 Phase::Open => replica.settle(),
                 Phase::Unchecked => Err(ErrorCode::Unchecked.because(format!("chunk {}", replica.chunk()))),
-                Phase::Sealed | Phase::Damaged | Phase::Gone => Ok(0),
+                // Perhaps because a sync failed: what its files seem to hold must not be believed.
+                Phase::Damaged => Err(ErrorCode::Corrupt.because(format!("chunk {}", replica.chunk()))),
+                Phase::Sealed | Phase::Gone => Ok(0),
             };
             if let Err(error) = clean {
                 tracing::warn!(chunk = replica.chunk(), %error, "not settled at the stop; the next start checks");
@@ -328,7 +339,7 @@ impl Store {
             }
         }
         for dir in self.dirs.iter().filter(|dir| !dir.is_fenced() && !dirty.contains(dir.path())) {
-            if let Err(error) = identity::leave_clean_mark(dir.path()) {
+            if let Err(error) = identity::leave_clean_mark(dir.disk(), dir.path()) {
                 tracing::warn!(directory = %dir.path().display(), %error, "no mark of a clean stop");
             }
         }

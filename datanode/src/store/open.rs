@@ -1,10 +1,10 @@
 //! Opening a store: whose the directories are, and what lies in them.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 
+use cairn_host::disk::{Disk, DiskLock};
 use cairn_proto::{Error, ErrorCode, Result};
 use uuid::Uuid;
 
@@ -17,7 +17,7 @@ use super::{Store, StoreConfig, recover};
 /// A directory that is locked, with what its `VERSION` says.
 struct Found<'a> {
     path: &'a Path,
-    lock: File,
+    lock: Box<dyn DiskLock>,
     identity: Option<Identity>,
 }
 
@@ -30,9 +30,10 @@ impl Store {
         }
         let mut found = Vec::new();
         let mut lost: Vec<Error> = Vec::new();
+        let disk = &config.disk;
         for path in &config.dirs {
-            let opened = identity::lock(path).and_then(|lock| {
-                let identity = identity::load(path)?;
+            let opened = identity::lock(&**disk, path).and_then(|lock| {
+                let identity = identity::load(&**disk, path)?;
                 Ok(Found { path, lock, identity })
             });
             match opened {
@@ -46,7 +47,7 @@ impl Store {
         let notices = Arc::new(Notices::default());
         let (mut dirs, mut identities, mut replicas) = (Vec::new(), Vec::new(), BTreeMap::new());
         for Found { path, lock, identity } in found {
-            let prepared = prepare(path, identity, &cluster_id, &datanode);
+            let prepared = prepare(&**disk, path, identity, &cluster_id, &datanode);
             let (identity, clean) = match prepared {
                 Ok(prepared) => prepared,
                 Err(error) if is_disk_failure(&error) => {
@@ -56,8 +57,9 @@ impl Store {
                 Err(error) => return Err(error),
             };
             let dir = Directory::new(
+                disk.clone(),
                 path.to_owned(),
-                Some(lock),
+                lock,
                 config.reserve_bytes,
                 ledger.clone(),
                 notices.clone(),
@@ -132,6 +134,7 @@ fn agreed(found: &[Found]) -> Result<(String, String)> {
 
 /// Makes a directory ready: its `VERSION`, its subdirectories, its mark of a clean stop taken away.
 fn prepare(
+    disk: &dyn Disk,
     path: &Path,
     identity: Option<Identity>,
     cluster_id: &str,
@@ -148,12 +151,12 @@ fn prepare(
                 directory,
             };
             // Before the subdirectories: chunks without a VERSION beside them would be refused.
-            identity::save(path, &identity)?;
+            identity::save(disk, path, &identity)?;
             identity
         }
     };
-    identity::lay_out(path)?;
-    let clean = identity::take_clean_mark(path)?;
+    identity::lay_out(disk, path)?;
+    let clean = identity::take_clean_mark(disk, path)?;
     Ok((identity, clean))
 }
 

@@ -4,12 +4,12 @@
 //! a mapping turns a bad sector into a signal that ends the process, where `pread` returns an error that
 //! costs one replica.
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use cairn_host::disk::{Access, DiskFile, Handle};
 use cairn_proto::checksum::{crc32c, pieces};
 use cairn_proto::limits::{BLOCK_SIZE, MAX_PAYLOAD};
 use cairn_proto::{Error, ErrorCode, Result};
@@ -41,7 +41,7 @@ impl Scratch {
 
 /// What a read needs of a replica, taken under its lock.
 enum View {
-    Open { data: Arc<File>, length: u64, crcs: Vec<u32> },
+    Open { data: Handle, length: u64, crcs: Vec<u32> },
     Sealed { files: Arc<SealedFiles>, length: u64, crcs: Vec<Option<u32>> },
 }
 
@@ -130,7 +130,7 @@ impl Replica {
         if opened {
             self.dir().opened(self);
         }
-        let crcs = self.sealed_crcs(&files.sums, first, last, length)?;
+        let crcs = self.sealed_crcs(&*files.sums, first, last, length)?;
         Ok(View::Sealed { files, length, crcs })
     }
 
@@ -142,18 +142,24 @@ impl Replica {
     }
 
     fn open_sealed(&self) -> Result<SealedFiles> {
-        let open = |path| {
-            File::open(path).map_err(|error| match error.raw_os_error() {
+        let dir = self.dir();
+        let open = |path: PathBuf| {
+            dir.disk().open(&path, Access::Read).map_err(|error| match error.raw_os_error() {
                 Some(libc::EMFILE | libc::ENFILE) => ErrorCode::Unavailable.because(error.to_string()),
                 _ => ErrorCode::Corrupt.because(format!("chunk {}: {error}", self.chunk())),
             })
         };
-        let dir = self.dir();
         Ok(SealedFiles { data: open(dir.data_path(self.chunk()))?, sums: open(dir.sums_path(self.chunk()))? })
     }
 
     /// The stored CRCs of a sealed chunk's blocks; `None` where the record itself is damaged.
-    fn sealed_crcs(&self, sums: &File, first: u64, last: u64, length: u64) -> Result<Vec<Option<u32>>> {
+    fn sealed_crcs(
+        &self,
+        sums: &dyn DiskFile,
+        first: u64,
+        last: u64,
+        length: u64,
+    ) -> Result<Vec<Option<u32>>> {
         let mut bytes = vec![0; (last - first + 1) as usize * RECORD];
         let at = (HEADER + SEAL) as u64 + first * RECORD as u64;
         sums.read_exact_at(&mut bytes, at).map_err(|error| self.troubled(Some(Trouble::Io(error))))?;
@@ -188,7 +194,7 @@ impl View {
     fn read(&self, offset: u64, length: usize, scratch: &mut Scratch) -> Result<Range<usize>, Trouble> {
         let (file, chunk_length) = match self {
             View::Open { data, length, .. } => (&**data, *length),
-            View::Sealed { files, length, .. } => (&files.data, *length),
+            View::Sealed { files, length, .. } => (&*files.data, *length),
         };
         let first = offset / BLOCK;
         let start = first * BLOCK;

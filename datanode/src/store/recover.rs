@@ -6,11 +6,10 @@
 //! *unchecked* until the longest prefix that its records vouch for has been found.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use cairn_host::disk::{Access, DiskFile};
 use cairn_proto::checksum::{crc32c, crc32c_append};
 use cairn_proto::limits::BLOCK_SIZE;
 use cairn_proto::{ErrorCode, Result};
@@ -31,8 +30,12 @@ pub(super) fn load(dir: &Arc<Directory>, clean: bool) -> Result<Vec<Arc<Replica>
         let shelf = dir.shelf(shelf);
         let mut data = Vec::new();
         let mut sums = Vec::new();
-        for entry in dir.judged(std::fs::read_dir(&shelf), "list")? {
-            let name = dir.judged(entry, "list")?.file_name();
+        if !clean {
+            // The last process may have ended before the names it made were on the disk.
+            dir.sync_names(&shelf)?;
+        }
+        for path in dir.list(&shelf)? {
+            let name = path.file_name().unwrap_or_default();
             match parse_name(&name.to_string_lossy()) {
                 Some((chunk, "data")) => data.push(chunk),
                 Some((chunk, "crc")) => sums.push(chunk),
@@ -55,10 +58,7 @@ pub(super) fn load(dir: &Arc<Directory>, clean: bool) -> Result<Vec<Arc<Replica>
 }
 
 fn clear(tmp: &Path, dir: &Directory) -> Result<()> {
-    for entry in dir.judged(std::fs::read_dir(tmp), "list")? {
-        dir.remove(&dir.judged(entry, "list")?.path())?;
-    }
-    Ok(())
+    dir.list(tmp)?.iter().try_for_each(|path| dir.remove(path))
 }
 
 /// The chunk and the suffix in a file's name.
@@ -75,8 +75,8 @@ fn adopt(dir: &Arc<Directory>, chunk: u64, clean: bool) -> Result<Option<Replica
         tracing::error!(chunk, reason, "damaged replica");
         replica(State::Damaged(reason), 0)
     };
-    let sums = dir.judged(File::open(dir.sums_path(chunk)), "open")?;
-    let size = dir.judged(sums.metadata(), "stat")?.len();
+    let sums = dir.judged(dir.disk().open(&dir.sums_path(chunk), Access::Read), "open")?;
+    let size = dir.judged(sums.length(), "stat")?;
     let mut head = [0; HEADER + SEAL];
     let headed = (size as usize).min(head.len());
     dir.judged(sums.read_exact_at(&mut head[..headed], 0), "read")?;
@@ -99,26 +99,22 @@ fn adopt(dir: &Arc<Directory>, chunk: u64, clean: bool) -> Result<Option<Replica
         }
         Err(Refused::Damaged(reason)) => return damaged(format!("checksum file: {reason}")),
     };
-    let data_size = match std::fs::metadata(dir.data_path(chunk)) {
-        Ok(meta) => meta.len(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return damaged("its data file is missing".into());
-        }
-        Err(error) => return dir.judged(Err(error), "stat"),
+    let Some(data_size) = dir.length(&dir.data_path(chunk))? else {
+        return damaged("its data file is missing".into());
     };
     if kind == Kind::Sealed {
         return match sealed(chunk, &head, headed, size, data_size) {
             Ok(seal) => {
                 if data_size > seal.length {
                     let file = dir.open_writable(&dir.data_path(chunk))?;
-                    dir.truncate(&file, seal.length)?;
+                    dir.truncate(&*file, seal.length)?;
                 }
                 replica(State::Sealed(Sealed { seal, files: None }), seal.length)
             }
             Err(reason) => damaged(reason.into()),
         };
     }
-    let log = match read_log(&sums, size, chunk) {
+    let log = match read_log(&*sums, size, chunk) {
         Ok(log) => log,
         Err(reason) => return damaged(reason),
     };
@@ -126,7 +122,7 @@ fn adopt(dir: &Arc<Directory>, chunk: u64, clean: bool) -> Result<Option<Replica
     if clean && log.torn == 0 && data_size >= claimed {
         let data = dir.open_writable(&dir.data_path(chunk))?;
         let sums = dir.open_writable(&dir.sums_path(chunk))?;
-        dir.truncate(&data, claimed)?;
+        dir.truncate(&*data, claimed)?;
         return replica(State::Open(OpenLog::known(data, sums, claimed, crcs, log.slots)), claimed);
     }
     replica(State::Unchecked, claimed.min(data_size))
@@ -162,7 +158,7 @@ struct Log {
     torn: u64,
 }
 
-fn read_log(sums: &File, size: u64, chunk: u64) -> Result<Log, String> {
+fn read_log(sums: &dyn DiskFile, size: u64, chunk: u64) -> Result<Log, String> {
     if size > MAX_LOG {
         return Err(format!("checksum file: {size} bytes are more than a log has"));
     }
@@ -196,7 +192,7 @@ impl Log {
     }
 
     /// The longest prefix of the data that the records vouch for.
-    fn verify(&self, data: &File) -> std::io::Result<(u64, Vec<u32>)> {
+    fn verify(&self, data: &dyn DiskFile) -> std::io::Result<(u64, Vec<u32>)> {
         let (mut length, mut crcs) = (0, Vec::new());
         let mut buffer = vec![0; BLOCK_SIZE];
         for (expected, (&block, records)) in (0..).zip(&self.blocks) {
@@ -231,7 +227,7 @@ fn longest(records: &[(u32, u32)], block: &[u8]) -> Option<(u32, u32)> {
     best
 }
 
-fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+fn read_up_to(file: &dyn DiskFile, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
     let mut at = 0;
     while at < buffer.len() {
         match file.read_at(&mut buffer[at..], offset + at as u64) {
@@ -253,13 +249,15 @@ pub(super) fn check(replica: &Replica) -> Result<()> {
     let claimed = replica.length();
     let data = dir.open_writable(&dir.data_path(chunk))?;
     let sums = dir.open_writable(&dir.sums_path(chunk))?;
-    let size = dir.judged(sums.metadata(), "stat")?.len();
-    let log = read_log(&sums, size, chunk).map_err(|reason| ErrorCode::Corrupt.because(reason))?;
-    let (length, crcs) = dir.judged(log.verify(&data), "read")?;
+    // What an earlier process failed to write is not to be believed, though it may still be cached.
+    dir.judged(data.reread().and_then(|()| sums.reread()), "fsync")?;
+    let size = dir.judged(sums.length(), "stat")?;
+    let log = read_log(&*sums, size, chunk).map_err(|reason| ErrorCode::Corrupt.because(reason))?;
+    let (length, crcs) = dir.judged(log.verify(&*data), "read")?;
     // A new log: records may not be added behind torn ones, nor records be left that a later append
     // would make true by accident.
-    dir.truncate(&data, length)?;
-    dir.sync_file(&data)?;
+    dir.truncate(&*data, length)?;
+    dir.sync_file(&*data)?;
     let content = encode_file(chunk, length, &crcs, None);
     let sums = dir.replace(&dir.sums_path(chunk), &content)?;
     let records = crcs.len() as u64;

@@ -1,13 +1,13 @@
 //! One replica: its state, and growing it.
 
-use std::fs::File;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
+use cairn_host::disk::Handle;
 use cairn_proto::checksum::BlockCrc;
 use cairn_proto::limits::{BLOCK_SIZE, MAX_CHUNK_SIZE};
-use cairn_proto::{ErrorCode, Result};
+use cairn_proto::{Error, ErrorCode, Result};
 
 use super::directory::Directory;
 use super::format::{HEADER, RECORD, Record, Seal, encode_file};
@@ -61,8 +61,8 @@ pub(super) enum State {
 /// An open chunk's files and the checksums of what they hold.
 #[derive(Debug)]
 pub(super) struct OpenLog {
-    pub data: Arc<File>,
-    pub sums: Arc<File>,
+    pub data: Handle,
+    pub sums: Handle,
     pub tail: BlockCrc,
     /// One CRC for each block, the last over what there is of it.
     pub crcs: Vec<u32>,
@@ -87,8 +87,8 @@ pub(super) struct Sealed {
 
 #[derive(Debug)]
 pub(super) struct SealedFiles {
-    pub data: File,
-    pub sums: File,
+    pub data: Handle,
+    pub sums: Handle,
 }
 
 /// A replica of a chunk on this datanode.
@@ -204,17 +204,14 @@ impl Replica {
         };
         // Without the lock: readers must not wait for the disk.
         let dir = &self.dir;
-        let mut done = dir.sync_file(&data).and_then(|()| dir.sync_file(&sums));
+        let mut done = dir.sync_file(&*data).and_then(|()| dir.sync_file(&*sums));
         if done.is_ok() && !named {
             done = dir.sync_names(&dir.shelf(self.chunk));
         }
+        done = done.and_then(|()| dir.usable());
         let mut state = self.lock();
         if let Err(error) = done {
-            if matches!(*state, State::Open(_)) {
-                let reason = format!("a sync failed: {error}");
-                dir.notices().bad(self.chunk, &reason);
-                self.enter(&mut state, State::Damaged(reason));
-            }
+            self.fail_sync(&mut state, &error);
             return Err(error);
         }
         if let State::Open(log) = &mut *state {
@@ -222,6 +219,15 @@ impl Replica {
             log.named = true;
         }
         Ok(length)
+    }
+
+    /// After a sync that failed nobody knows what is on the disk, and a later one would say that all is.
+    pub(super) fn fail_sync(&self, state: &mut State, error: &Error) {
+        if matches!(state, State::Open(_)) {
+            let reason = format!("a sync failed: {error}");
+            self.dir.notices().bad(self.chunk, &reason);
+            self.enter(state, State::Damaged(reason));
+        }
     }
 
     /// Ends all appending, and makes what is held durable: for a clean stop.
@@ -248,10 +254,10 @@ impl State {
 
 impl OpenLog {
     /// Files that hold nothing yet.
-    pub fn fresh(data: File, sums: File) -> OpenLog {
+    pub fn fresh(data: Handle, sums: Handle) -> OpenLog {
         OpenLog {
-            data: Arc::new(data),
-            sums: Arc::new(sums),
+            data,
+            sums,
             tail: BlockCrc::default(),
             crcs: Vec::new(),
             records: 0,
@@ -263,7 +269,7 @@ impl OpenLog {
     }
 
     /// Files whose content is known: `crcs` has one entry for each block of `length` bytes.
-    pub fn known(data: File, sums: File, length: u64, crcs: Vec<u32>, records: u64) -> OpenLog {
+    pub fn known(data: Handle, sums: Handle, length: u64, crcs: Vec<u32>, records: u64) -> OpenLog {
         let tail = BlockCrc::at(length, crcs.last().copied().unwrap_or(0));
         OpenLog {
             tail,
@@ -356,14 +362,15 @@ impl Appender {
         }
         if after > log.allocated {
             let ahead = (after - log.allocated).max(ALLOCATED_AHEAD);
-            dir.preallocate(&log.data, log.allocated, ahead);
+            dir.preallocate(&*log.data, log.allocated, ahead);
             log.allocated += ahead;
         }
         let at = HEADER as u64 + log.records * RECORD as u64;
-        let put = dir.write_at(&log.data, data, before).and_then(|()| dir.write_at(&log.sums, &records, at));
+        let put =
+            dir.write_at(&*log.data, data, before).and_then(|()| dir.write_at(&*log.sums, &records, at));
         if let Err(error) = put {
             // What was written past the end is nobody's; a full disk gets it back at once.
-            let _ = log.data.set_len(before);
+            let _ = log.data.set_length(before);
             log.allocated = before;
             return Err(error);
         }
@@ -375,6 +382,11 @@ impl Appender {
         dir.gained(data.len() as u64);
         replica.length.store(after, Ordering::Release);
         if log.records > log.crcs.len() as u64 + SPARE_RECORDS {
+            // The new file is durable at once; it must not vouch for bytes that are not.
+            if let Err(error) = dir.sync_file(&*log.data) {
+                replica.fail_sync(&mut state, &error);
+                return Err(error);
+            }
             rewrite(chunk, dir, log)?;
         }
         Ok(())
@@ -395,13 +407,11 @@ impl Drop for Appender {
     }
 }
 
-/// Puts a checksum file with one record a block in the place of a long log.
+/// Puts a checksum file with one record a block in the place of a long log. The data must be on the disk.
 fn rewrite(chunk: u64, dir: &Directory, log: &mut OpenLog) -> Result<()> {
-    // The new file is durable at once; it must not vouch for bytes that are not.
-    dir.sync_file(&log.data)?;
     let content = encode_file(chunk, log.tail.length(), &log.crcs, None);
     let sums = dir.replace(&dir.sums_path(chunk), &content)?;
-    log.sums = Arc::new(sums);
+    log.sums = sums;
     log.records = log.crcs.len() as u64;
     Ok(())
 }

@@ -1,9 +1,6 @@
 //! Making a replica immutable.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::sync::Arc;
-
+use cairn_host::disk::DiskFile;
 use cairn_proto::checksum::crc32c;
 use cairn_proto::limits::BLOCK_SIZE;
 use cairn_proto::{Error, ErrorCode, Result};
@@ -42,14 +39,17 @@ impl Replica {
                 other => return Err(other.refusal(chunk)),
             }
         };
-        let sealed = self.hash(&data, length, crcs).and_then(|(seal, crcs)| {
-            self.dir().sync_file(&data)?;
+        let sealed = self.hash(&*data, length, crcs).and_then(|(seal, crcs)| {
+            if let Err(error) = self.dir().sync_file(&*data) {
+                self.fail_sync(&mut self.lock(), &error);
+                return Err(error);
+            }
             let content = encode_file(chunk, length, &crcs, Some(&seal));
             self.dir().replace(&self.dir().sums_path(chunk), &content)?;
             Ok(seal)
         });
         match sealed {
-            Ok(seal) => self.finish_seal(&data, seal),
+            Ok(seal) => self.finish_seal(&*data, seal),
             Err(error) => {
                 // Appends may go on: the namenode's next order, or its writer, decides.
                 if let State::Open(log) = &mut *self.lock() {
@@ -60,7 +60,7 @@ impl Replica {
         }
     }
 
-    fn finish_seal(&self, data: &Arc<File>, seal: Seal) -> Result<Seal> {
+    fn finish_seal(&self, data: &dyn DiskFile, seal: Seal) -> Result<Seal> {
         let mut state = self.lock();
         let before = self.length();
         self.enter(&mut state, State::Sealed(Sealed { seal, files: None }));
@@ -73,7 +73,7 @@ impl Replica {
 
     /// Reads the first `length` bytes once: checks every block, and hashes them all. The CRC of the last
     /// block changes when the cut goes through it.
-    fn hash(&self, data: &File, length: u64, mut crcs: Vec<u32>) -> Result<(Seal, Vec<u32>)> {
+    fn hash(&self, data: &dyn DiskFile, length: u64, mut crcs: Vec<u32>) -> Result<(Seal, Vec<u32>)> {
         let chunk = self.chunk();
         let held = self.length();
         let mut hasher = blake3::Hasher::new();

@@ -17,7 +17,7 @@ use super::*;
 
 fn open(dirs: &[&Path], limit: Option<u64>) -> Result<Store> {
     let dirs = dirs.iter().map(|dir| dir.to_path_buf()).collect();
-    let store = Store::open(&StoreConfig { dirs, reserve_bytes: 0, capacity_limit: limit })?;
+    let store = Store::open(&StoreConfig { dirs, capacity_limit: limit, ..StoreConfig::default() })?;
     store.adopt_cluster("test")?;
     Ok(store)
 }

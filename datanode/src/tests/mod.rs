@@ -45,7 +45,7 @@ impl Node {
     fn start_with(number: u32, settings: Settings, capacity_limit: Option<u64>) -> Node {
         let dir = TempDir::new().unwrap();
         let dirs = vec![dir.path().join("data")];
-        let store = Store::open(&StoreConfig { dirs, reserve_bytes: 0, capacity_limit }).unwrap();
+        let store = Store::open(&StoreConfig { dirs, capacity_limit, ..StoreConfig::default() }).unwrap();
         store.adopt_cluster(CLUSTER).unwrap();
         let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let server = Server::start(listener, Arc::new(store), settings).unwrap();

@@ -2,11 +2,11 @@
 //!
 //! One small file, replaced atomically: `"CRNMARK1" | u32 CRC-32C of the rest | postcard`.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use bytes::Bytes;
+use cairn_host::disk::{self, Disk};
 use cairn_proto::checksum::crc32c;
 use serde::{Deserialize, Serialize};
 
@@ -35,13 +35,13 @@ struct Stored {
 }
 
 /// Whether a log in `dir` ever wrote its marks.
-pub fn exist(dir: &Path) -> bool {
-    dir.join(NAME).exists()
+pub fn exist(disk: &dyn Disk, dir: &Path) -> io::Result<bool> {
+    Ok(disk.look(&dir.join(NAME))?.is_some())
 }
 
 /// Reads the marks of a log; none were ever written in a new directory.
-pub fn load(dir: &Path) -> io::Result<Marks> {
-    let bytes = match fs::read(dir.join(NAME)) {
+pub fn load(disk: &dyn Disk, dir: &Path) -> io::Result<Marks> {
+    let bytes = match disk::read(disk, &dir.join(NAME)) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Marks::default()),
         Err(error) => return Err(error),
@@ -56,24 +56,14 @@ pub fn load(dir: &Path) -> io::Result<Marks> {
 }
 
 /// Replaces the marks; they are on disk when this returns.
-pub fn save(dir: &Path, marks: &Marks) -> io::Result<()> {
+pub fn save(disk: &dyn Disk, dir: &Path, marks: &Marks) -> io::Result<()> {
     let vote = marks.vote.as_ref().map(|vote| vote.to_vec());
     let stored = Stored { vote, purged: marks.purged, committed: marks.committed };
     let body = postcard::to_allocvec(&stored).map_err(io::Error::other)?;
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&crc32c(&body).to_le_bytes());
     bytes.extend_from_slice(&body);
-    replace_file(dir, NAME, &bytes)
-}
-
-/// Puts `bytes` under `name` in `dir`: whole or not at all, on disk when this returns.
-pub fn replace_file(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let fresh = dir.join(format!("{name}.tmp"));
-    let mut file = File::create(&fresh)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&fresh, dir.join(name))?;
-    File::open(dir)?.sync_all()
+    disk::replace(disk, &dir.join(NAME), &bytes)
 }
 
 #[cfg(test)]
@@ -82,18 +72,18 @@ mod tests {
 
     #[test]
     fn marks_survive_and_damage_is_noticed() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(load(dir.path()).unwrap(), Marks::default());
+        let (dir, disk) = (tempfile::tempdir().unwrap(), disk::RealDisk);
+        assert_eq!(load(&disk, dir.path()).unwrap(), Marks::default());
         let marks = Marks {
             vote: Some(Bytes::from_static(b"vote")),
             purged: Some(Position { index: 7, term: 1 }),
             committed: None,
         };
-        save(dir.path(), &marks).unwrap();
-        assert_eq!(load(dir.path()).unwrap(), marks);
-        let mut bytes = fs::read(dir.path().join(NAME)).unwrap();
+        save(&disk, dir.path(), &marks).unwrap();
+        assert_eq!(load(&disk, dir.path()).unwrap(), marks);
+        let mut bytes = std::fs::read(dir.path().join(NAME)).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
-        fs::write(dir.path().join(NAME), &bytes).unwrap();
-        assert_eq!(load(dir.path()).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        std::fs::write(dir.path().join(NAME), &bytes).unwrap();
+        assert_eq!(load(&disk, dir.path()).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

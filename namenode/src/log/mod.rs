@@ -1,4 +1,4 @@
-//! The Raft log on disk: segments of framed records, one writer thread, one fsync for many appends.
+//! The Raft log on disk: segments of framed records, one writer, one fsync for many appends.
 //!
 //! Nothing here knows the Raft library: a record is an index, a term and opaque bytes. `docs/formats/raft-log.md`
 //! draws the files. What a caller may rely on:
@@ -8,7 +8,6 @@
 //! - after a write has failed nothing is written any more: every later call fails;
 //! - a record that was on disk once and is damaged now is an error at start, never a shorter log.
 
-mod lock;
 mod marks;
 mod record;
 mod recover;
@@ -27,9 +26,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
+use cairn_host::disk::{Disk, SharedDisk};
 
-pub use lock::DirectoryLock;
-pub use marks::{Marks, replace_file};
+pub use marks::Marks;
 pub use record::{Position, Record};
 pub use recover::LogError;
 
@@ -54,29 +53,85 @@ impl Default for LogOptions {
     }
 }
 
-/// A handle on the log; clones share it. The writer thread ends when the last one is gone.
+/// A handle on the log; clones share it. The writer ends when the last one is gone.
 #[derive(Debug, Clone)]
 pub struct Log(Arc<Handle>);
 
 #[derive(Debug)]
 struct Handle {
     shared: Arc<Shared>,
-    commands: Sender<Command>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    writing: Writing,
     record_limit: usize,
+}
+
+/// Who writes.
+enum Writing {
+    /// A thread of its own: callers go on while the disk works.
+    Thread { commands: Sender<Command>, thread: Mutex<Option<JoinHandle<()>>> },
+    /// Whoever asks, before the call returns: on a disk that does not block. Nobody any more after a failed write.
+    InPlace(Mutex<Option<Writer>>),
+}
+
+impl std::fmt::Debug for Writing {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(match self {
+            Writing::Thread { .. } => "Thread",
+            Writing::InPlace(_) => "InPlace",
+        })
+    }
+}
+
+impl Writing {
+    fn start(writer: Writer, in_place: bool) -> io::Result<Writing> {
+        if in_place {
+            return Ok(Writing::InPlace(Mutex::new(Some(writer))));
+        }
+        let (commands, queue) = channel();
+        let thread = std::thread::Builder::new().name("raft-log".into()).spawn(move || writer.run(queue))?;
+        Ok(Writing::Thread { commands, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Has `command` done. The state is given back only once it is in the queue, so that the order of the queue is
+    /// the order of the state.
+    fn ask(&self, state: MutexGuard<'_, State>, command: Command) -> io::Result<()> {
+        let ended = || io::Error::other("the log is closed, or a write failed");
+        match self {
+            Writing::Thread { commands, .. } => commands.send(command).map_err(|_| ended()),
+            Writing::InPlace(writer) => {
+                let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+                drop(state);
+                if writer.as_mut().ok_or_else(ended)?.perform(command).is_err() {
+                    *writer = None;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn end(&self, marks: Marks) {
+        match self {
+            Writing::Thread { commands, thread } => {
+                // The writer may have ended by itself, after a failed write.
+                let _ = commands.send(Command::Stop { marks });
+                let thread = thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if thread.is_some_and(|thread| thread.join().is_err()) {
+                    tracing::error!("the log's writer thread panicked");
+                }
+            }
+            Writing::InPlace(writer) => {
+                if let Some(mut writer) = writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                    // It was told why when it could not save them.
+                    let _ = writer.perform(Command::Stop { marks });
+                }
+            }
+        }
+    }
 }
 
 impl Handle {
     fn close(&self) {
         let marks = self.shared.lock().marks();
-        // The writer may have ended by itself, after a failed write.
-        let _ = self.commands.send(Command::Stop { marks });
-        let thread = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread
-            && thread.join().is_err()
-        {
-            tracing::error!("the log's writer thread panicked");
-        }
+        self.writing.end(marks);
     }
 }
 
@@ -151,13 +206,14 @@ impl State {
 
 impl Log {
     /// Whether a log was ever made in `dir`.
-    pub fn exists(dir: &Path) -> bool {
-        marks::exist(dir)
+    pub fn exists(disk: &dyn Disk, dir: &Path) -> io::Result<bool> {
+        marks::exist(disk, dir)
     }
 
-    /// Opens the log in `dir`, making it when there is none, and recovers it.
-    pub fn open(dir: &Path, options: LogOptions) -> Result<Log, LogError> {
-        let recovered = recover::open(dir)?;
+    /// Opens the log in `dir`, making it when there is none, and recovers it. On a disk that does not block, every
+    /// call writes before it returns, and calls the callback; the callback must not call the log.
+    pub fn open(dir: &Path, options: LogOptions, disk: SharedDisk) -> Result<Log, LogError> {
+        let recovered = recover::open(&*disk, dir)?;
         let flushed = recovered.last.map_or(0, |last| last.index + 1);
         let state = State {
             flushed,
@@ -170,15 +226,11 @@ impl Log {
             ..State::default()
         };
         let shared = Arc::new(Shared(Mutex::new(state)));
-        let (commands, queue) = channel();
-        let writer = Writer::new(dir, options.segment_bytes, shared.clone(), recovered.tail)?;
-        let thread = std::thread::Builder::new()
-            .name("raft-log".into())
-            .spawn(move || writer.run(queue))
-            .map_err(LogError::Io)?;
+        let in_place = !disk.blocks();
+        let writer = Writer::new(disk, dir, options.segment_bytes, shared.clone(), recovered.tail);
+        let writing = Writing::start(writer, in_place)?;
         let record_limit = options.segment_bytes as usize - segment::HEADER - record::HEAD;
-        let writer = Mutex::new(Some(thread));
-        Ok(Log(Arc::new(Handle { shared, commands, writer, record_limit })))
+        Ok(Log(Arc::new(Handle { shared, writing, record_limit })))
     }
 
     /// The last record's position, or the last purged one's.
@@ -228,8 +280,7 @@ impl Log {
         state.last = Some(last.at);
         state.recent_bytes += records.iter().map(|record| record.payload.len()).sum::<usize>();
         state.recent.extend(records.iter().cloned());
-        // Sent under the lock, so that the order of the queue is the order of the state.
-        self.send(Command::Append { records, flushed })
+        self.0.writing.ask(state, Command::Append { records, flushed })
     }
 
     /// Removes every record after `keep`.
@@ -239,7 +290,7 @@ impl Log {
         state.keep_recent(|index| index < next);
         state.last = keep.max(state.purged);
         state.truncating += 1;
-        self.send(Command::Truncate { next, done })
+        self.0.writing.ask(state, Command::Truncate { next, done })
     }
 
     /// Removes every record up to `upto`, which may lie beyond the last one.
@@ -256,7 +307,7 @@ impl Log {
             state.last = Some(upto);
         }
         let marks = state.marks();
-        self.send(Command::Purge { marks, done })
+        self.0.writing.ask(state, Command::Purge { marks, done })
     }
 
     /// Saves the vote after everything asked for earlier.
@@ -264,7 +315,7 @@ impl Log {
         let mut state = self.0.shared.lock();
         state.vote = Some(vote);
         let marks = state.marks();
-        self.send(Command::SaveMarks { marks, done })
+        self.0.writing.ask(state, Command::SaveMarks { marks, done })
     }
 
     /// The records of `range` the log holds, but not more than about `max_bytes` of them (at least one).
@@ -317,10 +368,6 @@ impl Log {
     /// Waits until everything asked for is on disk, saves the marks and ends the writer. Later calls fail.
     pub fn close(&self) {
         self.0.close();
-    }
-
-    fn send(&self, command: Command) -> io::Result<()> {
-        self.0.commands.send(command).map_err(|_| io::Error::other("the log is closed, or a write failed"))
     }
 }
 

@@ -72,6 +72,13 @@ pub fn encode(record: &Record, flushed: u64, out: &mut Vec<u8>) {
     out.resize(start + framed(record.payload.len()), 0);
 }
 
+/// Bytes of the frame at the start of `bytes`, if one starts there; its end need not be there.
+pub fn frame_length(bytes: &[u8]) -> Option<usize> {
+    let head = bytes.get(..8)?;
+    let word = |at: usize| head[at..at + 4].try_into().map(u32::from_le_bytes).ok();
+    (word(0)? == MAGIC).then_some(framed(word(4)? as usize))
+}
+
 /// A frame found whole.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Frame<'a> {

@@ -6,10 +6,11 @@
 //! not start with less than it acknowledged.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use cairn_host::disk::{self, Disk};
 
 use super::marks::{self, Marks};
 use super::record::{self, ALIGN, Position};
@@ -61,27 +62,28 @@ pub struct Recovered {
 }
 
 /// Reads the log in `dir`, cuts a torn end and removes what is not needed.
-pub fn open(dir: &Path) -> Result<Recovered, LogError> {
-    fs::create_dir_all(dir)?;
-    let marks = marks::load(dir)?;
-    if !marks::exist(dir) {
-        marks::save(dir, &marks)?;
-    }
+pub fn open(disk: &dyn Disk, dir: &Path) -> Result<Recovered, LogError> {
+    disk::create_dirs(disk, dir)?;
+    let marks = marks::load(disk, dir)?;
+    // Again, although they were just read: an earlier process may have ended, or failed, before they were on the disk,
+    // and from here on they count as promised.
+    marks::save(disk, dir, &marks)?;
     let mut recovered = Recovered { last: marks.purged, segments: BTreeMap::new(), tail: None, marks };
     let mut next = recovered.marks.purged.map_or(0, |purged| purged.index + 1);
-    let files = segment_files(dir)?;
+    let files = segment_files(disk, dir)?;
     for (at, &first) in files.iter().enumerate() {
         let path = dir.join(super::segment::file_name(first));
         let following = files.get(at + 1).copied();
         if following.is_some_and(|following| following <= next) && recovered.segments.is_empty() {
-            fs::remove_file(&path)?; // a purge was interrupted
+            disk.remove(&path)?; // a purge was interrupted
             continue;
         }
         if first > next {
             return Err(LogError::Missing { from: next, path });
         }
-        let segment = Arc::new(Segment::open(path, first)?);
-        let end = scan(&segment, &mut recovered.last)?;
+        let segment = Arc::new(Segment::open(disk, path, first)?);
+        let content = segment.content()?;
+        let end = scan(&segment, &content, &mut recovered.last);
         let found = segment.next();
         if let Some(following) = following
             && found < following
@@ -91,17 +93,18 @@ pub fn open(dir: &Path) -> Result<Recovered, LogError> {
         if found < next {
             // Nothing but purged records, and the next one would leave a gap in this file.
             recovered.last = recovered.marks.purged;
-            fs::remove_file(segment.path())?;
+            disk.remove(segment.path())?;
             continue;
         }
         if following.is_none() {
-            cut_tail(&segment, end, &recovered.marks)?;
+            cut_tail(&segment, &content, end, &recovered.marks)?;
+            write_again(&segment, &content[..end])?;
         }
         next = next.max(found);
         recovered.tail = Some(Tail { segment: segment.clone(), offset: end as u32 });
         recovered.segments.insert(first, segment);
     }
-    File::open(dir)?.sync_all()?;
+    disk.sync_dir(dir)?;
     if let Some(committed) = recovered.marks.committed
         && committed.index >= next
     {
@@ -112,14 +115,13 @@ pub fn open(dir: &Path) -> Result<Recovered, LogError> {
 }
 
 /// First indexes of the segments, ascending; what was never finished is removed.
-fn segment_files(dir: &Path) -> io::Result<Vec<u64>> {
+fn segment_files(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<u64>> {
     let mut firsts = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let name = entry.file_name();
+    for name in disk.list(dir)? {
+        let path = dir.join(&name);
         let name = name.to_string_lossy();
         if name.ends_with(".tmp") {
-            fs::remove_file(entry.path())?;
+            disk.remove(&path)?;
         } else if let Some(first) = parse_name(&name) {
             firsts.push(first);
         }
@@ -129,11 +131,11 @@ fn segment_files(dir: &Path) -> io::Result<Vec<u64>> {
 }
 
 /// Publishes the whole records from the segment's start; returns where they end.
-fn scan(segment: &Segment, last: &mut Option<Position>) -> Result<usize, LogError> {
+fn scan(segment: &Segment, content: &[u8], last: &mut Option<Position>) -> usize {
     let mut offset = HEADER;
     let mut offsets = Vec::new();
     let mut expected = segment.first;
-    while let Some(frame) = record::decode(segment.bytes(offset)) {
+    while let Some(frame) = content.get(offset..).and_then(record::decode) {
         if frame.at.index != expected {
             break;
         }
@@ -145,12 +147,12 @@ fn scan(segment: &Segment, last: &mut Option<Position>) -> Result<usize, LogErro
         offset += record::framed(frame.payload.len());
     }
     segment.publish(offsets);
-    Ok(offset)
+    offset
 }
 
 /// Clears what follows the last whole record of the last segment, unless it was acknowledged once.
-fn cut_tail(segment: &Segment, end: usize, marks: &Marks) -> Result<(), LogError> {
-    let rest = segment.bytes(end);
+fn cut_tail(segment: &Segment, content: &[u8], end: usize, marks: &Marks) -> Result<(), LogError> {
+    let rest = content.get(end..).unwrap_or_default();
     if rest.iter().all(|&byte| byte == 0) {
         return Ok(());
     }
@@ -166,4 +168,20 @@ fn cut_tail(segment: &Segment, end: usize, marks: &Marks) -> Result<(), LogError
     segment.write(&vec![0; rest.len()], end as u32)?;
     segment.sync()?;
     Ok(())
+}
+
+/// Puts the records on the disk that no later one vouches for. An earlier process may have written them without
+/// coming as far as a sync, or its sync may have failed: then the kernel still shows them and thinks that they are on
+/// the disk, and only writing them again makes it so.
+fn write_again(segment: &Segment, content: &[u8]) -> io::Result<()> {
+    let mut flushed = segment.first;
+    let mut offset = HEADER;
+    while let Some(frame) = content.get(offset..).and_then(record::decode) {
+        flushed = flushed.max(frame.flushed);
+        offset += record::framed(frame.payload.len());
+    }
+    if let Some(from) = segment.offset_of(flushed) {
+        segment.write(&content[from as usize..], from)?;
+    }
+    segment.sync()
 }

@@ -8,15 +8,13 @@
 //! 64  frames (see `record.rs`)
 //! ```
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
 use bytes::Bytes;
+use cairn_host::disk::{Access, Disk, Handle};
 use cairn_proto::checksum::crc32c;
-use memmap2::Mmap;
 
 use super::record::{self, Record};
 
@@ -27,14 +25,18 @@ const SUFFIX: &str = ".log";
 /// A segment being prepared; thrown away at start.
 pub const SPARE: &str = "spare.tmp";
 
-/// An open segment. The writer writes through the file; readers look at the map, which shows the same pages.
+/// Bytes read at once of a record whose length is not known yet.
+const FIRST_READ: usize = 4096;
+
+/// An open segment. Reads are positional, not through a mapping: a mapping turns a bad sector into a signal that
+/// ends the process, where a read returns an error that says which file it was.
 #[derive(Debug)]
 pub struct Segment {
     /// Index of its first record.
     pub first: u64,
     path: PathBuf,
-    file: File,
-    map: Mmap,
+    file: Handle,
+    size: usize,
     /// Where each record's frame starts.
     offsets: RwLock<Vec<u32>>,
 }
@@ -60,14 +62,15 @@ fn header(first: u64) -> [u8; HEADER] {
 }
 
 /// Makes a file of zeros that are really on disk: an fsync of data written into it later need not write metadata.
-pub fn prepare(path: &Path, size: u32) -> io::Result<File> {
-    let mut file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(path)?;
-    let zeros = vec![0; 1 << 20];
-    let mut left = size as usize;
-    while left > 0 {
-        let part = left.min(zeros.len());
-        file.write_all(&zeros[..part])?;
-        left -= part;
+pub fn prepare(disk: &dyn Disk, path: &Path, size: u32) -> io::Result<Handle> {
+    let file = disk.open(path, Access::Create)?;
+    let size = size as usize;
+    let zeros = vec![0; size.min(1 << 20)];
+    let mut at = 0;
+    while at < size {
+        let part = (size - at).min(zeros.len());
+        file.write_at(&zeros[..part], at as u64)?;
+        at += part;
     }
     file.sync_all()?;
     Ok(file)
@@ -75,42 +78,66 @@ pub fn prepare(path: &Path, size: u32) -> io::Result<File> {
 
 impl Segment {
     /// Turns a prepared file into the segment that starts at `first`, with `content` as its first frames.
-    pub fn adopt(dir: &Path, file: File, from: &Path, first: u64, content: &[u8]) -> io::Result<Segment> {
-        file.write_all_at(&header(first), 0)?;
-        file.write_all_at(content, HEADER as u64)?;
+    pub fn adopt(
+        disk: &dyn Disk,
+        file: Handle,
+        from: &Path,
+        first: u64,
+        content: &[u8],
+    ) -> io::Result<Segment> {
+        file.write_at(&header(first), 0)?;
+        file.write_at(content, HEADER as u64)?;
         file.sync_data()?;
+        let dir = from.parent().unwrap_or(from);
         let path = dir.join(file_name(first));
-        fs::rename(from, &path)?;
-        File::open(dir)?.sync_all()?;
-        Segment::map(path, file, first)
+        disk.rename(from, &path)?;
+        disk.sync_dir(dir)?;
+        Segment::new(path, file, first)
     }
 
     /// Opens an existing segment; its records are not looked at yet.
-    pub fn open(path: PathBuf, first: u64) -> io::Result<Segment> {
-        let file = OpenOptions::new().read(true).write(true).open(&path)?;
-        let segment = Segment::map(path, file, first)?;
-        if segment.map.get(..HEADER) != Some(&header(first)[..]) {
+    pub fn open(disk: &dyn Disk, path: PathBuf, first: u64) -> io::Result<Segment> {
+        let file = disk.open(&path, Access::Write).map_err(|error| named(&path, &error))?;
+        let segment = Segment::new(path, file, first)?;
+        let mut head = [0; HEADER];
+        if segment.size < HEADER || segment.read_exact(&mut head, 0).map(|()| head)? != header(first) {
             let what = format!("{} has no valid header", segment.path.display());
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         Ok(segment)
     }
 
-    fn map(path: PathBuf, file: File, first: u64) -> io::Result<Segment> {
-        // SAFETY: the directory is locked for this process, nothing in it shortens a segment file, and what the
-        // writer changes under the map is read only after `offsets` (a lock) has published it.
-        let map = unsafe { Mmap::map(&file)? };
-        Ok(Segment { first, path, file, map, offsets: RwLock::new(Vec::new()) })
+    fn new(path: PathBuf, file: Handle, first: u64) -> io::Result<Segment> {
+        let size = file.length()? as usize;
+        Ok(Segment { first, path, file, size, offsets: RwLock::new(Vec::new()) })
+    }
+
+    fn read_exact(&self, buffer: &mut [u8], offset: usize) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset as u64).map_err(|error| named(&self.path, &error))
     }
 
     /// Bytes of the file.
     pub fn size(&self) -> usize {
-        self.map.len()
+        self.size
     }
 
-    /// The file's content from `offset` on.
-    pub fn bytes(&self, offset: usize) -> &[u8] {
-        self.map.get(offset..).unwrap_or_default()
+    /// The file's whole content.
+    pub fn content(&self) -> io::Result<Vec<u8>> {
+        let mut content = vec![0; self.size];
+        self.read_exact(&mut content, 0)?;
+        Ok(content)
+    }
+
+    /// The frame that starts at `offset`, if its length can be believed; what it says is not verified.
+    pub fn frame(&self, offset: usize) -> io::Result<Vec<u8>> {
+        let mut frame = vec![0; FIRST_READ.min(self.size.saturating_sub(offset))];
+        self.read_exact(&mut frame, offset)?;
+        let length = record::frame_length(&frame).filter(|&length| length <= self.size - offset);
+        let Some(length) = length else { return Ok(Vec::new()) };
+        let read = frame.len().min(length);
+        frame.resize(length, 0);
+        self.read_exact(&mut frame[read..], offset + read)?;
+        Ok(frame)
     }
 
     /// Where the file is.
@@ -136,7 +163,7 @@ impl Segment {
 
     /// Writes frames; they are on disk after [`Segment::sync`].
     pub fn write(&self, bytes: &[u8], offset: u32) -> io::Result<()> {
-        self.file.write_all_at(bytes, u64::from(offset))
+        self.file.write_at(bytes, u64::from(offset))
     }
 
     /// Waits for the disk.
@@ -147,9 +174,10 @@ impl Segment {
     /// The record `index`, if it is here and published.
     pub fn read(&self, index: u64) -> io::Result<Option<Record>> {
         let Some(offset) = self.offset_of(index) else { return Ok(None) };
-        match record::decode(self.bytes(offset as usize)) {
+        let bytes = Bytes::from(self.frame(offset as usize)?);
+        match record::decode(&bytes) {
             Some(frame) if frame.at.index == index => {
-                Ok(Some(Record { at: frame.at, payload: Bytes::copy_from_slice(frame.payload) }))
+                Ok(Some(Record { at: frame.at, payload: bytes.slice_ref(frame.payload) }))
             }
             _ => {
                 let what = format!("log record {index} in {} is damaged", self.path.display());
@@ -157,4 +185,8 @@ impl Segment {
             }
         }
     }
+}
+
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("reading {}: {error}", path.display()))
 }

@@ -5,6 +5,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 
+use cairn_host::disk::real;
+
 use super::*;
 
 const OPTIONS: LogOptions = LogOptions { segment_bytes: 4096, recent_bytes: 1000 };
@@ -34,7 +36,7 @@ fn check(log: &Log, range: Range<u64>, term: u64) {
 }
 
 fn open(dir: &Path) -> Log {
-    Log::open(dir, OPTIONS).unwrap()
+    Log::open(dir, OPTIONS, real()).unwrap()
 }
 
 fn segments(dir: &Path) -> Vec<PathBuf> {
@@ -186,7 +188,7 @@ fn damage_before_acknowledged_records_stops_the_node() {
     let offset = log.0.shared.lock().segments[&0].offset_of(3).unwrap();
     log.close();
     spoil(&segments(dir.path())[0], u64::from(offset) + 12);
-    let error = Log::open(dir.path(), OPTIONS).unwrap_err();
+    let error = Log::open(dir.path(), OPTIONS, real()).unwrap_err();
     assert!(matches!(error, LogError::Damaged { index: 3, .. }), "{error}");
 }
 
@@ -199,7 +201,7 @@ fn damage_of_a_committed_end_stops_the_node() {
     let offset = log.0.shared.lock().segments[&0].offset_of(4).unwrap();
     log.close();
     spoil(&segments(dir.path())[0], u64::from(offset) + 12);
-    assert!(matches!(Log::open(dir.path(), OPTIONS), Err(LogError::Damaged { index: 4, .. })));
+    assert!(matches!(Log::open(dir.path(), OPTIONS, real()), Err(LogError::Damaged { index: 4, .. })));
 }
 
 #[test]
@@ -211,8 +213,8 @@ fn damage_in_an_earlier_segment_and_a_missing_one_stop_the_node() {
     let files = segments(dir.path());
     let whole = fs::read(&files[0]).unwrap();
     spoil(&files[0], 100);
-    assert!(matches!(Log::open(dir.path(), OPTIONS), Err(LogError::Damaged { .. })));
+    assert!(matches!(Log::open(dir.path(), OPTIONS, real()), Err(LogError::Damaged { .. })));
     fs::write(&files[0], whole).unwrap();
     fs::remove_file(&files[1]).unwrap();
-    assert!(Log::open(dir.path(), OPTIONS).is_err());
+    assert!(Log::open(dir.path(), OPTIONS, real()).is_err());
 }

@@ -1,11 +1,12 @@
-//! The one thread that writes the log.
+//! The one hand that writes the log.
 
-use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
+
+use cairn_host::disk::{Handle, SharedDisk};
 
 use super::marks::{self, Marks};
 use super::record::{self, Record};
@@ -26,25 +27,27 @@ pub enum Command {
 }
 
 pub struct Writer {
+    disk: SharedDisk,
     dir: PathBuf,
     segment_bytes: u32,
     shared: Arc<Shared>,
     tail: Option<Tail>,
     /// The next segment's file, being filled with zeros by a thread of its own.
-    spare: Option<JoinHandle<io::Result<File>>>,
+    spare: Option<JoinHandle<io::Result<Handle>>>,
     /// Records below this index are on disk.
     flushed: u64,
 }
 
 impl Writer {
     pub fn new(
+        disk: SharedDisk,
         dir: &Path,
         segment_bytes: u32,
         shared: Arc<Shared>,
         tail: Option<Tail>,
-    ) -> io::Result<Writer> {
+    ) -> Writer {
         let flushed = shared.lock().flushed;
-        Ok(Writer { dir: dir.to_owned(), segment_bytes, shared, tail, spare: None, flushed })
+        Writer { disk, dir: dir.to_owned(), segment_bytes, shared, tail, spare: None, flushed }
     }
 
     /// Works until told to stop or nobody can ask any more. The first failure ends the writer: after a failed
@@ -58,22 +61,51 @@ impl Writer {
                     waiting = next;
                     self.append_all(groups)
                 }
-                Command::Truncate { next, done } => report(self.truncate(next), done),
-                Command::Purge { marks, done } => report(self.purge(&marks), done),
-                Command::SaveMarks { marks, done } => report(marks::save(&self.dir, &marks), done),
-                Command::Stop { marks } => {
-                    if let Err(error) = marks::save(&self.dir, &marks) {
-                        tracing::warn!(%error, "the log's marks were not saved at the end");
-                    }
-                    return;
-                }
+                Command::Stop { marks } => return self.stop(&marks),
+                other => self.perform(other),
             };
             if let Err(error) = result {
-                tracing::error!(%error, dir = %self.dir.display(), "writing the log failed; nothing is written any more");
                 refuse_all(waiting, queue, &error);
                 return;
             }
         }
+    }
+
+    /// Does one thing, reports it, and says whether anything may be written after it.
+    pub fn perform(&mut self, command: Command) -> io::Result<()> {
+        match command {
+            Command::Append { records, flushed } => self.append_all(vec![(records, flushed)]),
+            Command::Truncate { next, done } => {
+                let result = self.truncate(next);
+                self.report(result, done)
+            }
+            Command::Purge { marks, done } => {
+                let result = self.purge(&marks);
+                self.report(result, done)
+            }
+            Command::SaveMarks { marks, done } => {
+                let result = marks::save(&*self.disk, &self.dir, &marks);
+                self.report(result, done)
+            }
+            Command::Stop { marks } => {
+                self.stop(&marks);
+                Ok(())
+            }
+        }
+    }
+
+    fn stop(&self, marks: &Marks) {
+        if let Err(error) = marks::save(&*self.disk, &self.dir, marks) {
+            tracing::warn!(%error, "the log's marks were not saved at the end");
+        }
+    }
+
+    fn report(&self, result: io::Result<()>, done: Flushed) -> io::Result<()> {
+        if let Err(error) = &result {
+            tracing::error!(%error, dir = %self.dir.display(), "writing the log failed; nothing is written any more");
+        }
+        done(copy(&result));
+        result
     }
 
     fn append_all(&mut self, groups: Vec<(Vec<Record>, Flushed)>) -> io::Result<()> {
@@ -85,7 +117,8 @@ impl Writer {
             state.evict();
         }
         for (_, flushed) in groups {
-            flushed(copy(&result));
+            // All of them end as the last one does.
+            let _ = self.report(copy(&result), flushed);
         }
         result
     }
@@ -141,20 +174,23 @@ impl Writer {
         });
         let file = match prepared {
             Some(file) => file?,
-            None => segment::prepare(&path, self.segment_bytes)?,
+            None => segment::prepare(&*self.disk, &path, self.segment_bytes)?,
         };
-        let segment = Arc::new(Segment::adopt(&self.dir, file, &path, first, &[])?);
+        let segment = Arc::new(Segment::adopt(&*self.disk, file, &path, first, &[])?);
         self.shared.lock().segments.insert(first, segment.clone());
         Ok(Tail { segment, offset: HEADER as u32 })
     }
 
     /// Has the next segment filled with zeros once this one is half full.
     fn prepare_spare(&mut self) {
+        if !self.disk.blocks() {
+            return;
+        }
         let half = self.segment_bytes / 2;
         if self.spare.is_none() && self.tail.as_ref().is_some_and(|tail| tail.offset > half) {
-            let (path, size) = (self.dir.join(SPARE), self.segment_bytes);
+            let (disk, path, size) = (self.disk.clone(), self.dir.join(SPARE), self.segment_bytes);
             let thread = std::thread::Builder::new().name("raft-log-spare".into());
-            self.spare = thread.spawn(move || segment::prepare(&path, size)).ok();
+            self.spare = thread.spawn(move || segment::prepare(&*disk, &path, size)).ok();
         }
     }
 
@@ -168,8 +204,8 @@ impl Writer {
             }
             if segment.first >= next {
                 self.shared.lock().segments.remove(&segment.first);
-                fs::remove_file(segment.path())?;
-                File::open(&self.dir)?.sync_all()?;
+                self.disk.remove(segment.path())?;
+                self.disk.sync_dir(&self.dir)?;
             } else {
                 self.shorten(&segment, next)?;
             }
@@ -187,10 +223,11 @@ impl Writer {
 
     fn shorten(&self, segment: &Arc<Segment>, next: u64) -> io::Result<()> {
         let end = segment.offset_of(next).ok_or_else(|| io::Error::other("a record to cut at is missing"))?;
-        let content = &segment.bytes(HEADER)[..end as usize - HEADER];
+        let content = segment.content()?;
+        let kept = content.get(HEADER..end as usize).unwrap_or_default();
         let path = self.dir.join("shorter.tmp");
-        let file = segment::prepare(&path, segment.size() as u32)?;
-        let shorter = Segment::adopt(&self.dir, file, &path, segment.first, content)?;
+        let file = segment::prepare(&*self.disk, &path, segment.size() as u32)?;
+        let shorter = Segment::adopt(&*self.disk, file, &path, segment.first, kept)?;
         shorter.publish((segment.first..next).filter_map(|index| segment.offset_of(index)));
         self.shared.lock().segments.insert(segment.first, Arc::new(shorter));
         Ok(())
@@ -198,7 +235,7 @@ impl Writer {
 
     /// The mark comes first: records below it are ignored at start, whether or not their files are gone.
     fn purge(&mut self, marks: &Marks) -> io::Result<()> {
-        marks::save(&self.dir, marks)?;
+        marks::save(&*self.disk, &self.dir, marks)?;
         let first_kept = marks.purged.map_or(0, |purged| purged.index + 1);
         loop {
             let Some(segment) = self.first_segment() else { break };
@@ -212,11 +249,11 @@ impl Writer {
                 self.tail = None;
             }
             self.shared.lock().segments.remove(&segment.first);
-            fs::remove_file(segment.path())?;
+            self.disk.remove(segment.path())?;
         }
         self.flushed = self.flushed.max(first_kept);
         self.shared.lock().flushed = self.flushed;
-        File::open(&self.dir)?.sync_all()
+        self.disk.sync_dir(&self.dir)
     }
 
     fn last_segment(&self) -> Option<Arc<Segment>> {
@@ -237,8 +274,11 @@ fn end_of(segment: &Segment) -> io::Result<u32> {
     let Some(offset) = segment.next().checked_sub(1).and_then(|last| segment.offset_of(last)) else {
         return Ok(HEADER as u32);
     };
-    let frame = record::decode(segment.bytes(offset as usize));
-    let length = frame.ok_or_else(|| io::Error::other("the last kept record is damaged"))?.payload.len();
+    let frame = segment.frame(offset as usize)?;
+    let length = record::decode(&frame)
+        .ok_or_else(|| io::Error::other("the last kept record is damaged"))?
+        .payload
+        .len();
     Ok(offset + record::framed(length) as u32)
 }
 
@@ -263,11 +303,6 @@ fn gather(
         }
     }
     (groups, None)
-}
-
-fn report(result: io::Result<()>, done: Flushed) -> io::Result<()> {
-    done(copy(&result));
-    result
 }
 
 fn copy(result: &io::Result<()>) -> io::Result<()> {

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cairn_host::disk::SharedDisk;
 use cairn_proto::fs::Outcome;
 use cairn_proto::{Error, ErrorCode};
 use openraft::async_runtime::WatchReceiver;
@@ -30,6 +31,7 @@ pub use network::MESSAGE_LIMIT;
 pub use service::RaftService;
 pub use snapshot::highest_id;
 
+use crate::blocking;
 use crate::fatal::Alarm;
 use crate::log::Log;
 use crate::store::RedbStore;
@@ -58,6 +60,8 @@ pub struct GroupSettings {
     pub checkpoint_every: Duration,
     /// Where received snapshots are put until they are installed.
     pub incoming: PathBuf,
+    /// The disk that log and store are on.
+    pub disk: SharedDisk,
 }
 
 /// What a namenode knows of its group's leader.
@@ -259,7 +263,7 @@ impl Group {
         }
         self.loops.0.iter().for_each(AbortHandle::abort);
         let store = self.store.clone();
-        match tokio::task::spawn_blocking(move || store.checkpoint()).await {
+        match blocking::on(&self.settings.disk, move || store.checkpoint()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the store was not made durable at the end; the log has it")

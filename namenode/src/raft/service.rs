@@ -1,24 +1,24 @@
 //! Raft's messages as they arrive.
 
-use std::io::{self, BufReader};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cairn_metadata::store::StoreError;
+use cairn_host::disk::{self, Access, SharedDisk};
 use cairn_proto::control::raft_server::Raft as RaftRpc;
 use cairn_proto::control::{RaftBytes, SnapshotPart};
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::fs::File;
-use tokio::io::AsyncWriteExt;
+use tokio::task::JoinError;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Group;
 use super::network::{decode, encode};
 use super::snapshot::{Content, Received, Snapshot};
 use super::types::{SnapshotMeta, Types, Vote};
+use crate::blocking;
 use crate::seat::Seat;
 use crate::store::stream;
 
@@ -91,7 +91,7 @@ impl RaftRpc for RaftService {
         let group = self.group(&head)?;
         let (vote, meta): (Vote, SnapshotMeta) = read(&head)?;
         tracing::info!(%meta, from = head.from, "receiving a snapshot");
-        let received = receive(&group.settings.incoming, &mut parts).await?;
+        let received = receive(&group.settings.disk, &group.settings.incoming, &mut parts).await?;
         let snapshot = Snapshot { meta, snapshot: Content::File(received) };
         let answer = group.raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
         group.reply(&head, &answer)
@@ -108,23 +108,32 @@ impl RaftRpc for RaftService {
 
 /// Writes the stream into a file of its own and checks it: one that was cut short must not get as far as the
 /// library, to which a snapshot that cannot be installed is a failed disk.
-async fn receive(dir: &Path, parts: &mut Streaming<SnapshotPart>) -> Result<Received, Status> {
+async fn receive(
+    disk: &SharedDisk,
+    dir: &Path,
+    parts: &mut Streaming<SnapshotPart>,
+) -> Result<Received, Status> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let failed = |error: io::Error| Status::internal(format!("receiving a snapshot: {error}"));
-    tokio::fs::create_dir_all(dir).await.map_err(failed)?;
+    let lost = |error: JoinError| Status::internal(error.to_string());
     let path = dir.join(format!("{}.snapshot", NUMBER.fetch_add(1, Ordering::Relaxed)));
-    let mut file = File::create(&path).await.map_err(failed)?;
-    let received = Received(path);
-    while let Some(part) = parts.message().await? {
-        file.write_all(&part.data).await.map_err(failed)?;
-    }
-    file.flush().await.map_err(failed)?;
-    let check = move || {
-        let file = std::fs::File::open(&received.0).map_err(|error| StoreError::Engine(error.to_string()))?;
-        stream::verify(BufReader::with_capacity(1 << 20, file))?;
-        Ok::<Received, StoreError>(received)
+    let make = {
+        let (disk, dir, path) = (disk.clone(), dir.to_owned(), path.clone());
+        move || {
+            disk::create_dirs(&*disk, &dir)?;
+            disk.open(&path, Access::Create)
+        }
     };
-    let checked =
-        tokio::task::spawn_blocking(check).await.map_err(|error| Status::internal(error.to_string()))?;
+    let file = blocking::on(disk, make).await.map_err(lost)?.map_err(failed)?;
+    let received = Received::new(disk.clone(), path);
+    let mut at = 0;
+    while let Some(part) = parts.message().await? {
+        let (file, offset) = (file.clone(), at);
+        at += part.data.len() as u64;
+        let write = move || file.write_at(&part.data, offset);
+        blocking::on(disk, write).await.map_err(lost)?.map_err(failed)?;
+    }
+    let check = move || stream::verify(received.read()?).map(|()| received);
+    let checked = blocking::on(disk, check).await.map_err(lost)?;
     checked.map_err(|error| Status::data_loss(error.to_string()))
 }

@@ -4,16 +4,17 @@
 //! telling the Raft library how far that is: the log is purged up to there and never further. Sending one streams
 //! a view of the store; only the receiver writes a file.
 
-use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use cairn_host::disk::{Access, Reader, SharedDisk};
 use cairn_metadata::store::{Store, StoreError, Table, View};
 use openraft::RaftSnapshotBuilder;
 use openraft::type_config::alias::SnapshotOf;
 
 use super::types::{LogId, SnapshotMeta, StoredMembership, Types};
+use crate::blocking;
 use crate::store::{RedbStore, stream};
 
 /// Key of the last applied log id in [`Table::Raft`].
@@ -33,13 +34,30 @@ pub enum Content {
 
 /// A snapshot received into a file.
 #[derive(Debug)]
-pub struct Received(pub PathBuf);
+pub struct Received {
+    disk: SharedDisk,
+    path: PathBuf,
+}
 
 impl Drop for Received {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.0) {
-            tracing::warn!(%error, path = %self.0.display(), "a received snapshot was not removed");
+        if let Err(error) = self.disk.remove(&self.path) {
+            tracing::warn!(%error, path = %self.path.display(), "a received snapshot was not removed");
         }
+    }
+}
+
+impl Received {
+    /// The file at `path`, which is there already.
+    pub fn new(disk: SharedDisk, path: PathBuf) -> Received {
+        Received { disk, path }
+    }
+
+    /// Its content from the start.
+    pub fn read(&self) -> Result<impl io::Read + use<>, StoreError> {
+        let file = self.disk.open(&self.path, Access::Read);
+        let file = file.map_err(|error| StoreError::Engine(error.to_string()))?;
+        Ok(BufReader::with_capacity(1 << 20, Reader::new(file)))
     }
 }
 
@@ -90,7 +108,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
             store.checkpoint()?;
             Ok(snapshot)
         };
-        tokio::task::spawn_blocking(build).await.map_err(io::Error::other)?.map_err(other)
+        blocking::on(self.0.disk(), build).await.map_err(io::Error::other)?.map_err(other)
     }
 }
 
@@ -99,10 +117,11 @@ pub async fn install(store: Arc<RedbStore>, meta: SnapshotMeta, content: Content
     let Content::File(received) = content else {
         return Err(io::Error::other("only a received snapshot can be installed"));
     };
+    let disk = store.disk().clone();
     let work = move || {
-        let file = File::open(&received.0).map_err(|error| StoreError::Engine(error.to_string()))?;
+        let content = received.read()?;
         store.replace(|fresh| {
-            stream::load(fresh, BufReader::with_capacity(1 << 20, file))?;
+            stream::load(fresh, content)?;
             let mut found = SnapshotMeta::default();
             let mut body = |view: &dyn View| {
                 found = describe(view)?;
@@ -115,5 +134,5 @@ pub async fn install(store: Arc<RedbStore>, meta: SnapshotMeta, content: Content
             Ok(())
         })
     };
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?.map_err(other)
+    blocking::on(&disk, work).await.map_err(io::Error::other)?.map_err(other)
 }

@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use super::snapshot::{self, APPLIED, Builder, Content, HIGHEST_ID, MEMBERSHIP, Snapshot};
 use super::types::{Entry, LogId, Outcomes, SnapshotMeta, StoredMembership, Types};
+use crate::blocking;
 use crate::fatal::Alarm;
 use crate::store::RedbStore;
 
@@ -61,7 +62,7 @@ impl StateMachine {
         let work = move || apply(&store, &entries);
         // Applying takes microseconds, but behind a checkpoint it waits for the disk.
         let result = match self.checkpoints.running.load(Ordering::Relaxed) {
-            true => tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?,
+            true => blocking::on(self.store.disk(), work).await.map_err(io::Error::other)?,
             false => work(),
         };
         result.map_err(snapshot::other)
@@ -78,9 +79,9 @@ pub async fn checkpoint_loop(store: Arc<RedbStore>, state: Arc<Checkpoints>, eve
         if applied == covered {
             continue;
         }
-        let store = store.clone();
+        let (store, disk) = (store.clone(), store.disk().clone());
         state.running.store(true, Ordering::Relaxed);
-        let result = tokio::task::spawn_blocking(move || store.checkpoint()).await;
+        let result = blocking::on(&disk, move || store.checkpoint()).await;
         state.running.store(false, Ordering::Relaxed);
         match result {
             Ok(Ok(())) => covered = applied,

@@ -1,15 +1,16 @@
 //! [`Store`] over a redb database that can be exchanged as a whole while the process runs.
 
 use std::cell::OnceCell;
-use std::fs::{File, rename};
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use cairn_host::disk::{Access, Handle, SharedDisk};
 use cairn_metadata::store::{Durability, ReadBody, Store, StoreError, Table, Txn, View, Visit, WriteBody};
+use redb::backends::FileBackend;
 use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
-use redb::{DatabaseError, StorageError, WriteTransaction};
+use redb::{DatabaseError, StorageBackend, StorageError, WriteTransaction};
 
 use super::engine;
 
@@ -26,30 +27,32 @@ pub struct RedbStore {
     database: RwLock<Arc<Database>>,
     path: PathBuf,
     cache_bytes: usize,
+    disk: SharedDisk,
 }
 
 impl RedbStore {
     /// Opens the store at `path`, making it when there is none. A file that is not a store, or a damaged one, is
     /// [`StoreError::Damaged`].
-    pub fn open(path: &Path, cache_bytes: usize) -> Result<RedbStore, StoreError> {
-        let database = open_database(path, cache_bytes)?;
-        Ok(RedbStore { database: RwLock::new(Arc::new(database)), path: path.to_owned(), cache_bytes })
+    pub fn open(path: &Path, cache_bytes: usize, disk: SharedDisk) -> Result<RedbStore, StoreError> {
+        let database = RwLock::new(Arc::new(open_database(path, cache_bytes, &disk)?));
+        Ok(RedbStore { database, path: path.to_owned(), cache_bytes, disk })
     }
 
     /// Builds a fresh store with `fill` beside this one and takes its place at once: earlier views keep what they
     /// saw, later ones see the new content. A failed `fill` changes nothing.
     pub fn replace(&self, fill: impl FnOnce(&RedbStore) -> Result<(), StoreError>) -> Result<(), StoreError> {
         let fresh_path = self.path.with_extension("new");
-        match std::fs::remove_file(&fresh_path) {
+        match self.disk.remove(&fresh_path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&fresh_path, error)),
             _ => {}
         }
-        let fresh = RedbStore::open(&fresh_path, self.cache_bytes)?;
+        let fresh = RedbStore::open(&fresh_path, self.cache_bytes, self.disk.clone())?;
         fill(&fresh)?;
         // The new file must be whole on disk before it takes the name of the old one.
         fresh.write(Durability::Durable, &mut |_| Ok(()))?;
-        rename(&fresh_path, &self.path).map_err(|error| failed(&self.path, error))?;
-        sync_parent(&self.path).map_err(|error| failed(&self.path, error))?;
+        self.disk.rename(&fresh_path, &self.path).map_err(|error| failed(&self.path, error))?;
+        let dir = self.path.parent().unwrap_or(&self.path);
+        self.disk.sync_dir(dir).map_err(|error| failed(&self.path, error))?;
         let fresh = fresh.database.into_inner().unwrap_or_else(PoisonError::into_inner);
         *self.database.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
@@ -58,6 +61,11 @@ impl RedbStore {
     /// Makes everything applied so far durable.
     pub fn checkpoint(&self) -> Result<(), StoreError> {
         self.write(Durability::Durable, &mut |_| Ok(()))
+    }
+
+    /// The disk it is on.
+    pub fn disk(&self) -> &SharedDisk {
+        &self.disk
     }
 
     fn database(&self) -> Arc<Database> {
@@ -69,18 +77,54 @@ fn failed(path: &Path, error: io::Error) -> StoreError {
     StoreError::Engine(format!("{}: {error}", path.display()))
 }
 
-fn sync_parent(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(parent) => File::open(parent)?.sync_all(),
-        None => Ok(()),
+/// A file of a disk that is not the operating system's.
+#[derive(Debug)]
+struct Backend(Handle);
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.length()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.0.set_length(length)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_at(data, offset)
     }
 }
 
-fn open_database(path: &Path, cache_bytes: usize) -> Result<Database, StoreError> {
+/// Opens the file as it is, or an empty one.
+fn open_file(path: &Path, disk: &SharedDisk) -> io::Result<Handle> {
+    if disk.look(path)?.is_none() {
+        return disk.open(path, Access::Create);
+    }
+    let file = disk.open(path, Access::Write)?;
+    // What an earlier process failed to write must not be taken for durable.
+    file.reread()?;
+    Ok(file)
+}
+
+fn open_database(path: &Path, cache_bytes: usize, disk: &SharedDisk) -> Result<Database, StoreError> {
     let damaged = |error: String| StoreError::Damaged(format!("{}: {error}", path.display()));
     let mut builder = Database::builder();
     builder.set_cache_size(cache_bytes);
-    let database = builder.create(path).map_err(|error| match error {
+    let file = open_file(path, disk).map_err(|error| failed(path, error))?;
+    let opened = match file.as_file() {
+        Some(file) => FileBackend::new(file.try_clone().map_err(|error| failed(path, error))?)
+            .and_then(|backend| builder.create_with_backend(backend)),
+        None => builder.create_with_backend(Backend(file)),
+    };
+    let database = opened.map_err(|error| match error {
         DatabaseError::Storage(StorageError::Corrupted(what)) => damaged(what),
         DatabaseError::Storage(StorageError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
             damaged("not a store of this program".into())
@@ -232,6 +276,8 @@ fn scan_from(
 mod tests {
     use std::ops::ControlFlow;
 
+    use cairn_host::disk::real;
+
     use super::*;
 
     fn put(store: &RedbStore, durability: Durability, key: &[u8], value: &[u8]) {
@@ -251,7 +297,7 @@ mod tests {
     #[test]
     fn a_failed_write_rolls_back_and_a_scan_stops_at_its_end() {
         let dir = tempfile::tempdir().unwrap();
-        let store = RedbStore::open(&dir.path().join("s"), 1 << 20).unwrap();
+        let store = RedbStore::open(&dir.path().join("s"), 1 << 20, real()).unwrap();
         for key in [b"a", b"b", b"c"] {
             put(&store, Durability::Applied, key, b"1");
         }
@@ -276,7 +322,7 @@ mod tests {
     #[test]
     fn a_snapshot_does_not_see_what_is_written_later() {
         let dir = tempfile::tempdir().unwrap();
-        let store = RedbStore::open(&dir.path().join("s"), 1 << 20).unwrap();
+        let store = RedbStore::open(&dir.path().join("s"), 1 << 20, real()).unwrap();
         put(&store, Durability::Applied, b"a", b"1");
         let view = store.snapshot().unwrap();
         put(&store, Durability::Applied, b"a", b"2");
@@ -289,11 +335,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         {
-            let store = RedbStore::open(&path, 1 << 20).unwrap();
+            let store = RedbStore::open(&path, 1 << 20, real()).unwrap();
             put(&store, Durability::Applied, b"a", b"1");
             store.checkpoint().unwrap();
         }
-        let store = RedbStore::open(&path, 1 << 20).unwrap();
+        let store = RedbStore::open(&path, 1 << 20, real()).unwrap();
         assert_eq!(get(&store, b"a").unwrap(), b"1");
     }
 
@@ -302,7 +348,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         std::fs::write(&path, vec![7u8; 100_000]).unwrap();
-        assert!(matches!(RedbStore::open(&path, 1 << 20), Err(StoreError::Damaged(_))));
+        assert!(matches!(RedbStore::open(&path, 1 << 20, real()), Err(StoreError::Damaged(_))));
         assert_eq!(std::fs::read(&path).unwrap(), vec![7u8; 100_000]);
     }
 
@@ -310,7 +356,7 @@ mod tests {
     fn a_replaced_store_serves_old_views_and_new_readers() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        let store = RedbStore::open(&path, 1 << 20).unwrap();
+        let store = RedbStore::open(&path, 1 << 20, real()).unwrap();
         put(&store, Durability::Durable, b"a", b"old");
         let before = store.snapshot().unwrap();
         assert!(store.replace(|_| Err(StoreError::Damaged("half".into()))).is_err());
@@ -324,6 +370,6 @@ mod tests {
         assert_eq!(before.get(Table::Inode, b"a").unwrap().unwrap(), b"old");
         assert_eq!(get(&store, b"a").unwrap(), b"new");
         drop((store, before));
-        assert_eq!(get(&RedbStore::open(&path, 1 << 20).unwrap(), b"a").unwrap(), b"new");
+        assert_eq!(get(&RedbStore::open(&path, 1 << 20, real()).unwrap(), b"a").unwrap(), b"new");
     }
 }

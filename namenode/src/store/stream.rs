@@ -247,7 +247,7 @@ mod tests {
     fn a_store_arrives_as_it_was_sent() {
         let dir = tempfile::tempdir().unwrap();
         let bytes = bytes_of(&filled());
-        let target = RedbStore::open(&dir.path().join("s"), 1 << 20).unwrap();
+        let target = RedbStore::open(&dir.path().join("s"), 1 << 20, cairn_host::disk::real()).unwrap();
         verify(bytes.as_slice()).unwrap();
         load(&target, bytes.as_slice()).unwrap();
         assert_eq!(bytes_of(&target), bytes);

@@ -12,7 +12,7 @@ use cairn_metadata::store::StoreError;
 
 /// Opens the store in `dir`.
 pub fn open(dir: &Path, cache_bytes: usize) -> Result<shipped::RedbStore, StoreError> {
-    shipped::RedbStore::open(&dir.join("store.redb"), cache_bytes)
+    shipped::RedbStore::open(&dir.join("store.redb"), cache_bytes, cairn_host::disk::real())
 }
 
 /// The engine file takes this conversion from the module above it.
