@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use cairn_host::Host;
+
 /// Settings of one [`crate::Cluster`].
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -40,6 +42,8 @@ pub struct Config {
     pub lane_idle: Duration,
     /// How long a datanode a chain failed on is left out of new chunks.
     pub exclude_for: Duration,
+    /// Its network and its clock: the machine's, unless somebody puts others in their place.
+    pub machine: Host,
 }
 
 impl Default for Config {
@@ -62,6 +66,7 @@ impl Default for Config {
             probe_after: Duration::from_secs(1),
             lane_idle: Duration::from_secs(30),
             exclude_for: Duration::from_secs(30),
+            machine: Host::default(),
         }
     }
 }

@@ -49,9 +49,10 @@ impl Engine {
         };
         let leader = Arc::new(Leader::new(channel.clone(), config.host.clone()));
         let cluster_id = channel.namenodes().cluster_id().to_owned();
-        let pool = Pool::new(cluster_id, config.read_timeout, Arc::clone(&counters));
+        let network = &config.machine.network;
+        let pool = Pool::new(cluster_id, Arc::clone(network), config.read_timeout, Arc::clone(&counters));
         let engine = Arc::new(Engine {
-            lanes: Lanes::new(leader, pace, Arc::clone(&counters)),
+            lanes: Lanes::new(leader, Arc::clone(network), pace, Arc::clone(&counters)),
             reader: Reader::new(pool, config.host.clone(), channel.clone(), Arc::clone(&counters)),
             budget: Budget::new(config.dirty_bytes),
             layout_bytes: Arc::default(),
@@ -152,6 +153,11 @@ impl Engine {
                 inode.sweep_layout(in_any_case);
             }
         }
+    }
+
+    /// The time of day, in nanoseconds since 1970.
+    pub(crate) fn now_ns(&self) -> i64 {
+        self.config.machine.clock.now_ns()
     }
 
     /// Ends the lanes and forgets what is not committed.

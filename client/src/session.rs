@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cairn_proto::limits::SESSION_LEASE_MS;
+use tokio::time::Instant;
 
 /// One session, from its opening until it is closed or has expired.
 #[derive(Debug)]

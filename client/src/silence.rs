@@ -1,7 +1,9 @@
 //! For how long the leader has owed somebody an answer.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Counts who waits, and remembers when an answer came last.
 #[derive(Debug)]

@@ -4,11 +4,10 @@ use std::io::IoSlice;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use cairn_host::net::{Network, Stream};
 use cairn_proto::data::{Hello, Request, Response, request, response};
 use cairn_proto::{Error, ErrorCode, Result, frame};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, ReadHalf, WriteHalf};
 use tokio::time::timeout;
 
 /// Version of the data plane this client speaks.
@@ -26,29 +25,33 @@ pub(crate) struct Connection {
 
 /// The receiving half.
 pub(crate) struct FrameReader {
-    stream: BufReader<OwnedReadHalf>,
+    stream: BufReader<ReadHalf<Stream>>,
     header: BytesMut,
 }
 
 /// The sending half.
 pub(crate) struct FrameWriter {
-    stream: OwnedWriteHalf,
+    stream: WriteHalf<Stream>,
 }
 
 /// Connects to the datanode at `address` and exchanges greetings, within `limit` altogether.
-pub(crate) async fn dial(address: &str, cluster_id: &str, limit: Duration) -> Result<Connection> {
-    match timeout(limit, greet(address, cluster_id)).await {
+pub(crate) async fn dial(
+    network: &dyn Network,
+    address: &str,
+    cluster_id: &str,
+    limit: Duration,
+) -> Result<Connection> {
+    match timeout(limit, greet(network, address, cluster_id)).await {
         Ok(result) => result,
         Err(_) => Err(ErrorCode::Timeout.because(format!("datanode {address} did not answer the greeting"))),
     }
 }
 
-async fn greet(address: &str, cluster_id: &str) -> Result<Connection> {
+async fn greet(network: &dyn Network, address: &str, cluster_id: &str) -> Result<Connection> {
     let broken =
         |error: std::io::Error| ErrorCode::Unavailable.because(format!("datanode {address}: {error}"));
-    let stream = TcpStream::connect(address).await.map_err(broken)?;
-    stream.set_nodelay(true).map_err(broken)?;
-    let (read, write) = stream.into_split();
+    let stream = network.connect(address).await.map_err(broken)?;
+    let (read, write) = tokio::io::split(stream);
     let mut connection = Connection {
         reader: FrameReader {
             stream: BufReader::with_capacity(READ_BUFFER, read),
@@ -90,7 +93,7 @@ impl FrameReader {
     }
 }
 
-async fn fill(stream: &mut BufReader<OwnedReadHalf>, into: &mut BytesMut, length: usize) -> Result<()> {
+async fn fill(stream: &mut BufReader<ReadHalf<Stream>>, into: &mut BytesMut, length: usize) -> Result<()> {
     into.reserve(length);
     while into.len() < length {
         let missing = length - into.len();

@@ -1,8 +1,11 @@
 //! A datanode's attendance: a stream to the leader that carries reports up and orders down.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use cairn_host::net::{Connector, Network};
+use cairn_host::work::blocking;
 use cairn_proto::control::namenode_client::NamenodeClient;
 use cairn_proto::control::{
     DatanodeMessage, DiskSpace, Heartbeat, NamenodeMessage, Order, OrderDone, Register, Registered,
@@ -19,7 +22,6 @@ use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::orders::Executor;
-use crate::server::Shared;
 use crate::store::Store;
 
 /// Between attempts to find the leader.
@@ -44,10 +46,14 @@ const OUTBOX: usize = 64;
 /// Who attends, and where.
 #[derive(Clone)]
 pub struct Attendance {
-    /// The data plane, which learns its node number here.
-    pub shared: Arc<Shared>,
+    /// The replicas.
+    pub store: Arc<Store>,
+    /// Learns this datanode's number; 0 until it is registered.
+    pub node: Arc<AtomicU32>,
     /// Carries out orders.
     pub executor: Executor,
+    /// The way to the namenodes.
+    pub network: Arc<dyn Network>,
     /// All namenodes.
     pub namenodes: Vec<String>,
     /// The data plane's address for others.
@@ -112,7 +118,8 @@ impl Attendance {
     }
 
     async fn attend_once(&self, hint: String, shutdown: watch::Receiver<bool>) -> End {
-        let leader = if hint.is_empty() { find_leader(&self.namenodes).await } else { Ok(hint) };
+        let leader =
+            if hint.is_empty() { find_leader(&self.network, &self.namenodes).await } else { Ok(hint) };
         let opened = match leader {
             Ok(leader) => self.open(&leader).await.map(|opened| (leader, opened)),
             Err(error) => Err(error),
@@ -140,7 +147,7 @@ impl Attendance {
         let lost = |error: &dyn std::fmt::Display| {
             ErrorCode::Unavailable.because(format!("namenode {leader}: {error}"))
         };
-        let mut client = connect(leader).await?;
+        let mut client = connect(&self.network, leader).await?;
         let (outbox, queue) = mpsc::channel(OUTBOX);
         let register = Register {
             uuid: self.store().uuid(),
@@ -175,7 +182,7 @@ impl Attendance {
                     Err(error) if error.code == ErrorCode::WrongCluster => return Err(End::Final(error)),
                     Err(error) => return Err(End::Refused(error)),
                 }
-                self.shared.set_node(registered.node);
+                self.node.store(registered.node, Ordering::Relaxed);
                 Ok(registered)
             }
             Some(namenode_message::Kind::Refused(refused)) => {
@@ -186,7 +193,7 @@ impl Attendance {
     }
 
     fn store(&self) -> &Arc<Store> {
-        &self.shared.store
+        &self.store
     }
 }
 
@@ -327,7 +334,7 @@ pub(crate) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
 /// datanode look dead. At most one question waits for such a disk.
 async fn measure(store: Arc<Store>, measuring: &Arc<Semaphore>, patience: Duration) -> Option<DiskSpace> {
     let asking = measuring.clone().try_acquire_owned().ok()?;
-    let asked = tokio::task::spawn_blocking(move || {
+    let asked = blocking(move || {
         let space = store.space();
         drop(asking);
         space
@@ -335,29 +342,28 @@ async fn measure(store: Arc<Store>, measuring: &Arc<Semaphore>, patience: Durati
     timeout(patience, asked).await.ok()?.ok()
 }
 
-async fn connect(address: &str) -> Result<NamenodeClient<Channel>> {
+async fn connect(network: &Arc<dyn Network>, address: &str) -> Result<NamenodeClient<Channel>> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| ErrorCode::Invalid.because(format!("namenode address {address}: {error}")))?
         .connect_timeout(ANSWER)
         .http2_keep_alive_interval(ANSWER)
         .keep_alive_timeout(ANSWER * 2)
-        .keep_alive_while_idle(true)
-        .tcp_nodelay(true);
+        .keep_alive_while_idle(true);
     let channel = endpoint
-        .connect()
+        .connect_with_connector(Connector(network.clone()))
         .await
         .map_err(|error| ErrorCode::Unavailable.because(format!("namenode {address}: {error}")))?;
     Ok(NamenodeClient::new(channel).max_decoding_message_size(MAX_MESSAGE))
 }
 
 /// Asks all namenodes at once; the answer of the highest term counts.
-async fn find_leader(namenodes: &[String]) -> Result<String> {
+async fn find_leader(network: &Arc<dyn Network>, namenodes: &[String]) -> Result<String> {
     let mut asked = JoinSet::new();
     for address in namenodes {
-        let address = address.clone();
+        let (address, network) = (address.clone(), network.clone());
         asked.spawn(async move {
             let ask = async {
-                let mut client = connect(&address).await?;
+                let mut client = connect(&network, &address).await?;
                 let reply = client.who_leads(WhoLeadsRequest {}).await;
                 reply.map(|reply| reply.into_inner()).map_err(|status| {
                     ErrorCode::Unavailable.because(format!("namenode {address}: {}", status.message()))

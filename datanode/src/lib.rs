@@ -23,13 +23,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use cairn_host::net::RealNetwork;
 use cairn_proto::{ErrorCode, Result};
 use tokio::sync::{Semaphore, watch};
 
 pub use config::Config;
 
 use attend::{Attendance, stopped};
-use orders::Executor;
+use orders::{Executor, Fetch};
 use server::Server;
 use store::Store;
 
@@ -50,10 +51,13 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
     let store = Arc::new(store);
     let server = Server::start(listener, store.clone(), config.settings())?;
     let advertise = config.advertised(server.local_addr());
-    let executor = Executor::new(store.clone(), server.shared().settings.clone(), config.copies);
+    let executor =
+        Executor::new(store.clone(), Arc::new(Fetch(server.shared().settings.clone())), config.copies);
     let attendance = Attendance {
-        shared: server.shared().clone(),
+        store: store.clone(),
+        node: server.shared().numbered().clone(),
         executor: executor.clone(),
+        network: Arc::new(RealNetwork),
         namenodes: config.namenodes.clone(),
         advertise: advertise.clone(),
         rack: config.rack.clone(),

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use cairn_proto::control::{Order, OrderDone, order};
+use cairn_host::work::blocking;
+use cairn_proto::control::{CopyReplica, Order, OrderDone, order};
 use cairn_proto::{ErrorCode, Result};
+use futures::future::BoxFuture;
 use tokio::sync::Semaphore;
 
 use crate::copy;
@@ -17,6 +19,38 @@ const WAITING: usize = 4096;
 /// Seals and deletions that run at once: a seal reads the whole chunk.
 const QUICK: usize = 2;
 
+/// Gets sealed replicas from other datanodes.
+pub trait Copier: Send + Sync + 'static {
+    /// Makes `store` hold what the order asks for, unless `stop` is set meanwhile.
+    fn copy(
+        &self,
+        store: Arc<Store>,
+        order: CopyReplica,
+        stop: Arc<AtomicBool>,
+    ) -> BoxFuture<'static, Result<Seal>>;
+}
+
+/// Fetches over the data plane.
+#[derive(Debug, Clone)]
+pub struct Fetch(pub Arc<Settings>);
+
+impl Copier for Fetch {
+    fn copy(
+        &self,
+        store: Arc<Store>,
+        order: CopyReplica,
+        stop: Arc<AtomicBool>,
+    ) -> BoxFuture<'static, Result<Seal>> {
+        let settings = self.0.clone();
+        let work = move || copy::copy(&store, &order, &settings, &|| stop.load(Ordering::Acquire));
+        Box::pin(async move { blocking(work).await.map_err(panicked)? })
+    }
+}
+
+fn panicked(error: tokio::task::JoinError) -> cairn_proto::Error {
+    ErrorCode::Io.because(format!("order: {error}"))
+}
+
 /// Executes orders, a few at a time.
 #[derive(Clone)]
 pub struct Executor {
@@ -25,23 +59,23 @@ pub struct Executor {
 
 struct Inner {
     store: Arc<Store>,
-    settings: Arc<Settings>,
+    copier: Arc<dyn Copier>,
     copies: Semaphore,
     quick: Semaphore,
     waiting: Semaphore,
-    stopping: AtomicBool,
+    stopping: Arc<AtomicBool>,
 }
 
 impl Executor {
     /// An executor that runs up to `copies` copies at once.
-    pub fn new(store: Arc<Store>, settings: Arc<Settings>, copies: usize) -> Executor {
+    pub fn new(store: Arc<Store>, copier: Arc<dyn Copier>, copies: usize) -> Executor {
         let inner = Inner {
             store,
-            settings,
+            copier,
             copies: Semaphore::new(copies),
             quick: Semaphore::new(QUICK),
             waiting: Semaphore::new(WAITING),
-            stopping: AtomicBool::new(false),
+            stopping: Arc::default(),
         };
         Executor { inner: Arc::new(inner) }
     }
@@ -82,17 +116,19 @@ impl Inner {
         let Ok(_slot) = slots.acquire().await else {
             return Err(ErrorCode::Unavailable.because("the datanode stops"));
         };
-        let this = self.clone();
-        let work = tokio::task::spawn_blocking(move || match kind {
-            order::Kind::Seal(seal) => this.store.seal(seal.chunk, seal.length).map(Some),
-            order::Kind::Delete(delete) => this.store.delete(delete.chunk).map(|()| None),
-            order::Kind::Copy(order) => {
-                let stop = || this.stopping.load(Ordering::Acquire);
-                copy::copy(&this.store, &order, &this.settings, &stop).map(Some)
+        let store = self.store.clone();
+        match kind {
+            order::Kind::Seal(seal) => {
+                let work = move || store.seal(seal.chunk, seal.length).map(Some);
+                blocking(work).await.map_err(panicked)?
             }
+            order::Kind::Delete(delete) => {
+                let work = move || store.delete(delete.chunk).map(|()| None);
+                blocking(work).await.map_err(panicked)?
+            }
+            order::Kind::Copy(order) => self.copier.copy(store, order, self.stopping.clone()).await.map(Some),
             // The attendance sends the pages itself: they must keep their place in the stream.
             order::Kind::Inventory(_) => Ok(None),
-        });
-        work.await.map_err(|error| ErrorCode::Io.because(format!("order: {error}")))?
+        }
     }
 }

@@ -25,7 +25,7 @@ pub struct Shared {
     pub store: Arc<Store>,
     /// Limits and times.
     pub settings: Arc<Settings>,
-    node: AtomicU32,
+    node: Arc<AtomicU32>,
     stopping: AtomicBool,
     next: AtomicU64,
     connections: Mutex<HashMap<u64, Arc<TcpStream>>>,
@@ -46,9 +46,9 @@ impl Shared {
         self.node.load(Ordering::Relaxed)
     }
 
-    /// Says what this datanode's number is.
-    pub fn set_node(&self, node: u32) {
-        self.node.store(node, Ordering::Relaxed);
+    /// Where this datanode's number is kept.
+    pub fn numbered(&self) -> &Arc<AtomicU32> {
+        &self.node
     }
 
     /// A refusal as a frame; its own number names this datanode as the failed link.
@@ -86,7 +86,7 @@ impl Server {
         let shared = Arc::new(Shared {
             store,
             settings: Arc::new(settings),
-            node: AtomicU32::new(0),
+            node: Arc::default(),
             stopping: AtomicBool::new(false),
             next: AtomicU64::new(0),
             connections: Mutex::new(HashMap::new()),

@@ -16,6 +16,8 @@ use cairn_proto::{Error, ErrorCode, Result};
 use prost::Message;
 use socket2::{SockRef, TcpKeepalive};
 
+use crate::store::Upstream;
+
 /// Bytes read at once. Small frames come in bunches; of a large one, no more than this is copied twice.
 const READ_AHEAD: usize = 64 << 10;
 /// A connection whose peer's host is gone is given up after about this long.
@@ -55,6 +57,16 @@ pub fn has_hung_up(stream: &TcpStream) -> bool {
     // SAFETY: one valid descriptor, a count of one, and no waiting.
     let ready = unsafe { libc::poll(&mut poll, 1, 0) };
     ready > 0 && poll.revents & events != 0
+}
+
+impl Upstream for TcpStream {
+    fn has_hung_up(&self) -> bool {
+        has_hung_up(self)
+    }
+
+    fn cut(&self) {
+        let _ = self.shutdown(std::net::Shutdown::Both);
+    }
 }
 
 /// Writes a frame whose head was encoded by [`frame::encode_head`]. A peer that reads so slowly that the

@@ -3,6 +3,25 @@
 //! Shells take these as arguments instead of asking the operating system, so that a simulation can put its own in
 //! their place and drive the code that ships.
 
+use std::sync::Arc;
+
 pub mod clock;
 pub mod disk;
 pub mod net;
+pub mod work;
+
+/// The network and the clock of a process.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Connections to others.
+    pub network: Arc<dyn net::Network>,
+    /// The time of day.
+    pub clock: Arc<dyn clock::Clock>,
+}
+
+impl Default for Host {
+    /// The machine itself.
+    fn default() -> Host {
+        Host { network: Arc::new(net::RealNetwork), clock: Arc::new(clock::RealClock) }
+    }
+}

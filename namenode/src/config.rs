@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cairn_host::Host;
 use cairn_host::disk::{self, SharedDisk};
 use cairn_proto::limits::{CHUNK_SIZE, MAX_CHUNK_SIZE, MAX_REPLICATION, REPLICATION, SESSION_LEASE_MS};
 use cairn_proto::{Error, ErrorCode};
@@ -56,6 +57,9 @@ pub struct Config {
     pub log_segment_bytes: u32,
     /// Bytes of recent log entries kept in memory.
     pub log_recent_bytes: usize,
+    /// Its network and its clock: the machine's, unless somebody puts others in their place.
+    #[serde(skip)]
+    pub host: Host,
     /// The disk that `dir` is on: the machine's, unless somebody puts another in its place.
     #[serde(skip)]
     pub disk: SharedDisk,
@@ -85,6 +89,7 @@ impl Default for Config {
             log_keep: 5_000,
             log_segment_bytes: 32 << 20,
             log_recent_bytes: 32 << 20,
+            host: Host::default(),
             disk: disk::real(),
         }
     }

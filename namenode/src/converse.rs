@@ -4,7 +4,6 @@
 //! room, and a client that does not read stops only itself.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use cairn_proto::control::{Call, CallBatch, Reply, ReplyBatch, call, reply};
 use cairn_proto::fs::{self, Answer, Command, Cred, Outcome, Query, mutation};
@@ -12,6 +11,7 @@ use cairn_proto::limits::MAX_BATCH_CALLS;
 use cairn_proto::{Error, ErrorCode};
 use prost::Message;
 use tokio::sync::mpsc::{self, OwnedPermit};
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use crate::edge;

@@ -98,7 +98,9 @@ type Replies = BTreeMap<String, Option<WhoLeadsReply>>;
 async fn ask_all(config: &Config) -> Replies {
     let others = config.peers.iter().filter(|peer| **peer != config.advertise);
     let asking = others.map(|peer| async move {
-        let asked = async { channel::namenode(peer).ok()?.who_leads(WhoLeadsRequest {}).await.ok() };
+        let asked = async {
+            channel::namenode(&config.host.network, peer).ok()?.who_leads(WhoLeadsRequest {}).await.ok()
+        };
         let reply = tokio::time::timeout(PATIENCE, asked).await.ok().flatten();
         (peer.clone(), reply.map(|reply| reply.into_inner()))
     });
@@ -161,16 +163,17 @@ fn enter(config: &Config, seat: &Seat, mut identity: Identity) -> Result<Identit
     note(config, seat, identity)
 }
 
-async fn change(address: &str, own: &str) -> Option<MembershipReply> {
-    let ask = MembershipRequest { action: Action::Join as i32, address: own.to_owned(), id: 0 };
-    let asked = async { channel::namenode(address).ok()?.change_membership(ask).await.ok() };
+async fn change(config: &Config, address: &str) -> Option<MembershipReply> {
+    let ask = MembershipRequest { action: Action::Join as i32, address: config.advertise.clone(), id: 0 };
+    let asked =
+        async { channel::namenode(&config.host.network, address).ok()?.change_membership(ask).await.ok() };
     Some(tokio::time::timeout(JOIN_PATIENCE, asked).await.ok()??.into_inner())
 }
 
 /// Asks the first namenode for the place it offers; the answer is written down before anybody hears of it.
 async fn ask_for_place(config: &Config, seat: &Seat, held: Option<Identity>) -> Result<(), Error> {
     let Some(first) = config.peers.first() else { return Ok(()) };
-    let Some(reply) = change(first, &config.advertise).await else { return Ok(()) };
+    let Some(reply) = change(config, first).await else { return Ok(()) };
     if reply.error.is_some() || reply.id == 0 || reply.cluster_id.is_empty() {
         return Ok(());
     }
@@ -183,7 +186,7 @@ async fn ask_for_place(config: &Config, seat: &Seat, held: Option<Identity>) -> 
 
 /// Asks a leader for a place; nothing if it has to be asked again.
 async fn join(config: &Config, seat: &Seat, leader: &str) -> Result<Option<Identity>, Error> {
-    let Some(reply) = change(leader, &config.advertise).await else { return Ok(None) };
+    let Some(reply) = change(config, leader).await else { return Ok(None) };
     if let Some(error) = reply.error {
         let error = Error::from(error);
         return match error.code {

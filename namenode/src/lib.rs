@@ -27,4 +27,4 @@ pub mod store;
 mod tests;
 
 pub use config::Config;
-pub use run::run;
+pub use run::{run, run_checked};

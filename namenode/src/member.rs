@@ -71,6 +71,7 @@ impl Member {
             log_keep: config.log_keep,
             checkpoint_every: Duration::from_millis(config.checkpoint_ms),
             incoming: config.dir.join(INCOMING),
+            network: config.host.network.clone(),
             disk: config.disk.clone(),
         };
         let cluster_id = identity.cluster_id.clone();
@@ -82,8 +83,13 @@ impl Member {
             // group has a membership already.
             group.initialize(&identity.first_members).await?;
         }
-        let proposer = Proposer::start(group.clone());
-        let datanodes = Datanodes::new(store.clone(), proposer.clone(), config.attend_settings());
+        let proposer = Proposer::start(group.clone(), config.host.clock.clone());
+        let datanodes = Datanodes::new(
+            store.clone(),
+            proposer.clone(),
+            config.host.clock.clone(),
+            config.attend_settings(),
+        );
         let sessions = Sessions::new(Duration::from_millis(config.session_lease_ms));
         let ready = Arc::new(AtomicBool::new(false));
         let leader = Leader {

@@ -4,9 +4,10 @@
 //! to a bound) becomes the next entry; so a lone command goes at once, and under load entries grow by themselves.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
+use cairn_host::clock::Clock;
 use cairn_proto::fs::{Command, CommandBatch, Outcome};
 use cairn_proto::limits::MAX_MESSAGE;
 use cairn_proto::{Error, ErrorCode};
@@ -44,9 +45,9 @@ struct Waiting {
 
 impl Proposer {
     /// Starts the queue of a group; it ends with the last clone.
-    pub fn start(group: Group) -> Proposer {
+    pub fn start(group: Group, clock: Arc<dyn Clock>) -> Proposer {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(drain(group.clone(), waiting));
+        tokio::spawn(drain(group.clone(), clock, waiting));
         Proposer { queue, group }
     }
 
@@ -79,7 +80,7 @@ impl Proposer {
     }
 }
 
-async fn drain(group: Group, mut waiting: mpsc::Receiver<Waiting>) {
+async fn drain(group: Group, clock: Arc<dyn Clock>, mut waiting: mpsc::Receiver<Waiting>) {
     let entries = Arc::new(Semaphore::new(ENTRIES_AHEAD));
     let mut held: Option<Waiting> = None;
     loop {
@@ -103,7 +104,7 @@ async fn drain(group: Group, mut waiting: mpsc::Receiver<Waiting>) {
             commands.push(next.command);
             settles.push(next.settle);
         }
-        let batch = CommandBatch { time_ns: now_ns(), commands };
+        let batch = CommandBatch { time_ns: clock.now_ns(), commands };
         // In order: the next entry is handed over only when this one is.
         match group.write(Bytes::from(batch.encode_to_vec())).await {
             Ok(pending) => drop(tokio::spawn(deliver(pending, settles, permit))),
@@ -128,9 +129,4 @@ async fn deliver(pending: Pending, settles: Vec<Settle>, permit: OwnedSemaphoreP
         }
         Err(error) => settles.into_iter().for_each(|settle| settle(Err(error.clone()))),
     }
-}
-
-fn now_ns() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }

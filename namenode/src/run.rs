@@ -1,17 +1,20 @@
 //! From options to a serving namenode, and back down.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use cairn_host::disk::{self, DiskLock};
+use cairn_host::net::{Listener, Network, Stream};
 use cairn_proto::control::namenode_server::NamenodeServer;
 use cairn_proto::control::raft_server::RaftServer;
 use cairn_proto::limits::MAX_MESSAGE;
 use cairn_proto::{Error, ErrorCode};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::server::Connected;
 
 use crate::config::Config;
 use crate::fatal::Alarm;
@@ -33,9 +36,13 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 /// Runs a namenode until `shutdown` becomes true (or its sender is gone), or until it must stop. After an error the
 /// process should end: nothing more is served, and what was acknowledged is on disk.
 pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), Error> {
-    let config = config.checked()?;
+    run_checked(config.checked()?, shutdown).await
+}
+
+/// As [`run`], with options that [`Config::checked`] would refuse: for who knows what they are good for.
+pub async fn run_checked(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), Error> {
     let _lock = take_directory(&config)?;
-    let listener = TcpListener::bind(config.listen).await.map_err(|error| {
+    let listener = config.host.network.bind(config.listen).await.map_err(|error| {
         ErrorCode::Unavailable.because(format!("listening on {}: {error}", config.listen))
     })?;
     let seat = Arc::new(Seat::default());
@@ -44,7 +51,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), 
     }
     let alarm = Alarm::default();
     let (closing, closed) = watch::channel(false);
-    let mut server = tokio::spawn(serve(seat.clone(), listener, closed));
+    let mut server = tokio::spawn(serve(seat.clone(), config.host.network.clone(), listener, closed));
     let stopped = stop_asked(shutdown);
     tokio::pin!(stopped);
 
@@ -104,16 +111,16 @@ async fn take_place(config: &Config, seat: &Seat, alarm: &Alarm) -> Result<bool,
 
 async fn serve(
     seat: Arc<Seat>,
-    listener: TcpListener,
+    network: Arc<dyn Network>,
+    listener: Box<dyn Listener>,
     mut closed: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
-    let namenode = NamenodeServer::new(NamenodeService::new(seat.clone(), closed.clone()))
+    let namenode = NamenodeServer::new(NamenodeService::new(seat.clone(), network, closed.clone()))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(2 * MAX_MESSAGE);
     let raft = RaftServer::new(RaftService::new(seat))
         .max_decoding_message_size(MESSAGE_LIMIT)
         .max_encoding_message_size(MESSAGE_LIMIT);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
@@ -122,7 +129,7 @@ async fn serve(
         .initial_connection_window_size(8 << 20)
         .add_service(namenode)
         .add_service(raft)
-        .serve_with_incoming_shutdown(incoming, async move {
+        .serve_with_incoming_shutdown(Incoming(listener), async move {
             // Nobody left who could close counts as closing.
             let _ = closed.wait_for(|&closed| closed).await;
         })
@@ -136,4 +143,64 @@ fn server_error(ended: Result<Result<(), tonic::transport::Error>, tokio::task::
         Err(error) => error.to_string(),
     };
     ErrorCode::Io.because(format!("the server failed: {what}"))
+}
+
+/// Connections as the server takes them in.
+struct Incoming(Box<dyn Listener>);
+
+impl futures::Stream for Incoming {
+    type Item = std::io::Result<Accepted>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_accept(cx).map(|accepted| Some(accepted.map(Accepted)))
+    }
+}
+
+/// A connection whose peer nobody asks for.
+struct Accepted(Stream);
+
+impl Connected for Accepted {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Accepted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Accepted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
 }

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_host::net::Network;
 use cairn_proto::control::membership_request::Action;
 use cairn_proto::control::namenode_server::Namenode;
 use cairn_proto::control::{
@@ -28,14 +29,19 @@ const JOINER_PATIENCE: Duration = Duration::from_secs(2);
 /// Serves the namenode on `seat`.
 pub struct NamenodeService {
     seat: Arc<Seat>,
+    network: Arc<dyn Network>,
     /// Becomes true when the namenode stops: streams end then.
     closing: watch::Receiver<bool>,
 }
 
 impl NamenodeService {
     /// The service of a namenode.
-    pub fn new(seat: Arc<Seat>, closing: watch::Receiver<bool>) -> NamenodeService {
-        NamenodeService { seat, closing }
+    pub fn new(
+        seat: Arc<Seat>,
+        network: Arc<dyn Network>,
+        closing: watch::Receiver<bool>,
+    ) -> NamenodeService {
+        NamenodeService { seat, network, closing }
     }
 
     /// Runs a stream's handler until it ends or the namenode stops.
@@ -73,7 +79,7 @@ impl NamenodeService {
         let mut reply = MembershipReply::default();
         match action {
             Action::Join => {
-                check_joiner(&member, &ask.address).await?;
+                check_joiner(&self.network, &member, &ask.address).await?;
                 reply.id = member.group.admit(&ask.address).await?;
                 reply.cluster_id = member.group.cluster_id().to_owned();
             }
@@ -86,8 +92,8 @@ impl NamenodeService {
 
 /// Only a namenode that can be reached at its address, and that is blank, may take a place at that address: a
 /// running member must not be replaced because somebody else was given its address.
-async fn check_joiner(member: &Member, address: &str) -> Result<(), Error> {
-    let mut client = channel::namenode(address)?;
+async fn check_joiner(network: &Arc<dyn Network>, member: &Member, address: &str) -> Result<(), Error> {
+    let mut client = channel::namenode(network, address)?;
     let asked = tokio::time::timeout(JOINER_PATIENCE, client.who_leads(WhoLeadsRequest {})).await;
     let reply = match asked {
         Ok(Ok(reply)) => reply.into_inner(),

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cairn_metadata::records;
 use cairn_metadata::store::{Store, View};
 use cairn_proto::fs::{Command, Cred, ExpireSession, Mutation, mutation};
+use tokio::time::Instant;
 
 use crate::fatal::Alarm;
 use crate::propose::Proposer;

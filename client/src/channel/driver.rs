@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cairn_proto::control::{self, Call, CallBatch, ReplyBatch};
 use cairn_proto::error::Reaction;
@@ -12,7 +12,7 @@ use cairn_proto::{Error, ErrorCode, Result, fs};
 use futures::future::{BoxFuture, OptionFuture};
 use prost::Message;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{MissedTickBehavior, timeout};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 

@@ -10,11 +10,11 @@ mod tests;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cairn_proto::{Error, ErrorCode, Result, control, fs};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
 use crate::backoff::Backoff;
 use crate::config::Config;
@@ -75,7 +75,7 @@ enum Replied {
 impl Channel {
     /// Finds the cluster: waits until a namenode that belongs to one answers.
     pub(crate) async fn connect(config: Config, counters: Arc<Counters>) -> Result<Channel> {
-        let namenodes = Namenodes::new(config.namenodes.clone())?;
+        let namenodes = Namenodes::new(config.namenodes.clone(), config.machine.network.clone())?;
         let deadline = Instant::now() + config.operation_timeout;
         let mut backoff = Backoff::new();
         loop {
@@ -234,7 +234,7 @@ impl Channel {
             }
             if let Some(address) = target.take() {
                 let mut stub = namenodes.stub(&address)?;
-                match timeout_at(deadline.into(), stub.change_membership(ask.clone())).await {
+                match timeout_at(deadline, stub.change_membership(ask.clone())).await {
                     Ok(Ok(reply)) => {
                         let reply = reply.into_inner();
                         let Some(error) = reply.error.clone().map(Error::from) else { return Ok(reply) };
@@ -281,7 +281,7 @@ impl Channel {
             self.queue.send(pending).await.ok()?;
             answer.await.ok()
         };
-        match timeout_at(deadline.into(), wait).await {
+        match timeout_at(deadline, wait).await {
             Ok(Some(result)) => result,
             _ => Err(self.shared.namenodes.out_of_time(limit)),
         }

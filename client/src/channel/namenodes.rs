@@ -1,9 +1,10 @@
 //! The namenodes a client knows, and which of them leads.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use cairn_host::net::{Connector, Network};
 use cairn_proto::control::namenode_client::NamenodeClient;
 use cairn_proto::control::{WhoLeadsReply, WhoLeadsRequest};
 use cairn_proto::limits::MAX_MESSAGE;
@@ -29,6 +30,7 @@ pub(crate) type Stub = NamenodeClient<Channel>;
 
 /// Addresses, idle connections and the last known leader.
 pub(crate) struct Namenodes {
+    network: Arc<dyn Network>,
     configured: Vec<String>,
     cluster_id: OnceLock<String>,
     known: Mutex<Known>,
@@ -43,14 +45,14 @@ struct Known {
 }
 
 impl Namenodes {
-    pub(crate) fn new(configured: Vec<String>) -> Result<Namenodes> {
+    pub(crate) fn new(configured: Vec<String>, network: Arc<dyn Network>) -> Result<Namenodes> {
         if configured.is_empty() {
             return Err(ErrorCode::Invalid.because("no namenode address was given"));
         }
         for address in &configured {
             endpoint(address)?;
         }
-        Ok(Namenodes { configured, cluster_id: OnceLock::new(), known: Mutex::default() })
+        Ok(Namenodes { network, configured, cluster_id: OnceLock::new(), known: Mutex::default() })
     }
 
     /// The cluster's id; empty before any namenode told it.
@@ -103,7 +105,8 @@ impl Namenodes {
         if let Some(stub) = known.stubs.get(address) {
             return Ok(stub.clone());
         }
-        let stub = sized(NamenodeClient::new(endpoint(address)?.connect_lazy()));
+        let stub =
+            sized(NamenodeClient::new(endpoint(address)?.connect_with_connector_lazy(self.connector())));
         if known.stubs.len() >= MAX_LEARNED + self.configured.len() {
             known.stubs.clear();
         }
@@ -115,7 +118,9 @@ impl Namenodes {
     pub(crate) async fn dial(&self, address: &str) -> Result<Stub> {
         let unreachable = |why: String| ErrorCode::Unavailable.because(format!("namenode {address}: {why}"));
         let connecting = endpoint(address)?;
-        match timeout(CONNECT_LIMIT + CONNECT_LIMIT / 2, connecting.connect()).await {
+        match timeout(CONNECT_LIMIT + CONNECT_LIMIT / 2, connecting.connect_with_connector(self.connector()))
+            .await
+        {
             Ok(Ok(channel)) => Ok(sized(NamenodeClient::new(channel))),
             Ok(Err(error)) => Err(unreachable(cause(&error))),
             Err(_) => Err(unreachable("no connection in time".into())),
@@ -182,6 +187,10 @@ impl Namenodes {
         Ok(reply)
     }
 
+    fn connector(&self) -> Connector {
+        Connector(Arc::clone(&self.network))
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -194,7 +203,6 @@ fn endpoint(address: &str) -> Result<Endpoint> {
     // A frozen or vanished namenode must be noticed within a few seconds, also while nothing is asked of it.
     Ok(endpoint
         .connect_timeout(CONNECT_LIMIT)
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(Duration::from_secs(1))
         .keep_alive_timeout(Duration::from_secs(2))
         .keep_alive_while_idle(true)

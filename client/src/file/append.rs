@@ -1,16 +1,15 @@
 //! Appends whose offset the namenode assigns, and small files that appear whole.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use cairn_proto::limits::MAX_PAYLOAD;
 use cairn_proto::{ErrorCode, Result, fs};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::Inode;
 use super::commit::owned;
-use super::write::now_ns;
 use crate::engine::Engine;
 use crate::write::{Append, Place};
 
@@ -38,7 +37,7 @@ impl Inode {
                 target: Some(fs::file_commit::Target::Inode(inode.number())),
                 extents: laid_out(&places),
                 mode: fs::CommitMode::Append as i32,
-                mtime_ns: Some(now_ns()),
+                mtime_ns: Some(inode.engine.now_ns()),
                 ..Default::default()
             };
             let _in_order = inode.committing.lock().await;

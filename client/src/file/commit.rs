@@ -124,7 +124,7 @@ impl State {
             self.dirty_since = None;
             self.mtime_ns = None;
         } else if self.dirty_since.is_some() {
-            self.dirty_since = Some(std::time::Instant::now());
+            self.dirty_since = Some(tokio::time::Instant::now());
         }
     }
 }

@@ -133,7 +133,7 @@ impl crate::engine::Engine {
         if self.lanes.sync(chunk, length).await {
             return Ok(true);
         }
-        let deadline = std::time::Instant::now() + self.config.operation_timeout;
+        let deadline = tokio::time::Instant::now() + self.config.operation_timeout;
         let mut backoff = crate::backoff::Backoff::new();
         loop {
             let info = match self.chunk(chunk).await {
@@ -154,7 +154,7 @@ impl crate::engine::Engine {
             if !stats.is_empty() && stats.iter().all(on_disk) {
                 return Ok(true);
             }
-            if std::time::Instant::now() >= deadline {
+            if tokio::time::Instant::now() >= deadline {
                 let detail = format!("chunk {chunk} is not on all its disks");
                 return Err(ErrorCode::Timeout.because(detail));
             }

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cairn_proto::{Error, fs};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::overlay::Overlay;
 use crate::engine::Engine;

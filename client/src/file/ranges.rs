@@ -6,7 +6,6 @@ use cairn_proto::{ErrorCode, Result, fs};
 
 use super::Inode;
 use super::commit::owned;
-use super::write::now_ns;
 use crate::engine::Engine;
 
 impl Inode {
@@ -31,7 +30,7 @@ impl Inode {
                     offset: offset.saturating_add(cleared),
                     length: length - cleared,
                     size: grow.then(|| offset.saturating_add(length)),
-                    mtime_ns: Some(now_ns()),
+                    mtime_ns: Some(inode.engine.now_ns()),
                 };
                 let (attr, done) =
                     inode.engine.change_range(&cred, fs::mutation::Op::ClearRange(ask)).await?;
@@ -70,7 +69,7 @@ impl Inode {
                     length: length - cloned,
                     target: Some(fs::clone_range::Target::Inode(to.number())),
                     offset: to_offset.saturating_add(cloned),
-                    mtime_ns: Some(now_ns()),
+                    mtime_ns: Some(to.engine.now_ns()),
                     whole: false,
                 };
                 match to.engine.change_range(&cred, fs::mutation::Op::CloneRange(ask)).await {
@@ -100,7 +99,7 @@ impl Inode {
             let grow = fs::FileCommit {
                 target: Some(fs::file_commit::Target::Inode(inode.number())),
                 size,
-                mtime_ns: Some(now_ns()),
+                mtime_ns: Some(inode.engine.now_ns()),
                 ..Default::default()
             };
             let (attr, _) = inode.engine.commit_file(&cred, grow).await?;

@@ -1,12 +1,12 @@
 //! Reading: what this client wrote itself, over what is committed.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use cairn_proto::limits::{MAX_LAYOUT_PAGE, MAX_PAYLOAD};
 use cairn_proto::{Error, ErrorCode, Result, fs};
 use futures::{StreamExt, TryStreamExt};
+use tokio::time::Instant;
 
 use super::Inode;
 use super::overlay::Content;

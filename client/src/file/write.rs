@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use cairn_proto::limits::{MAX_FILE_SIZE, MAX_PAYLOAD};
 use cairn_proto::{Error, ErrorCode, Result, fs};
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
 use super::Inode;
 use super::inode::State;
@@ -58,7 +57,7 @@ impl Inode {
             state.own_lane = None;
         }
         let replaced = state.overlay.write(at, piece);
-        state.mtime_ns = Some(now_ns());
+        state.mtime_ns = Some(self.engine.now_ns());
         if state.cred != *cred {
             state.cred = cred.clone();
         }
@@ -146,7 +145,7 @@ impl Inode {
             if self.state().flying.first().is_none_or(|&oldest| oldest >= until) {
                 return Ok(());
             }
-            if timeout_at(deadline.into(), landed).await.is_err() {
+            if timeout_at(deadline, landed).await.is_err() {
                 return Err(ErrorCode::Timeout.because(format!("writing inode {}", self.number())));
             }
         }
@@ -196,9 +195,4 @@ impl State {
         use cairn_proto::error::Reaction;
         error.code.reaction() != Reaction::Retry
     }
-}
-
-pub(super) fn now_ns() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }

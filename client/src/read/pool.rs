@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use cairn_host::net::Network;
 use cairn_proto::checksum::piece_crcs;
 use cairn_proto::data::{Read, ReplicaStat, StatReplica, request, response};
 use cairn_proto::{ErrorCode, Result};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::metrics::Counters;
 use crate::wire::{self, Connection};
@@ -23,6 +24,7 @@ const MAX_IDLE_AGE: Duration = Duration::from_secs(60);
 /// See the module.
 pub(crate) struct Pool {
     cluster_id: String,
+    network: Arc<dyn Network>,
     /// How long a greeting, and each frame, may take.
     patience: Duration,
     counters: Arc<Counters>,
@@ -36,8 +38,13 @@ enum Answer {
 }
 
 impl Pool {
-    pub(crate) fn new(cluster_id: String, patience: Duration, counters: Arc<Counters>) -> Pool {
-        Pool { cluster_id, patience, counters, idle: Mutex::default() }
+    pub(crate) fn new(
+        cluster_id: String,
+        network: Arc<dyn Network>,
+        patience: Duration,
+        counters: Arc<Counters>,
+    ) -> Pool {
+        Pool { cluster_id, network, patience, counters, idle: Mutex::default() }
     }
 
     /// Reads `[offset, offset + length)` of a chunk from the datanode at `address`, checksums verified.
@@ -67,7 +74,7 @@ impl Pool {
                 }
             }
         }
-        let mut connection = wire::dial(address, &self.cluster_id, self.patience).await?;
+        let mut connection = wire::dial(&*self.network, address, &self.cluster_id, self.patience).await?;
         let result = self.exchange(&mut connection, ask).await;
         self.give_back(address, connection, &result);
         result

@@ -2,15 +2,16 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
+use cairn_host::net::Network;
 use cairn_proto::checksum::BlockCrc;
 use cairn_proto::data::{Append, ChainLink, OpenChain, Sync, request, response};
 use cairn_proto::limits::{BLOCK_SIZE, MAX_PAYLOAD};
 use cairn_proto::{Error, ErrorCode, Result, fs};
 use tokio::sync::{Notify, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::piece::Piece;
 use super::{Allocated, Control, Pace};
@@ -98,11 +99,16 @@ impl Chain {
     }
 
     /// Connects to the first datanode and has the chain opened.
-    pub(super) async fn open(&self, cluster_id: &str, pace: &Pace) -> Result<Connection, Trouble> {
+    pub(super) async fn open(
+        &self,
+        network: &dyn Network,
+        cluster_id: &str,
+        pace: &Pace,
+    ) -> Result<Connection, Trouble> {
         let head = self.replicas.first().ok_or_else(|| (ErrorCode::NoDatanodes.because("empty chain"), 0))?;
         let blame_head = |error: Error| (error, head.node);
         let mut connection =
-            wire::dial(&head.address, cluster_id, pace.connect_timeout).await.map_err(blame_head)?;
+            wire::dial(network, &head.address, cluster_id, pace.connect_timeout).await.map_err(blame_head)?;
         let links = self.replicas[1..]
             .iter()
             .map(|replica| ChainLink { node: replica.node, address: replica.address.clone() })

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
+use cairn_host::net::Network;
 use cairn_proto::error::Reaction;
 use cairn_proto::limits::MAX_PAYLOAD;
 use cairn_proto::{Error, ErrorCode, fs};
@@ -11,6 +11,7 @@ use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::FuturesUnordered;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
 use super::chain::{Chain, End, NOBODY, Taken};
 use super::piece::Piece;
@@ -25,6 +26,7 @@ const ENDS: usize = 16;
 /// What every lane of a client shares.
 pub(super) struct Yard {
     pub(super) control: Arc<dyn Control>,
+    pub(super) network: Arc<dyn Network>,
     pub(super) pace: Pace,
     pub(super) counters: Arc<Counters>,
     pub(super) chains: Chains,
@@ -207,11 +209,11 @@ impl Supervisor {
         let not_before = self.not_before;
         async move {
             if let Some(at) = not_before {
-                tokio::time::sleep_until(at.into()).await;
+                tokio::time::sleep_until(at).await;
             }
             let allocated = yard.control.allocate(replication, yard.excluded_now()).await?;
             let chain = Chain::new(allocated);
-            let connection = match chain.open(&yard.control.cluster_id(), &yard.pace).await {
+            let connection = match chain.open(&*yard.network, &yard.control.cluster_id(), &yard.pace).await {
                 Ok(connection) => connection,
                 Err((error, node)) => {
                     Counters::add(&yard.counters.chain_failures, 1);
@@ -317,8 +319,13 @@ impl Supervisor {
 }
 
 impl Yard {
-    pub(super) fn new(control: Arc<dyn Control>, pace: Pace, counters: Arc<Counters>) -> Yard {
-        Yard { control, pace, counters, chains: Chains::default(), excluded: Mutex::default() }
+    pub(super) fn new(
+        control: Arc<dyn Control>,
+        network: Arc<dyn Network>,
+        pace: Pace,
+        counters: Arc<Counters>,
+    ) -> Yard {
+        Yard { control, network, pace, counters, chains: Chains::default(), excluded: Mutex::default() }
     }
 
     /// Datanodes that new chunks should avoid for now.
@@ -336,7 +343,7 @@ impl Yard {
         }
         let cluster_id = self.control.cluster_id();
         let probes = replicas.iter().map(|replica| {
-            wire::dial(&replica.address, &cluster_id, self.pace.probe_timeout())
+            wire::dial(&*self.network, &replica.address, &cluster_id, self.pace.probe_timeout())
                 .map(|dialed| dialed.is_err().then_some(replica.node))
         });
         self.exclude(futures::future::join_all(probes).await.into_iter().flatten());

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use cairn_host::net::Network;
 use cairn_proto::fs;
 
 use super::lane::{Lane, Yard};
@@ -36,9 +37,14 @@ pub(crate) struct OwnLane {
 }
 
 impl Lanes {
-    pub(crate) fn new(control: Arc<dyn Control>, pace: Pace, counters: Arc<Counters>) -> Arc<Lanes> {
+    pub(crate) fn new(
+        control: Arc<dyn Control>,
+        network: Arc<dyn Network>,
+        pace: Pace,
+        counters: Arc<Counters>,
+    ) -> Arc<Lanes> {
         Arc::new(Lanes {
-            yard: Arc::new(Yard::new(control, pace, counters)),
+            yard: Arc::new(Yard::new(control, network, pace, counters)),
             berths: Mutex::default(),
             turn: AtomicUsize::new(0),
         })

@@ -1,10 +1,10 @@
 //! An append on its way: bytes, and who wants to know where they came to lie.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use bytes::Bytes;
 use cairn_proto::{Error, Result};
+use tokio::time::Instant;
 
 use super::Place;
 

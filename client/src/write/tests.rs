@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
+use cairn_host::net::RealNetwork;
 use cairn_proto::{ErrorCode, Result, fs};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::{Allocated, Append, Control, Lanes, Pace, Place};
 use crate::fake::{Datanode, Mood};
@@ -101,7 +103,7 @@ fn lanes(chunks: &Arc<Chunks>) -> (Arc<Lanes>, Arc<Counters>) {
     };
     let counters = Arc::new(Counters::default());
     let control: Arc<dyn Control> = Arc::clone(chunks) as Arc<dyn Control>;
-    (Lanes::new(control, pace, Arc::clone(&counters)), counters)
+    (Lanes::new(control, Arc::new(RealNetwork), pace, Arc::clone(&counters)), counters)
 }
 
 type Waiting = oneshot::Receiver<Result<Vec<Place>>>;

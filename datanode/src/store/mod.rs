@@ -16,7 +16,6 @@ mod seal;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -30,7 +29,7 @@ pub use format::Seal;
 pub use incoming::Incoming;
 pub use notices::{News, Notices};
 pub use read::Scratch;
-pub use replica::{Admission, Appender, Phase, Replica};
+pub use replica::{Admission, Appender, Phase, Replica, Upstream};
 
 use directory::Ledger;
 use identity::Identity;
@@ -123,9 +122,14 @@ impl Store {
         Ok(replica)
     }
 
-    /// Opens a chunk for appending, for the chain that came by `stream`. It is made if there is none and
+    /// Opens a chunk for appending, for the chain that came by `upstream`. It is made if there is none and
     /// `length` is 0; otherwise `length` must be its length.
-    pub fn open_appender(&self, chunk: u64, length: u64, stream: &Arc<TcpStream>) -> Result<Appender> {
+    pub fn open_appender<U: Upstream + 'static>(
+        &self,
+        chunk: u64,
+        length: u64,
+        upstream: &Arc<U>,
+    ) -> Result<Appender> {
         let _claim = self.claim(chunk)?;
         let replica = match self.get(chunk) {
             Ok(replica) => replica,
@@ -135,7 +139,7 @@ impl Store {
         if let Some(writer) = replica.writer() {
             wait_for_dead_writer(&replica, &writer)?;
         }
-        let appender = replica.take_writer(Arc::downgrade(stream))?;
+        let appender = replica.take_writer(Arc::<U>::downgrade(upstream))?;
         if appender.length() != length {
             let had = appender.length();
             return Err(
@@ -353,11 +357,11 @@ impl Store {
 
 /// A dead chain's connection is cut and its thread given a moment to go; a live one stays the writer.
 fn wait_for_dead_writer(replica: &Arc<Replica>, writer: &replica::Writer) -> Result<()> {
-    if let Some(stream) = writer.stream.upgrade() {
-        if !crate::socket::has_hung_up(&stream) {
+    if let Some(upstream) = writer.upstream.upgrade() {
+        if !upstream.has_hung_up() {
             return Err(ErrorCode::ChunkBusy.because(format!("chunk {}", replica.chunk())));
         }
-        let _ = stream.shutdown(std::net::Shutdown::Both);
+        upstream.cut();
     }
     let deadline = Instant::now() + TAKEOVER_PATIENCE;
     while replica.writer().is_some() && Instant::now() < deadline {

@@ -1,6 +1,5 @@
 //! One replica: its state, and growing it.
 
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
@@ -107,7 +106,16 @@ pub struct Replica {
 #[derive(Debug)]
 pub struct Writer {
     /// The connection it came by.
-    pub stream: Weak<TcpStream>,
+    pub upstream: Weak<dyn Upstream>,
+}
+
+/// The connection that appends come by.
+pub trait Upstream: std::fmt::Debug + Send + Sync {
+    /// Whether its other side is gone.
+    fn has_hung_up(&self) -> bool;
+
+    /// Ends it, so that whoever reads from it notices.
+    fn cut(&self);
 }
 
 impl Replica {
@@ -175,8 +183,8 @@ impl Replica {
         locked(&self.writer).clone()
     }
 
-    /// Makes `stream` the writer, unless there is one.
-    pub(super) fn take_writer(self: &Arc<Self>, stream: Weak<TcpStream>) -> Result<Appender> {
+    /// Makes `upstream` the writer, unless there is one.
+    pub(super) fn take_writer(self: &Arc<Self>, upstream: Weak<dyn Upstream>) -> Result<Appender> {
         let mut slot = locked(&self.writer);
         if slot.is_some() {
             return Err(ErrorCode::ChunkBusy.because(format!("chunk {}", self.chunk)));
@@ -185,7 +193,7 @@ impl Replica {
             State::Open(log) if !log.sealing => log.tail,
             other => return Err(other.refusal(self.chunk)),
         };
-        let writer = Arc::new(Writer { stream });
+        let writer = Arc::new(Writer { upstream });
         *slot = Some(writer.clone());
         drop(slot);
         Ok(Appender { replica: self.clone(), tail, writer })

@@ -49,7 +49,7 @@ impl Node {
         store.adopt_cluster(CLUSTER).unwrap();
         let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let server = Server::start(listener, Arc::new(store), settings).unwrap();
-        server.shared().set_node(number);
+        server.shared().numbered().store(number, std::sync::atomic::Ordering::Relaxed);
         Node { server, number, _dir: dir }
     }
 

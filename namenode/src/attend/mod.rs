@@ -21,8 +21,9 @@ mod stream;
 mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use cairn_host::clock::Clock;
 use cairn_metadata::plan::placement::{self, Ask};
 use cairn_metadata::records;
 use cairn_metadata::store::Store;
@@ -36,6 +37,7 @@ use cairn_proto::store::Chunk;
 use cairn_proto::{Error, ErrorCode, fs};
 use futures::future::BoxFuture;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use self::leading::{Change, Leading, Proposal};
@@ -55,6 +57,7 @@ pub struct Datanodes(Arc<Shared>);
 struct Shared {
     store: Arc<dyn Store>,
     propose: Propose,
+    clock: Arc<dyn Clock>,
     settings: Settings,
     origin: Instant,
     state: Mutex<State>,
@@ -69,18 +72,24 @@ struct State {
 
 impl Datanodes {
     /// Nothing is done before [`Datanodes::lead`].
-    pub fn new(store: Arc<dyn Store>, proposer: Proposer, settings: Settings) -> Datanodes {
+    pub fn new(
+        store: Arc<dyn Store>,
+        proposer: Proposer,
+        clock: Arc<dyn Clock>,
+        settings: Settings,
+    ) -> Datanodes {
         let propose: Propose = Arc::new(move |command| {
             let proposer = proposer.clone();
             Box::pin(async move { proposer.propose(command).await })
         });
-        Datanodes::with(store, propose, settings)
+        Datanodes::with(store, propose, clock, settings)
     }
 
-    fn with(store: Arc<dyn Store>, propose: Propose, settings: Settings) -> Datanodes {
+    fn with(store: Arc<dyn Store>, propose: Propose, clock: Arc<dyn Clock>, settings: Settings) -> Datanodes {
         Datanodes(Arc::new(Shared {
             store,
             propose,
+            clock,
             settings,
             origin: Instant::now(),
             state: Mutex::default(),
@@ -251,7 +260,7 @@ impl Shared {
         let Some((job, settled)) = begun else { return false };
         match scan::read(self.store.as_ref(), &job, self.settings.scan_slice) {
             Ok(read) => self.with(Some(generation), |leading, now_ms| {
-                round::end(leading, read, settled, now_ms, wall_clock_ns());
+                round::end(leading, read, settled, now_ms, self.clock.now_ns());
             }),
             Err(error) => {
                 tracing::error!(%error, "cannot read chunk records");
@@ -291,9 +300,4 @@ fn mutation(proposal: &Proposal) -> Mutation {
 /// A command of the leader itself.
 fn command(mutation: Mutation) -> Command {
     Command { cred: Some(Cred::default()), mutation: Some(mutation), ..Command::default() }
-}
-
-fn wall_clock_ns() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cairn_host::clock::{Clock, RealClock};
 use cairn_metadata::apply;
 use cairn_metadata::memory::MemoryStore;
 use cairn_metadata::store::{Durability, Store};
@@ -24,7 +25,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::{Datanodes, Settings, stream, wall_clock_ns};
+use super::{Datanodes, Settings, stream};
 
 const LENGTH: u64 = 1000;
 
@@ -60,7 +61,7 @@ fn settings() -> Settings {
 }
 
 fn apply_one(store: &MemoryStore, command: Command) -> fs::Outcome {
-    let batch = CommandBatch { time_ns: wall_clock_ns(), commands: vec![command] };
+    let batch = CommandBatch { time_ns: RealClock.now_ns(), commands: vec![command] };
     let mut outcome = fs::Outcome::default();
     let work = &mut |txn: &mut dyn cairn_metadata::store::Txn| {
         outcome = apply(txn, &batch)?.remove(0);
@@ -78,7 +79,7 @@ impl Bed {
             let log = log.clone();
             Box::pin(async move { Ok(apply_one(&log, command)) })
         });
-        let datanodes = Datanodes::with(store.clone(), propose, settings());
+        let datanodes = Datanodes::with(store.clone(), propose, Arc::new(RealClock), settings());
         let mut bed = Bed { store, datanodes, disks: Arc::default(), session: 0, seq: 0 };
         bed.run(Op::FormCluster(FormCluster {
             cluster_id: "toy".into(),

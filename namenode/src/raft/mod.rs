@@ -60,6 +60,8 @@ pub struct GroupSettings {
     pub checkpoint_every: Duration,
     /// Where received snapshots are put until they are installed.
     pub incoming: PathBuf,
+    /// The way to the other members.
+    pub network: Arc<dyn cairn_host::net::Network>,
     /// The disk that log and store are on.
     pub disk: SharedDisk,
 }
@@ -124,7 +126,12 @@ impl Group {
             tokio::time::sleep(Duration::from_millis(settings.election_timeout_ms.1)).await;
         }
         let config = raft_config(&cluster_id, &settings)?;
-        let network = Network { id, cluster_id: cluster_id.clone() };
+        let network = Network {
+            id,
+            cluster_id: cluster_id.clone(),
+            disk: settings.disk.clone(),
+            network: settings.network.clone(),
+        };
         let (machine, checkpoints) = StateMachine::new(store.clone(), alarm.clone());
         let raft = Raft::new(id, config, network, LogStorage(log), machine)
             .await

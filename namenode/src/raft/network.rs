@@ -2,9 +2,12 @@
 
 use std::future::Future;
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use cairn_host::disk::SharedDisk;
+use cairn_metadata::store::{StoreError, View};
 use cairn_proto::control::raft_client::RaftClient;
 use cairn_proto::control::{RaftBytes, SnapshotPart};
 use cairn_proto::limits::MAX_MESSAGE;
@@ -24,8 +27,8 @@ use tonic::{Code, Status};
 
 use super::snapshot::{Content, Snapshot};
 use super::types::{Types, Vote};
-use crate::channel;
 use crate::store::stream;
+use crate::{blocking, channel};
 
 /// Bytes of one message of a snapshot.
 const PART_BYTES: usize = 1 << 20;
@@ -43,6 +46,10 @@ pub struct Network {
     pub id: u64,
     /// The cluster both sides must belong to.
     pub cluster_id: String,
+    /// The disk of this namenode.
+    pub disk: SharedDisk,
+    /// The way to the others.
+    pub network: Arc<dyn cairn_host::net::Network>,
 }
 
 /// A connection to one member.
@@ -57,7 +64,7 @@ impl RaftNetworkFactory<Types> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, node: &BasicNode) -> Peer {
-        let client = channel::connect_lazily(&node.addr).ok().map(|channel| {
+        let client = channel::connect_lazily(&self.network, &node.addr).ok().map(|channel| {
             RaftClient::new(channel)
                 .max_decoding_message_size(MESSAGE_LIMIT)
                 .max_encoding_message_size(MESSAGE_LIMIT)
@@ -179,9 +186,7 @@ impl RaftNetworkV2<Types> for Peer {
         let first = SnapshotPart { head: Some(head), data: Bytes::new() };
         let closed = |_| NetworkError::from_string("the snapshot's stream closed");
         parts.send(first).await.map_err(closed)?;
-        let reader = tokio::task::spawn_blocking(move || {
-            stream::write(&*view, PartWriter { parts, buffer: BytesMut::with_capacity(PART_BYTES) })
-        });
+        let reader = tokio::spawn(send_parts(self.network.disk.clone(), view, parts));
         let mut client = self.client()?;
         let sending = client.snapshot(ReceiverStream::new(receiver));
         let reply = tokio::select! {
@@ -209,13 +214,46 @@ impl RaftNetworkV2<Types> for Peer {
     }
 }
 
-/// Cuts what is written into messages, and waits where the network is slower than the store.
-struct PartWriter {
+/// Sends the messages that a view makes.
+async fn send_parts(
+    disk: SharedDisk,
+    view: Box<dyn View + Send>,
     parts: mpsc::Sender<SnapshotPart>,
+) -> Result<(), StoreError> {
+    if disk.blocks() {
+        let write = move || stream::write(&*view, PartWriter::new(Parts::Sent(parts)));
+        return blocking::on(&disk, write).await.map_err(|error| StoreError::Engine(error.to_string()))?;
+    }
+    // Nobody could take a message out while this thread waits for room: they are made first, then sent.
+    let mut made = Vec::new();
+    stream::write(&*view, PartWriter::new(Parts::Kept(&mut made)))?;
+    for part in made {
+        if parts.send(part).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Where messages go.
+enum Parts<'a> {
+    Sent(mpsc::Sender<SnapshotPart>),
+    Kept(&'a mut Vec<SnapshotPart>),
+}
+
+/// Cuts what is written into messages, and waits where the network is slower than the store.
+struct PartWriter<'a> {
+    parts: Parts<'a>,
     buffer: BytesMut,
 }
 
-impl Write for PartWriter {
+impl<'a> PartWriter<'a> {
+    fn new(parts: Parts<'a>) -> PartWriter<'a> {
+        PartWriter { parts, buffer: BytesMut::with_capacity(PART_BYTES) }
+    }
+}
+
+impl Write for PartWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let part = bytes.len().min(PART_BYTES - self.buffer.len());
         self.buffer.extend_from_slice(&bytes[..part]);
@@ -231,8 +269,14 @@ impl Write for PartWriter {
         }
         let data = std::mem::replace(&mut self.buffer, BytesMut::with_capacity(PART_BYTES)).freeze();
         let part = SnapshotPart { head: None, data };
-        self.parts
-            .blocking_send(part)
-            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the receiver is gone"))
+        match &mut self.parts {
+            Parts::Sent(parts) => parts
+                .blocking_send(part)
+                .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the receiver is gone")),
+            Parts::Kept(parts) => {
+                parts.push(part);
+                Ok(())
+            }
+        }
     }
 }

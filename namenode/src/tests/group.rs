@@ -1,5 +1,6 @@
 //! Three namenodes: elections, lost disks, followers that lag.
 
+use cairn_host::Host;
 use cairn_proto::control::MembershipRequest;
 use cairn_proto::control::membership_request::Action;
 
@@ -25,7 +26,9 @@ impl Group {
     fn change_members(&self, action: Action, id: u64) -> Option<Error> {
         let leader = &self.client.addresses[self.client.leader()];
         let ask = MembershipRequest { action: action as i32, id, address: String::new() };
-        let asked = async { channel::namenode(leader).unwrap().change_membership(ask).await.unwrap() };
+        let asked = async {
+            channel::namenode(&Host::default().network, leader).unwrap().change_membership(ask).await.unwrap()
+        };
         self.client.block_on(asked).into_inner().error.map(Error::from)
     }
 

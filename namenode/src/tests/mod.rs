@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use cairn_host::Host;
 use cairn_proto::control::{Call, CallBatch, Reply, ReplyBatch, WhoLeadsRequest, Write, call, reply};
 use cairn_proto::fs::{
     Answer, ClusterStatus, Cred, GetStatus, Mkdir, Mutation, NodeRef, OpenSession, Outcome, Query, Stat,
@@ -108,7 +109,7 @@ impl Client {
     }
 
     async fn converse(address: &str, batch: CallBatch) -> Option<ReplyBatch> {
-        let mut client = channel::namenode(address).ok()?;
+        let mut client = channel::namenode(&Host::default().network, address).ok()?;
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
         sender.send(batch.clone()).await.ok()?;
         let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
@@ -230,7 +231,13 @@ impl Client {
     }
 
     pub fn who_leads(&self, address: &str) -> Option<cairn_proto::control::WhoLeadsReply> {
-        let asked = async { channel::namenode(address).ok()?.who_leads(WhoLeadsRequest {}).await.ok() };
+        let asked = async {
+            channel::namenode(&Host::default().network, address)
+                .ok()?
+                .who_leads(WhoLeadsRequest {})
+                .await
+                .ok()
+        };
         self.runtime.block_on(asked).map(|reply| reply.into_inner())
     }
 }
