@@ -5,12 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
+use cairn_host::clock::Clock;
 use cairn_host::disk::{Disk, SharedDisk};
 use cairn_metadata::records;
 use cairn_metadata::store::{Store, StoreError, View};
-use cairn_proto::fs::{Answer, Command, Cred, FormCluster, Mutation, Outcome, answer, mutation, outcome};
+use cairn_proto::fs::{
+    Answer, Command, CommandBatch, Cred, FormCluster, Mutation, Outcome, answer, mutation, outcome,
+};
 use cairn_proto::limits::REPLICATION;
 use cairn_proto::{Error, ErrorCode};
+use prost::Message;
 use tokio::task::AbortHandle;
 
 use crate::attend::Datanodes;
@@ -100,6 +105,7 @@ impl Member {
             sessions: sessions.clone(),
             ready: ready.clone(),
             form: founding(config, identity),
+            clock: config.host.clock.clone(),
         };
         let expiring = sessions.clone().watch(store.clone(), proposer.clone(), alarm.clone());
         let tasks = vec![tokio::spawn(leader.watch()).abort_handle(), tokio::spawn(expiring).abort_handle()];
@@ -232,6 +238,7 @@ struct Leader {
     sessions: Sessions,
     ready: Arc<AtomicBool>,
     form: FormCluster,
+    clock: Arc<dyn Clock>,
 }
 
 impl Leader {
@@ -270,6 +277,11 @@ impl Leader {
     /// and the cluster has its record.
     async fn take_over(&self, term: u64) -> Result<(), Error> {
         self.group.ensure_readable().await?;
+        // A leader that was restarted leads on in the same term, and does not know how much of its log it had
+        // acknowledged. Once an entry of now is applied, all of that is.
+        let nothing = CommandBatch { time_ns: self.clock.now_ns(), commands: Vec::new() };
+        let applied = self.group.write(Bytes::from(nothing.encode_to_vec())).await?;
+        applied.await.map_err(|_| ErrorCode::Unavailable.because("the namenode is stopping"))??;
         if !self.is_formed()? {
             let op = mutation::Op::FormCluster(self.form.clone());
             let command = Command {
