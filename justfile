@@ -19,3 +19,7 @@ torture directory:
 conformance *SUITES='all':
     cargo build --bin cairn
     tests/conformance/run.sh {{SUITES}}
+
+# A whole cluster in one thread, once for each seed: `just sim 0..100000`.
+sim SEEDS='0..1000' JOBS='1':
+    cargo run --release -p cairn-sim -- --seeds {{SEEDS}} --jobs {{JOBS}} --keep-going

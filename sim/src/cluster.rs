@@ -1,0 +1,579 @@
+//! All machines of a run, what is on them, and what befalls them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cairn_host::Host;
+use cairn_host::disk::simulated::{Operation, SimulatedDisk};
+use tokio::sync::watch;
+
+use crate::clock::SimulatedClock;
+use crate::history::History;
+use crate::machine::{Id, Machines, now};
+use crate::network::{Net, Pace};
+use crate::nodes::{datanode, namenode};
+use crate::plan::{Fault, Plan};
+use crate::random::Random;
+use crate::{check, client, event};
+
+/// Namenodes in every run.
+pub const NAMENODES: u64 = 3;
+const FIRST_NAMENODE: Id = 1;
+const FIRST_DATANODE: Id = 11;
+const FIRST_CLIENT: Id = 21;
+/// The machine of the client that checks everything at the end.
+const CHECKER: Id = 31;
+
+/// What a machine is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Namenode,
+    Datanode,
+    Client(u64),
+    Checker,
+}
+
+struct Node {
+    role: Role,
+    name: String,
+    address: String,
+    clock: SimulatedClock,
+    slow_ms: Arc<AtomicU64>,
+    stop: watch::Sender<bool>,
+    /// How often it was started.
+    lives: u64,
+    /// When it is started again, while it is down.
+    back_at: Option<u64>,
+    /// What ended it last.
+    ended: Option<String>,
+}
+
+/// See the module.
+pub struct Cluster {
+    plan: Plan,
+    random: Random,
+    machines: Machines,
+    net: Net,
+    nodes: BTreeMap<Id, Node>,
+    disks: BTreeMap<Id, SimulatedDisk>,
+    history: Arc<History>,
+    ended: Arc<Mutex<Vec<(Id, String)>>>,
+    /// Things to be mended, and when.
+    mending: Vec<(u64, Mend)>,
+    next_fault: u64,
+    calm: bool,
+    wiped: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Mend {
+    Link(Id, Id),
+    Pace(Id, Id),
+    Jitter,
+    Disk(Id),
+    SlowDisk(Id),
+    /// The power that failed in the middle of a write.
+    Torn(Id),
+}
+
+fn nanos(time: Duration) -> u64 {
+    time.as_nanos() as u64
+}
+
+impl Cluster {
+    /// All machines as they are before anything runs.
+    pub fn new(plan: Plan) -> Cluster {
+        let seed = plan.seed;
+        let mut cluster = Cluster {
+            random: Random::new(seed, "faults"),
+            machines: Machines::new(seed),
+            net: Net::new(seed),
+            nodes: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            history: History::new(),
+            ended: Arc::default(),
+            mending: Vec::new(),
+            next_fault: 2_500_000_000,
+            calm: false,
+            wiped: false,
+            plan,
+        };
+        let add = |cluster: &mut Cluster, id: Id, role: Role, name: String, port: u16| {
+            let node = Node {
+                role,
+                name,
+                address: format!("10.0.0.{id}:{port}"),
+                clock: SimulatedClock::default(),
+                slow_ms: Arc::default(),
+                stop: watch::Sender::new(false),
+                lives: 0,
+                back_at: Some(0),
+                ended: None,
+            };
+            cluster.nodes.insert(id, node);
+        };
+        for at in 0..NAMENODES as Id {
+            add(&mut cluster, FIRST_NAMENODE + at, Role::Namenode, format!("n{}", at + 1), 7400);
+        }
+        for at in 0..cluster.plan.datanodes as Id {
+            add(&mut cluster, FIRST_DATANODE + at, Role::Datanode, format!("d{}", at + 1), 7500);
+        }
+        for at in 0..cluster.plan.clients as Id {
+            add(&mut cluster, FIRST_CLIENT + at, Role::Client(at as u64 + 1), format!("c{}", at + 1), 0);
+        }
+        let stored: Vec<Id> = cluster.of(|role| matches!(role, Role::Namenode | Role::Datanode));
+        for id in stored {
+            cluster.disks.insert(id, SimulatedDisk::new(seed ^ id as u64));
+        }
+        cluster
+    }
+
+    fn of(&self, which: impl Fn(Role) -> bool) -> Vec<Id> {
+        self.nodes.iter().filter(|(_, node)| which(node.role)).map(|(id, _)| *id).collect()
+    }
+
+    fn namenodes(&self) -> Vec<Id> {
+        self.of(|role| role == Role::Namenode)
+    }
+
+    fn datanodes(&self) -> Vec<Id> {
+        self.of(|role| role == Role::Datanode)
+    }
+
+    fn clients(&self) -> Vec<Id> {
+        self.of(|role| matches!(role, Role::Client(_)))
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        self.namenodes().iter().map(|id| self.nodes[id].address.clone()).collect()
+    }
+
+    /// What is remembered of the run.
+    pub fn history(&self) -> &Arc<History> {
+        &self.history
+    }
+
+    /// Runs everything: work under faults, healing, checks.
+    pub fn run(mut self) -> Arc<History> {
+        event!("{:?}", self.plan);
+        let busy = nanos(self.plan.busy);
+        while now() < busy {
+            self.step();
+        }
+        self.heal();
+        let patience = now() + 40_000_000_000;
+        while now() < patience && self.clients().iter().any(|id| self.machines.is_up(*id)) {
+            self.step();
+        }
+        for id in self.clients() {
+            if self.machines.is_up(id) {
+                self.history.violation(format!("client {} does not come to an end", self.nodes[&id].name));
+                self.take_down(id, false, None);
+            }
+        }
+        self.start_checker();
+        let patience = now() + nanos(check::PATIENCE) * 2;
+        while self.machines.is_up(CHECKER) && now() < patience {
+            self.step();
+        }
+        if self.machines.is_up(CHECKER) {
+            self.history.violation("the checker does not come to an end");
+        }
+        self.stop_all();
+        let disks =
+            |ids: Vec<Id>| ids.into_iter().map(|id| (self.nodes[&id].name.clone(), self.disks[&id].clone()));
+        check::offline(&self.history, disks(self.namenodes()).collect(), disks(self.datanodes()).collect());
+        self.history
+    }
+
+    fn step(&mut self) {
+        self.machines.step();
+        let ended = std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner));
+        for (id, why) in ended {
+            self.has_ended(id, why);
+        }
+        self.mend_due();
+        let due: Vec<Id> = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.back_at.is_some_and(|at| at <= now()))
+            .map(|(id, _)| *id)
+            .collect();
+        due.into_iter().for_each(|id| self.start(id));
+        if !self.calm && now() >= self.next_fault {
+            let (least, most) = self.plan.every_ms;
+            self.next_fault = now() + nanos(self.random.millis(least, most));
+            if !self.plan.faults.is_empty() {
+                let fault = *self.random.pick(&self.plan.faults.clone());
+                self.befall(fault);
+            }
+        }
+    }
+
+    fn has_ended(&mut self, id: Id, why: String) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        event!("{} ended: {why}", node.name);
+        node.ended = Some(why);
+        let back = match node.role {
+            Role::Namenode | Role::Datanode => Some(self.random.millis(200, 1_500)),
+            Role::Client(_) | Role::Checker => None,
+        };
+        self.take_down(id, false, back);
+    }
+
+    fn host(&self, id: Id) -> Host {
+        Host { network: self.net.of(id), clock: Arc::new(self.nodes[&id].clock.clone()) }
+    }
+
+    fn start(&mut self, id: Id) {
+        let (peers, machine) = (self.addresses(), self.host(id));
+        let (seed, log_keep, pause_ms) = (self.plan.seed, self.plan.log_keep, self.plan.pause_ms);
+        let check_after = self.random.millis(0, 400);
+        let history = self.history.clone();
+        let mount = self.disks.get(&id).map(|disk| Arc::new(disk.mount()) as Arc<dyn cairn_host::disk::Disk>);
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        node.back_at = None;
+        node.lives += 1;
+        node.stop = watch::Sender::new(false);
+        event!("{} starts", node.name);
+        let (ended, stop, address) = (self.ended.clone(), node.stop.subscribe(), node.address.clone());
+        let (lives, name) = (node.lives, node.name.clone());
+        let slow_ms = node.slow_ms.clone();
+        let role = node.role;
+        let process = async move {
+            let why = match (role, mount) {
+                (Role::Namenode, Some(disk)) => {
+                    let config = namenode::config(&address, &peers, disk, machine, log_keep);
+                    namenode::run(config, stop)
+                        .await
+                        .map_or_else(|error| error.to_string(), |()| "stopped".into())
+                }
+                (Role::Datanode, Some(disk)) => {
+                    let network = machine.network;
+                    let (namenodes, host) = (peers, format!("host-{name}"));
+                    let setup =
+                        datanode::Setup { address, host, namenodes, disk, network, check_after, slow_ms };
+                    datanode::run(setup, stop)
+                        .await
+                        .map_or_else(|error| error.to_string(), |()| "stopped".into())
+                }
+                (Role::Client(number), _) => {
+                    let setup = client::Setup {
+                        life: (number, lives),
+                        seed,
+                        namenodes: peers,
+                        machine,
+                        history,
+                        pause_ms,
+                    };
+                    client::run(setup).await;
+                    "done".into()
+                }
+                _ => "nothing to run".into(),
+            };
+            ended.lock().unwrap_or_else(PoisonError::into_inner).push((id, why));
+        };
+        self.machines.start(id, &self.nodes[&id].name.clone(), process);
+    }
+
+    /// Ends a process where it is; `power`: its machine loses what was not synced.
+    fn take_down(&mut self, id: Id, power: bool, back: Option<Duration>) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        node.back_at = back.map(|after| now() + nanos(after));
+        let is_datanode = node.role == Role::Datanode;
+        self.net.sever(id);
+        if let Some(disk) = self.disks.get(&id) {
+            if power {
+                if is_datanode {
+                    self.history.losses.fetch_add(1, Ordering::Relaxed);
+                }
+                disk.crash();
+            } else {
+                disk.kill();
+            }
+        }
+        self.machines.crash(id);
+    }
+
+    fn up(&mut self, ids: Vec<Id>) -> Option<Id> {
+        let up: Vec<Id> = ids.into_iter().filter(|id| self.machines.is_up(*id)).collect();
+        (!up.is_empty()).then(|| *self.random.pick(&up))
+    }
+
+    fn later(&mut self, least: u64, most: u64, mend: Mend) {
+        let at = now() + nanos(self.random.millis(least, most));
+        self.mending.push((at, mend));
+    }
+
+    fn befall(&mut self, fault: Fault) {
+        let everybody: Vec<Id> = self.nodes.keys().copied().collect();
+        let servers: Vec<Id> = self.namenodes().into_iter().chain(self.datanodes()).collect();
+        let harmed = FIRST_DATANODE + self.plan.harmed as Id;
+        let victim = match fault {
+            Fault::NamenodePower
+            | Fault::NamenodeKill
+            | Fault::NamenodeTorn
+            | Fault::NamenodeSync
+            | Fault::NamenodeWipe => self.up(self.namenodes()),
+            Fault::DatanodePower | Fault::DatanodeKill | Fault::DatanodeTorn | Fault::SlowDisk => {
+                self.up(self.datanodes())
+            }
+            Fault::ClientCrash => self.up(self.clients()),
+            Fault::Freeze | Fault::Isolate | Fault::OneWay | Fault::Skew => self.up(everybody.clone()),
+            Fault::DatanodeDisk | Fault::FullDisk | Fault::Flip | Fault::DatanodeWipe => {
+                self.up(vec![harmed])
+            }
+            Fault::CutPair | Fault::SlowLink | Fault::Resets | Fault::Jitter | Fault::Blackout => {
+                self.up(servers.clone())
+            }
+        };
+        let Some(id) = victim else { return };
+        let name = self.nodes[&id].name.clone();
+        event!("fault: {fault:?} at {name}");
+        let back = Some(self.random.millis(100, 5_000));
+        match fault {
+            Fault::NamenodePower | Fault::DatanodePower => self.take_down(id, true, back),
+            Fault::NamenodeKill | Fault::DatanodeKill | Fault::ClientCrash => self.take_down(id, false, back),
+            Fault::NamenodeTorn | Fault::DatanodeTorn => {
+                self.history.losses.fetch_add(1, Ordering::Relaxed);
+                self.disks[&id].cut_after(self.random.between(1, 25));
+                self.later(50, 900, Mend::Torn(id));
+            }
+            Fault::Freeze => {
+                let time = self.random.millis(100, 8_000);
+                self.machines.freeze(id, time);
+            }
+            Fault::Isolate | Fault::OneWay => {
+                let (hears, speaks) = match fault {
+                    Fault::Isolate => (false, false),
+                    _ if self.random.chance(50) => (true, false),
+                    _ => (false, true),
+                };
+                let until = now() + nanos(self.random.millis(300, 8_000));
+                for other in everybody.into_iter().chain([CHECKER]).filter(|other| *other != id) {
+                    if !speaks {
+                        self.cut(id, other, until);
+                    }
+                    if !hears {
+                        self.cut(other, id, until);
+                    }
+                }
+            }
+            Fault::CutPair => {
+                let others: Vec<Id> = everybody.into_iter().filter(|other| *other != id).collect();
+                let other = *self.random.pick(&others);
+                let until = now() + nanos(self.random.millis(300, 8_000));
+                self.cut(id, other, until);
+                self.cut(other, id, until);
+            }
+            Fault::SlowLink => {
+                let others: Vec<Id> = everybody.into_iter().filter(|other| *other != id).collect();
+                let other = *self.random.pick(&others);
+                let pace = Pace {
+                    least: 20_000_000,
+                    most: self.random.between(50, 900) * 1_000_000,
+                    byte: self.random.between(0, 20_000),
+                };
+                self.net.set_link(id, other, Some(pace));
+                self.later(300, 6_000, Mend::Pace(id, other));
+            }
+            Fault::Jitter => {
+                let most = self.random.between(20, 300) * 1_000_000;
+                self.net.set_pace(Pace { least: 0, most, byte: 0 });
+                self.later(300, 5_000, Mend::Jitter);
+            }
+            Fault::Resets => {
+                for other in everybody.into_iter().filter(|other| *other != id) {
+                    self.net.reset(id, other, 60);
+                }
+            }
+            Fault::Skew => {
+                let by = self.random.below(20_000_000_000) as i64 - 10_000_000_000;
+                self.nodes[&id].clock.skew(by);
+            }
+            Fault::SlowDisk => {
+                self.nodes[&id].slow_ms.store(self.random.between(5, 600), Ordering::Relaxed);
+                self.later(300, 5_000, Mend::SlowDisk(id));
+            }
+            Fault::NamenodeSync => {
+                self.disks[&id].fail(namenode::directory(), Operation::Sync, libc::EIO, Some(1));
+            }
+            Fault::DatanodeDisk => {
+                self.history.losses.fetch_add(1, Ordering::Relaxed);
+                let directory = self.random.pick(&datanode::directories()).clone();
+                let operation = *self.random.pick(&[Operation::Read, Operation::Write, Operation::Sync]);
+                let errno = if operation == Operation::Write && self.random.chance(50) {
+                    libc::EROFS
+                } else {
+                    libc::EIO
+                };
+                let times = [None, Some(1), Some(3)];
+                self.disks[&id].fail(directory, operation, errno, *self.random.pick(&times));
+                self.later(500, 5_000, Mend::Disk(id));
+            }
+            Fault::FullDisk => {
+                self.disks[&id].limit("/data", self.random.between(0, 200 << 10));
+                self.later(500, 5_000, Mend::Disk(id));
+            }
+            Fault::Flip => {
+                self.history.losses.fetch_add(1, Ordering::Relaxed);
+                for _ in 0..self.random.between(1, 3) {
+                    let flipped = self.disks[&id]
+                        .flip_somewhere(self.random.pick(&datanode::directories()).join("chunks"));
+                    event!("flipped {flipped:?}");
+                }
+            }
+            Fault::NamenodeWipe => {
+                // A second one might be the majority's last copy.
+                if !std::mem::replace(&mut self.wiped, true) {
+                    self.take_down(id, true, back);
+                    self.disks.insert(id, SimulatedDisk::new(self.random.any()));
+                }
+            }
+            Fault::DatanodeWipe => {
+                self.take_down(id, true, back);
+                self.disks.insert(id, SimulatedDisk::new(self.random.any()));
+            }
+            Fault::Blackout => {
+                for id in servers {
+                    let back = Some(self.random.millis(100, 2_500));
+                    if self.machines.is_up(id) {
+                        self.take_down(id, true, back);
+                    }
+                }
+            }
+        }
+    }
+
+    fn cut(&mut self, from: Id, to: Id, until: u64) {
+        self.net.cut(from, to);
+        self.mending.push((until, Mend::Link(from, to)));
+    }
+
+    fn mend_due(&mut self) {
+        let (due, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.mending).into_iter().partition(|(at, _)| *at <= now());
+        self.mending = rest;
+        due.into_iter().for_each(|(_, mend)| self.mend(mend));
+    }
+
+    fn mend(&mut self, mend: Mend) {
+        match mend {
+            Mend::Link(from, to) => {
+                // Another cut of the same link may last longer.
+                let again =
+                    |(_, other): &(u64, Mend)| matches!(other, Mend::Link(f, t) if (*f, *t) == (from, to));
+                if !self.mending.iter().any(again) {
+                    self.net.mend(from, to);
+                }
+            }
+            Mend::Pace(from, to) => self.net.set_link(from, to, None),
+            Mend::Jitter => self.net.set_pace(Pace::default()),
+            Mend::Disk(id) => {
+                self.disks[&id].mend("/");
+                self.disks[&id].limit("/data", 1 << 40);
+            }
+            Mend::SlowDisk(id) => self.nodes[&id].slow_ms.store(0, Ordering::Relaxed),
+            Mend::Torn(id) => {
+                let back = Some(self.random.millis(100, 3_000));
+                self.take_down(id, true, back);
+            }
+        }
+    }
+
+    /// Nothing goes wrong any more.
+    fn heal(&mut self) {
+        event!("faults end");
+        self.calm = true;
+        self.history.stop.store(true, Ordering::Relaxed);
+        for (_, mend) in std::mem::take(&mut self.mending) {
+            self.mend(mend);
+        }
+        self.net.mend_all();
+        self.machines.thaw();
+        let soon = now() + 300_000_000;
+        for (id, node) in &mut self.nodes {
+            node.slow_ms.store(0, Ordering::Relaxed);
+            if let Some(disk) = self.disks.get(id) {
+                disk.mend("/");
+            }
+            match node.role {
+                Role::Client(_) => node.back_at = None,
+                _ => node.back_at = node.back_at.map(|at| at.min(soon)),
+            }
+        }
+        // A datanode lets go of a disk that failed until it is started again.
+        let harmed = FIRST_DATANODE + self.plan.harmed as Id;
+        if self.machines.is_up(harmed) && self.plan.faults.contains(&Fault::DatanodeDisk) {
+            self.take_down(harmed, false, Some(Duration::from_millis(300)));
+        }
+    }
+
+    fn start_checker(&mut self) {
+        let datanodes: Vec<(String, SimulatedDisk)> = self
+            .datanodes()
+            .iter()
+            .map(|id| (self.nodes[id].address.clone(), self.disks[id].clone()))
+            .collect();
+        let setup = check::Setup {
+            namenodes: self.addresses(),
+            machine: Host { network: self.net.of(CHECKER), clock: Arc::new(SimulatedClock::default()) },
+            history: self.history.clone(),
+            datanodes,
+        };
+        let ended = self.ended.clone();
+        let node = Node {
+            role: Role::Checker,
+            name: "chk".into(),
+            address: String::new(),
+            clock: SimulatedClock::default(),
+            slow_ms: Arc::default(),
+            stop: watch::Sender::new(false),
+            lives: 1,
+            back_at: None,
+            ended: None,
+        };
+        self.nodes.insert(CHECKER, node);
+        self.machines.start(CHECKER, "chk", async move {
+            check::run(setup).await;
+            ended.lock().unwrap_or_else(PoisonError::into_inner).push((CHECKER, "done".into()));
+        });
+    }
+
+    /// Stops all servers at once, in the proper way.
+    fn stop_all(&mut self) {
+        let idle = now() + 1_500_000_000;
+        while now() < idle {
+            self.step();
+        }
+        let mut waiting: BTreeSet<Id> = BTreeSet::new();
+        for id in self.namenodes().into_iter().chain(self.datanodes()) {
+            if self.machines.is_up(id) {
+                self.nodes[&id].stop.send_replace(true);
+                waiting.insert(id);
+            } else {
+                let (name, why) = (&self.nodes[&id].name, &self.nodes[&id].ended);
+                self.history.violation(format!("{name} does not run: {}", why.clone().unwrap_or_default()));
+            }
+        }
+        let patience = now() + 20_000_000_000;
+        while !waiting.is_empty() && now() < patience {
+            self.machines.step();
+            let ended = std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner));
+            for (id, why) in ended {
+                waiting.remove(&id);
+                if why != "stopped" {
+                    self.history.violation(format!("{} did not stop well: {why}", self.nodes[&id].name));
+                }
+            }
+        }
+        for id in waiting {
+            self.history.violation(format!("{} does not stop", self.nodes[&id].name));
+        }
+        for id in self.namenodes().into_iter().chain(self.datanodes()) {
+            self.take_down(id, false, None);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Fetching sealed replicas: what the shipped copier does, over simulated connections.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use cairn_datanode::orders::Copier;
+use cairn_datanode::store::{Incoming, Seal, Store};
+use cairn_host::net::Network;
+use cairn_proto::checksum::piece_crcs;
+use cairn_proto::control::CopyReplica;
+use cairn_proto::data::{Read, request, response};
+use cairn_proto::{Error, ErrorCode, Result};
+use futures::future::BoxFuture;
+use tokio::time::timeout;
+
+use super::frames;
+
+/// Without a byte of a copy.
+const STALL: Duration = Duration::from_secs(2);
+/// Bytes asked for at a time: small, so that copies are interrupted.
+const REQUEST: u64 = 8 << 10;
+
+/// Copies over the simulated network.
+pub struct SimulatedCopier(pub Arc<dyn Network>);
+
+impl Copier for SimulatedCopier {
+    fn copy(
+        &self,
+        store: Arc<Store>,
+        order: CopyReplica,
+        stop: Arc<AtomicBool>,
+    ) -> BoxFuture<'static, Result<Seal>> {
+        let network = self.0.clone();
+        Box::pin(async move {
+            let mut incoming = match store.incoming(order.chunk, order.length, &order.blake3)? {
+                Ok(incoming) => incoming,
+                Err(seal) => return Ok(seal),
+            };
+            let mut failed: Option<Error> = None;
+            for source in &order.sources {
+                if incoming.missing() == 0 || stop.load(Ordering::Acquire) {
+                    break;
+                }
+                if let Err(error) = pull(&*network, &store, order.chunk, source, &mut incoming).await {
+                    failed = Some(error);
+                }
+            }
+            if incoming.missing() > 0 {
+                return Err(failed.unwrap_or_else(|| ErrorCode::Invalid.because("a copy without sources")));
+            }
+            incoming.finish(&store, &order.blake3)
+        })
+    }
+}
+
+async fn pull(
+    network: &dyn Network,
+    store: &Store,
+    chunk: u64,
+    source: &str,
+    incoming: &mut Incoming,
+) -> Result<()> {
+    let cluster_id = store.cluster_id().unwrap_or_default();
+    let (mut reader, mut writer) = frames::dial(network, source, &cluster_id, STALL).await?;
+    while incoming.missing() > 0 {
+        let (offset, length) = (incoming.held(), incoming.missing().min(REQUEST));
+        writer.ask(request::Kind::Read(Read { chunk, offset, length }), &[]).await?;
+        let mut at = offset;
+        while at < offset + length {
+            let late = |_| ErrorCode::Timeout.because("a source is silent");
+            let reply = timeout(STALL, reader.reply()).await.map_err(late)?;
+            let (response::Kind::Data(data), payload) = reply.map_err(|(error, _)| error)? else {
+                return Err(ErrorCode::Malformed.because("a read was answered with something else"));
+            };
+            let end = at + payload.len() as u64;
+            if data.offset != at || end > offset + length || data.last != (end == offset + length) {
+                return Err(ErrorCode::Malformed.because("a read was answered with another range"));
+            }
+            if piece_crcs(at, &payload) != data.crcs {
+                return Err(ErrorCode::Corrupt.because(format!("chunk {chunk}: at {at}, as received")));
+            }
+            incoming.write(&payload)?;
+            at = end;
+        }
+    }
+    Ok(())
+}
