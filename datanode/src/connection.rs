@@ -4,7 +4,8 @@ use std::net::TcpStream;
 use std::sync::Arc;
 
 use cairn_proto::data::{
-    Data, Hello, HelloReply, Read, ReplicaStat, Request, Response, StatReplica, request, response,
+    Data, Hello, HelloReply, ListReplicas, ListedReplica, Read, ReplicaList, ReplicaStat, Request, Response,
+    StatReplica, request, response,
 };
 use cairn_proto::frame;
 use cairn_proto::limits::MAX_PAYLOAD;
@@ -15,6 +16,9 @@ use crate::server::Shared;
 use crate::settings::PROTOCOL_VERSION;
 use crate::socket::{self, FrameReader, Patience};
 use crate::store::{Phase, Scratch};
+
+/// Replicas of one page: it is a frame's head, of 64 KiB at most.
+const LISTED: usize = 1024;
 
 /// Serves a connection until it ends. Its error says why, when that is worth a line in the log.
 pub fn serve(stream: &Arc<TcpStream>, shared: &Arc<Shared>) -> Result<()> {
@@ -48,6 +52,7 @@ fn converse(reader: &mut FrameReader, shared: &Arc<Shared>) -> Result<()> {
             None => return Ok(()),
             Some(request::Kind::Read(read)) => serve_read(reader.stream(), shared, &read, &mut scratch)?,
             Some(request::Kind::Stat(ask)) => serve_stat(reader.stream(), shared, &ask)?,
+            Some(request::Kind::List(ask)) => serve_list(reader.stream(), shared, &ask)?,
             Some(request::Kind::Open(open)) => return chain::serve(reader, shared, open),
             Some(request::Kind::Hello(_)) => return Err(ErrorCode::Malformed.because("a second Hello")),
             Some(request::Kind::Append(_) | request::Kind::Sync(_)) => {
@@ -129,6 +134,19 @@ fn serve_read(stream: &TcpStream, shared: &Shared, read: &Read, scratch: &mut Sc
             return Ok(());
         }
     }
+}
+
+/// A page of what this datanode has. A page fits a frame's head, whatever numbers are in it.
+fn serve_list(stream: &TcpStream, shared: &Shared, ask: &ListReplicas) -> Result<()> {
+    let limit = if ask.limit == 0 { LISTED } else { LISTED.min(ask.limit as usize) };
+    let page = shared.store.inventory_page(ask.first, limit);
+    let replicas = page.replicas.iter().map(|replica| ListedReplica {
+        chunk: replica.chunk,
+        length: replica.length,
+        sealed: replica.sealed,
+    });
+    let list = ReplicaList { replicas: replicas.collect(), next: page.next };
+    answer(stream, shared, response::Kind::List(list))
 }
 
 fn serve_stat(stream: &TcpStream, shared: &Shared, ask: &StatReplica) -> Result<()> {

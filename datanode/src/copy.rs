@@ -91,18 +91,18 @@ fn pull(
 }
 
 /// A token bucket that holds a tenth of a second.
-struct Pace {
+pub(crate) struct Pace {
     bytes_per_second: u64,
     due: Instant,
 }
 
 impl Pace {
-    fn new(bytes_per_second: u64) -> Pace {
+    pub(crate) fn new(bytes_per_second: u64) -> Pace {
         Pace { bytes_per_second, due: Instant::now() }
     }
 
     /// Waits until `bytes` more may pass; at most a minute for one piece, however low the rate.
-    fn wait(&mut self, bytes: usize) {
+    pub(crate) fn wait(&mut self, bytes: usize) {
         if self.bytes_per_second == 0 {
             return;
         }

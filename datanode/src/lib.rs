@@ -9,6 +9,7 @@ mod chain;
 mod config;
 mod connection;
 mod copy;
+mod gather;
 mod link;
 pub mod orders;
 mod peer;

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use cairn_host::work::blocking;
-use cairn_proto::control::{CopyReplica, Order, OrderDone, order};
+use cairn_proto::control::{CopyReplica, GatherReplica, Order, OrderDone, order};
 use cairn_proto::{ErrorCode, Result};
 use futures::future::BoxFuture;
 use tokio::sync::Semaphore;
 
 use crate::copy;
+use crate::gather;
 use crate::settings::Settings;
 use crate::store::{Seal, Store};
 
@@ -28,6 +29,14 @@ pub trait Copier: Send + Sync + 'static {
         order: CopyReplica,
         stop: Arc<AtomicBool>,
     ) -> BoxFuture<'static, Result<Seal>>;
+
+    /// Makes `store` hold a chunk made of pieces of others, unless `stop` is set meanwhile.
+    fn gather(
+        &self,
+        store: Arc<Store>,
+        order: GatherReplica,
+        stop: Arc<AtomicBool>,
+    ) -> BoxFuture<'static, Result<Seal>>;
 }
 
 /// Fetches over the data plane.
@@ -43,6 +52,17 @@ impl Copier for Fetch {
     ) -> BoxFuture<'static, Result<Seal>> {
         let settings = self.0.clone();
         let work = move || copy::copy(&store, &order, &settings, &|| stop.load(Ordering::Acquire));
+        Box::pin(async move { blocking(work).await.map_err(panicked)? })
+    }
+
+    fn gather(
+        &self,
+        store: Arc<Store>,
+        order: GatherReplica,
+        stop: Arc<AtomicBool>,
+    ) -> BoxFuture<'static, Result<Seal>> {
+        let settings = self.0.clone();
+        let work = move || gather::gather(&store, &order, &settings, &|| stop.load(Ordering::Acquire));
         Box::pin(async move { blocking(work).await.map_err(panicked)? })
     }
 }
@@ -112,7 +132,8 @@ impl Executor {
 impl Inner {
     async fn run(self: Arc<Self>, order: Order) -> Result<Option<Seal>> {
         let kind = order.kind.ok_or_else(|| ErrorCode::NotSupported.because("unknown order"))?;
-        let slots = if matches!(kind, order::Kind::Copy(_)) { &self.copies } else { &self.quick };
+        let is_long = matches!(kind, order::Kind::Copy(_) | order::Kind::Gather(_));
+        let slots = if is_long { &self.copies } else { &self.quick };
         let Ok(_slot) = slots.acquire().await else {
             return Err(ErrorCode::Unavailable.because("the datanode stops"));
         };
@@ -127,6 +148,9 @@ impl Inner {
                 blocking(work).await.map_err(panicked)?
             }
             order::Kind::Copy(order) => self.copier.copy(store, order, self.stopping.clone()).await.map(Some),
+            order::Kind::Gather(order) => {
+                self.copier.gather(store, order, self.stopping.clone()).await.map(Some)
+            }
             // The attendance sends the pages itself: they must keep their place in the stream.
             order::Kind::Inventory(_) => Ok(None),
         }

@@ -47,6 +47,14 @@ pub struct Config {
     pub repair_copies_per_node: usize,
     /// Bytes a second repair may copy for each live datanode; 0: no limit.
     pub repair_bytes_per_second: u64,
+    /// Whether chunks that are mostly garbage, or many and small, are compacted.
+    pub compaction: bool,
+    /// A sealed chunk is mostly garbage when less of it is alive than this, in percent.
+    pub compaction_live_percent: u32,
+    /// Bytes a second compaction may write for each live datanode; 0: no limit.
+    pub compaction_bytes_per_second: u64,
+    /// How long a chunk stays unchanged before it is compacted, in milliseconds.
+    pub compaction_after_ms: u64,
     /// How often the store is made durable, in milliseconds; the log covers the time between.
     pub checkpoint_ms: u64,
     /// Log entries between two points up to which the log may be purged.
@@ -84,6 +92,10 @@ impl Default for Config {
             garbage_grace_ms: attend.garbage_grace.as_millis() as u64,
             repair_copies_per_node: attend.copies_per_node,
             repair_bytes_per_second: attend.copy_bytes_per_second,
+            compaction: attend.compaction,
+            compaction_live_percent: attend.compaction_live_percent,
+            compaction_bytes_per_second: attend.compaction_bytes_per_second,
+            compaction_after_ms: attend.compaction_after.as_millis() as u64,
             checkpoint_ms: 2_000,
             snapshot_every: 10_000,
             log_keep: 5_000,
@@ -147,6 +159,9 @@ impl Config {
         if !(16 << 20..=1 << 30).contains(&self.log_segment_bytes) {
             return bad("log_segment_bytes: must be from 16 MiB to 1 GiB".into());
         }
+        if !(1..=90).contains(&self.compaction_live_percent) {
+            return bad(format!("compaction_live_percent: {} is not in 1..=90", self.compaction_live_percent));
+        }
         if self.checkpoint_ms == 0 || self.snapshot_every == 0 || self.repair_copies_per_node == 0 {
             return bad("checkpoint_ms, snapshot_every, repair_copies_per_node: must be more than 0".into());
         }
@@ -161,6 +176,10 @@ impl Config {
             garbage_grace: Duration::from_millis(self.garbage_grace_ms),
             copies_per_node: self.repair_copies_per_node,
             copy_bytes_per_second: self.repair_bytes_per_second,
+            compaction: self.compaction,
+            compaction_live_percent: self.compaction_live_percent,
+            compaction_bytes_per_second: self.compaction_bytes_per_second,
+            compaction_after: Duration::from_millis(self.compaction_after_ms),
             ..attend::Settings::default()
         }
     }

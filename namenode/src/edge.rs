@@ -94,7 +94,9 @@ fn check(op: &mutation::Op) -> Result<()> {
         | Op::DropReplica(_)
         | Op::ForgetReplica(_)
         | Op::PurgeChunk(_)
-        | Op::RecordDigest(_) => Err(ErrorCode::NotPermitted.because("only the leader itself may do this")),
+        | Op::RecordDigest(_)
+        | Op::BeginCompaction(_)
+        | Op::SwapExtents(_) => Err(ErrorCode::NotPermitted.because("only the leader itself may do this")),
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod attendance;
 mod chains;
+mod gather;
 mod reads;
 
 use std::net::TcpStream;

@@ -10,7 +10,7 @@ use crate::core::Core;
 use crate::fault::{Fallible, settle};
 use crate::session::{self, Seen};
 use crate::store::{StoreError, Txn};
-use crate::{chunk, commit, datanode, lock, namespace, ranges};
+use crate::{chunk, commit, compact, datanode, lock, namespace, ranges};
 
 pub(crate) const NOTHING: outcome::Result = outcome::Result::Nothing(Nothing {});
 
@@ -76,6 +76,8 @@ fn dispatch(core: &mut Core, command: &Command) -> Fallible<outcome::Result> {
         Op::ForgetReplica(ask) if session == 0 => return chunk::forget_replica(core, ask),
         Op::PurgeChunk(ask) if session == 0 => return chunk::purge(core, ask),
         Op::RecordDigest(ask) if session == 0 => return chunk::record_digest(core, ask),
+        Op::BeginCompaction(ask) if session == 0 => return compact::begin(core, ask),
+        Op::SwapExtents(ask) if session == 0 => return compact::swap(core, ask),
         _ if session == 0 => {
             return Err(ErrorCode::SessionExpired.because("this needs a session").into());
         }

@@ -28,6 +28,7 @@ pub(crate) fn info(view: &dyn View, id: u64, chunk: &Chunk) -> Result<ChunkInfo,
             host: datanode.host,
             rack: datanode.rack,
             liveness: fs::Liveness::Unknown.into(),
+            bad: false,
         });
     }
     Ok(ChunkInfo {
@@ -154,6 +155,16 @@ pub(crate) fn count_live(core: &mut Core, id: u64, change: i64) -> Fallible<()> 
     Ok(())
 }
 
+/// A chunk keeps as many replicas as the file that asks for most.
+pub(crate) fn raise_replication(core: &mut Core, id: u64, wanted: u32) -> Fallible<()> {
+    let mut chunk = core.chunk(id)?;
+    if wanted > chunk.replication {
+        chunk.replication = wanted;
+        core.set_chunk(id, &chunk);
+    }
+    Ok(())
+}
+
 pub(crate) fn add_replica(core: &mut Core, ask: &AddReplica) -> Fallible<outcome::Result> {
     let mut chunk = core.chunk(ask.chunk)?;
     if chunk.state() != ChunkState::Sealed {
@@ -161,6 +172,12 @@ pub(crate) fn add_replica(core: &mut Core, ask: &AddReplica) -> Fallible<outcome
     }
     if records::datanode(core, ask.node)?.is_none() || chunk.dropping.contains(&ask.node) {
         return Err(ErrorCode::Invalid.because(format!("no replica is wanted on node {}", ask.node)).into());
+    }
+    if !ask.blake3.is_empty() {
+        if ask.blake3.len() != 32 || (!chunk.blake3.is_empty() && chunk.blake3 != ask.blake3) {
+            return Err(ErrorCode::Corrupt.because(format!("chunk {} on node {}", ask.chunk, ask.node)).into());
+        }
+        chunk.blake3 = ask.blake3.clone();
     }
     if !chunk.replicas.contains(&ask.node) {
         chunk.replicas.push(ask.node);

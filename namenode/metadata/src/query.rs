@@ -16,7 +16,7 @@ use crate::namespace::xattr;
 use crate::permission::{READ, SEARCH, require};
 use crate::resolve::{Found, resolve};
 use crate::store::{StoreError, Table, View};
-use crate::{chunk, datanode, extents, key, lock, records};
+use crate::{chunk, datanode, extents, fsck, key, lock, records};
 
 /// Answers a question. Refusals are inside the answer; an error means the store failed.
 ///
@@ -57,6 +57,9 @@ fn ask(view: &dyn View, cred: &Cred, query: &Query) -> Fallible<answer::Result> 
         Op::GetLock(ask) => Ok(answer::Result::Lock(lock::conflict(view, ask)?)),
         Op::StatFs(_) => Ok(answer::Result::Fs(stats(view)?)),
         Op::Status(_) => status(view),
+        Op::CheckFile(ask) => fsck::file(view, cred, ask),
+        Op::CheckChunks(ask) => fsck::chunks(view, cred, ask),
+        Op::CheckNode(ask) => fsck::node(view, cred, ask),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::commit::{content_of, written};
 use crate::core::Core;
 use crate::fault::Fallible;
 use crate::permission::{READ, WRITE};
-use crate::{extents, namespace, records};
+use crate::{chunk, extents, namespace, records};
 
 /// Most extents one command takes out of a file, and most it puts in.
 pub(crate) const MAX_EXTENTS: usize = 4096;
@@ -62,7 +62,7 @@ pub(crate) fn clone(
     let shared = window(core, (ask.source, &source), ask.source_offset, length)?;
     extents::punch(core, id, &mut inode, ask.offset, ask.offset + length)?;
     for extent in shared {
-        raise_replication(core, extent.chunk, inode.replication)?;
+        chunk::raise_replication(core, extent.chunk, inode.replication)?;
         let file_offset = ask.offset + extent.file_offset;
         extents::insert(core, id, &mut inode, Extent { file_offset, ..extent })?;
     }
@@ -108,16 +108,6 @@ fn window(core: &Core, (id, inode): (u64, &Inode), offset: u64, length: u64) -> 
         extent.file_offset = low - offset;
     }
     Ok(found)
-}
-
-/// A chunk keeps as many replicas as the file that asks for most.
-fn raise_replication(core: &mut Core, id: u64, wanted: u32) -> Fallible<()> {
-    let mut chunk = core.chunk(id)?;
-    if wanted > chunk.replication {
-        chunk.replication = wanted;
-        core.set_chunk(id, &chunk);
-    }
-    Ok(())
 }
 
 fn end_of(offset: u64, length: u64) -> Fallible<u64> {

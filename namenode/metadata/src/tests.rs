@@ -2,6 +2,8 @@
 
 mod acl;
 mod chunks;
+mod compact;
+mod fsck;
 mod locks;
 mod model;
 mod namespace;
@@ -17,7 +19,7 @@ use cairn_proto::fs::{
 use cairn_proto::{Error, ROOT_INODE};
 
 use crate::memory::MemoryStore;
-use crate::store::{Durability, Store};
+use crate::store::{Durability, Store, View};
 
 /// A formed cluster with three datanodes and one session.
 struct World {
@@ -171,6 +173,22 @@ impl World {
             })
             .unwrap();
         found
+    }
+
+    fn view<R>(&self, look: impl Fn(&dyn View) -> R) -> R {
+        let mut seen = None;
+        self.store
+            .read(&mut |view| {
+                seen = Some(look(view));
+                Ok(())
+            })
+            .unwrap();
+        seen.unwrap()
+    }
+
+    fn chunks(&self) -> Vec<(u64, cairn_proto::store::Chunk)> {
+        let ids = 1..self.view(|view| crate::records::meta(view).unwrap().unwrap().next_chunk);
+        ids.filter_map(|id| Some((id, self.chunk(id)?))).collect()
     }
 
     fn extents(&self, inode: u64) -> Vec<Extent> {

@@ -7,6 +7,7 @@ use cairn_proto::fs::{ChunkState, Outcome, outcome};
 use cairn_proto::store::Chunk;
 use cairn_proto::{Error, ErrorCode};
 
+use super::compaction;
 use super::leading::{Change, Fault, Leading, Proposal};
 use super::orders::{Sent, Task};
 
@@ -27,6 +28,7 @@ pub(super) fn order_done(
         Task::Seal { .. } => check_done(leading, &sent, &done, error, record, now_ms),
         Task::Delete => delete_done(leading, &sent, error, record, now_ms),
         Task::Copy(copy) => copy_done(leading, copy, &done, error, record, now_ms),
+        Task::Gather { run, .. } => compaction::gathered(leading, (run, sent.node), &done, error, now_ms),
         Task::Inventory => {}
     }
 }
@@ -161,6 +163,9 @@ pub(super) fn proposal_done(
 ) {
     let (chunk, node) = (proposal.chunk, proposal.node);
     leading.settle(chunk, node);
+    if matches!(proposal.change, Change::Begin { .. } | Change::Gathered { .. } | Change::Swap { .. }) {
+        return compaction::proposed(leading, proposal, answer, now_ms);
+    }
     let refused = match answer {
         Err(error) => Some(error),
         Ok(Outcome { result: Some(outcome::Result::Error(error)) }) => Some(error.into()),
@@ -193,8 +198,12 @@ fn accepted(leading: &mut Leading, proposal: &Proposal, now_ms: u64) {
         Change::Add { .. } => {}
         Change::Drop { .. } => leading.unmark(chunk, node),
         Change::Purge { holders } => {
-            holders.iter().for_each(|holder| leading.want_delete(*holder, chunk, now_ms));
+            for holder in holders {
+                leading.want_delete(*holder, chunk, now_ms);
+                // Nothing else would ever forget what was wrong with it.
+                leading.faults.remove(&(chunk, *holder));
+            }
         }
-        Change::Forget | Change::Digest(_) => {}
+        _ => {}
     }
 }

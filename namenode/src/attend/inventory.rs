@@ -79,6 +79,11 @@ pub(super) fn act(leading: &mut Leading, node: u32, findings: Findings, now_ms: 
             is_complete = false;
             continue;
         }
+        if leading.compactor.makes(chunk) {
+            // Between its gathering and its record nobody seems to want it.
+            is_complete = false;
+            continue;
+        }
         if leading.is_busy(chunk, node) {
             // Its answer is newer than this page, and if none comes the inventory is asked for again.
             continue;

@@ -9,8 +9,10 @@ use cairn_metadata::plan::garbage::{Grace, is_purgeable};
 use cairn_metadata::plan::problems::{Problems, Rank};
 use cairn_metadata::plan::repair::Flights;
 use cairn_metadata::plan::verdict::Holding;
+use cairn_proto::fs::ChunkPiece;
 use cairn_proto::store::{Chunk, Meta};
 
+use super::compaction::{self, Compactor};
 use super::orders::{Orders, Sent, Task, message};
 use super::progress::{Allowance, Progress};
 use super::roster::Roster;
@@ -37,7 +39,7 @@ pub(super) enum Fault {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Proposal {
     pub chunk: u64,
-    /// 0 with `Purge`.
+    /// 0 where no single replica is meant.
     pub node: u32,
     pub change: Change,
 }
@@ -56,6 +58,20 @@ pub(super) enum Change {
         holders: Vec<u32>,
     },
     Digest(Bytes),
+    /// The steps of a compaction, by the number of its run: allocate, count on a gathered replica, move extents.
+    Begin {
+        run: u64,
+        length: u64,
+        replication: u32,
+    },
+    Gathered {
+        run: u64,
+        blake3: Bytes,
+    },
+    Swap {
+        run: u64,
+        pieces: Vec<ChunkPiece>,
+    },
 }
 
 /// A leader's memory.
@@ -70,6 +86,7 @@ pub(super) struct Leading {
     pub roster: Roster,
     pub problems: Problems,
     pub flights: Flights,
+    pub compactor: Compactor,
     /// Copies that failed, by (chunk, target).
     pub copy_failures: Backoff,
     /// Anything else that failed, by (chunk, node).
@@ -103,6 +120,7 @@ impl Leading {
             roster: Roster::default(),
             problems: Problems::default(),
             flights: Flights::default(),
+            compactor: Compactor::default(),
             copy_failures: Backoff::default(),
             failures: Backoff::default(),
             faults: BTreeMap::new(),
@@ -152,6 +170,7 @@ impl Leading {
 
     /// Takes in what was just read of a chunk.
     pub fn file(&mut self, id: u64, record: Option<&Chunk>, now_ms: u64, now_ns: i64) {
+        self.compactor.file(id, record, compaction::policy(self), now_ms);
         let faults = &self.faults;
         let holding = record.and_then(|record| Holding::of(record, |node| faults.contains_key(&(id, node))));
         let (Some(record), Some(holding)) = (record, holding) else {
@@ -165,7 +184,8 @@ impl Leading {
         let grace_ns = i64::try_from(self.settings.garbage_grace.as_nanos()).unwrap_or(i64::MAX);
         let led_ns = i64::try_from(now_ms.saturating_sub(self.since_ms)).unwrap_or(i64::MAX);
         let grace = Grace { now_ns, grace_ns, led_ns: led_ns.saturating_mul(1_000_000) };
-        if is_purgeable(record, grace) && self.flights.targets_of(id).next().is_none() {
+        let is_wanted = self.flights.targets_of(id).next().is_some() || self.compactor.makes(id);
+        if is_purgeable(record, grace) && !is_wanted {
             let holders = record.replicas.iter().chain(&record.dropping).copied().collect();
             self.offer(Proposal { chunk: id, node: 0, change: Change::Purge { holders } }, now_ms);
         }
@@ -256,6 +276,15 @@ impl Leading {
             Task::Seal { length } => Kind::Seal(SealReplica { chunk, length: *length }),
             Task::Delete => Kind::Delete(DeleteReplica { chunk }),
             Task::Inventory => Kind::Inventory(SendInventory {}),
+            Task::Gather { run, .. } => {
+                // Never so slow that it is taken for stuck.
+                let slowest = self.settings.copy_slowest_bytes_per_second.saturating_mul(2);
+                let rate = match self.settings.compaction_bytes_per_second {
+                    0 => 0,
+                    rate => rate.max(slowest),
+                };
+                self.compactor.order(*run, &self.roster, rate)?
+            }
             Task::Copy(copy) => {
                 let address = |node: &u32| Some(self.roster.attendees.get(node)?.record.address.clone());
                 let sources: Vec<String> = copy.sources.iter().filter_map(address).collect();
@@ -277,8 +306,10 @@ impl Leading {
     /// an inventory.
     pub fn disconnect(&mut self, node: u32, now_ms: u64) {
         for sent in self.orders.take_node(node) {
-            if let Task::Copy(copy) = sent.task {
-                self.flights.end(copy.chunk, node);
+            match sent.task {
+                Task::Copy(copy) => drop(self.flights.end(copy.chunk, node)),
+                Task::Gather { run, .. } => compaction::lost(self, run, node, now_ms),
+                _ => {}
             }
         }
         if let Some(attendee) = self.roster.attendees.get_mut(&node) {

@@ -7,6 +7,7 @@
 //! to have happened. `docs/decisions/0003-planner-and-executor.md` says why it is built like this.
 
 mod answers;
+mod compaction;
 mod inventory;
 mod leading;
 mod orders;
@@ -29,8 +30,8 @@ use cairn_metadata::records;
 use cairn_metadata::store::Store;
 use cairn_proto::control::{BadReplica, DatanodeMessage, NamenodeMessage};
 use cairn_proto::fs::{
-    AddReplica, ChunkState, Command, Cred, DropReplica, ForgetReplica, Mutation, Outcome, PurgeChunk,
-    RecordDigest, mutation,
+    AddReplica, BeginCompaction, ChunkState, Command, Cred, DropReplica, ForgetReplica, Mutation, Outcome,
+    PurgeChunk, RecordDigest, SwapExtents, mutation,
 };
 use cairn_proto::limits::{CHUNK_SIZE, MAX_REPLICATION};
 use cairn_proto::store::Chunk;
@@ -286,12 +287,21 @@ async fn propose(shared: Arc<Shared>, generation: u64, proposal: Proposal) {
 fn mutation(proposal: &Proposal) -> Mutation {
     let (chunk, node) = (proposal.chunk, proposal.node);
     let op = match &proposal.change {
-        Change::Add { .. } => mutation::Op::AddReplica(AddReplica { chunk, node }),
+        Change::Add { .. } => mutation::Op::AddReplica(AddReplica { chunk, node, ..AddReplica::default() }),
         Change::Drop { bad } => mutation::Op::DropReplica(DropReplica { chunk, node, bad: *bad }),
         Change::Forget => mutation::Op::ForgetReplica(ForgetReplica { chunk, node }),
         Change::Purge { .. } => mutation::Op::PurgeChunk(PurgeChunk { chunk }),
         Change::Digest(blake3) => {
             mutation::Op::RecordDigest(RecordDigest { chunk, node, blake3: blake3.clone() })
+        }
+        Change::Begin { length, replication, .. } => {
+            mutation::Op::BeginCompaction(BeginCompaction { length: *length, replication: *replication })
+        }
+        Change::Gathered { blake3, .. } => {
+            mutation::Op::AddReplica(AddReplica { chunk, node, blake3: blake3.clone() })
+        }
+        Change::Swap { pieces, .. } => {
+            mutation::Op::SwapExtents(SwapExtents { into: chunk, pieces: pieces.clone() })
         }
     };
     Mutation { op: Some(op) }

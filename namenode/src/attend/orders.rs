@@ -16,6 +16,8 @@ pub(super) enum Task {
     Seal { length: u64 },
     Delete,
     Copy(Copy),
+    /// For a compaction of this leader, by its number, and the bytes it takes.
+    Gather { run: u64, length: u64 },
     Inventory,
 }
 
@@ -59,7 +61,7 @@ impl Orders {
         match sent.task {
             Task::Seal { .. } => counts.seals += 1,
             Task::Delete => counts.deletes += 1,
-            Task::Copy(_) | Task::Inventory => {}
+            Task::Copy(_) | Task::Gather { .. } | Task::Inventory => {}
         }
         if sent.task != Task::Inventory {
             self.replicas.insert((sent.node, sent.chunk), self.next);
@@ -84,7 +86,7 @@ impl Orders {
             match sent.task {
                 Task::Seal { .. } => counts.seals = counts.seals.saturating_sub(1),
                 Task::Delete => counts.deletes = counts.deletes.saturating_sub(1),
-                Task::Copy(_) | Task::Inventory => {}
+                Task::Copy(_) | Task::Gather { .. } | Task::Inventory => {}
             }
         }
         Some(sent)
@@ -119,10 +121,11 @@ impl Orders {
         self.counts.get(&node).map_or(0, |counts| counts.deletes)
     }
 
-    /// Copies on their way: target and bytes.
+    /// Copies and gatherings on their way: target and bytes.
     pub fn copies(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
         self.sent.values().filter_map(|sent| match &sent.task {
             Task::Copy(copy) => Some((sent.node, copy.length)),
+            Task::Gather { length, .. } => Some((sent.node, *length)),
             _ => None,
         })
     }

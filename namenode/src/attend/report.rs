@@ -12,6 +12,12 @@ pub(super) fn decorate(leading: &Leading, answer: &mut fs::Answer, now_ms: u64) 
             layout.chunks.iter_mut().for_each(|chunk| decorate_chunk(leading, chunk));
         }
         Some(answer::Result::Chunk(chunk)) => decorate_chunk(leading, chunk),
+        Some(answer::Result::FileCheck(check)) => {
+            check.chunks.iter_mut().for_each(|chunk| decorate_chunk(leading, chunk));
+        }
+        Some(answer::Result::ChunksCheck(check)) => {
+            check.chunks.iter_mut().for_each(|chunk| decorate_chunk(leading, chunk));
+        }
         Some(answer::Result::Fs(stats)) => decorate_stats(leading, stats),
         Some(answer::Result::Status(status)) => {
             if let Some(stats) = &mut status.fs {
@@ -19,6 +25,7 @@ pub(super) fn decorate(leading: &Leading, answer: &mut fs::Answer, now_ms: u64) 
             }
             status.datanodes.iter_mut().for_each(|datanode| decorate_datanode(leading, datanode, now_ms));
             status.repair = Some(repair(leading));
+            status.compaction = Some(leading.compactor.info(&leading.settings));
         }
         _ => {}
     }
@@ -26,13 +33,12 @@ pub(super) fn decorate(leading: &Leading, answer: &mut fs::Answer, now_ms: u64) 
 
 /// Replicas come in the order to ask them: live first, those known to be bad last.
 fn decorate_chunk(leading: &Leading, chunk: &mut ChunkInfo) {
+    let id = chunk.chunk;
     for replica in &mut chunk.replicas {
         replica.liveness = leading.roster.liveness(replica.node).into();
+        replica.bad = leading.faults.contains_key(&(id, replica.node));
     }
-    let id = chunk.chunk;
-    chunk.replicas.sort_by_key(|replica| {
-        (leading.faults.contains_key(&(id, replica.node)), preference(replica.liveness()))
-    });
+    chunk.replicas.sort_by_key(|replica| (replica.bad, preference(replica.liveness())));
 }
 
 fn decorate_stats(leading: &Leading, stats: &mut FsStats) {

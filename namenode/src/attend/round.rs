@@ -7,6 +7,7 @@ use cairn_metadata::records;
 use cairn_metadata::store::{Store, StoreError};
 use cairn_proto::store::{Datanode, Meta};
 
+use super::compaction;
 use super::leading::{Change, Leading, Proposal};
 use super::orders::{DELETES_PER_NODE, SEALS_PER_NODE, Task};
 use super::scan::{Job, Read};
@@ -37,7 +38,11 @@ pub(super) fn begin(leading: &mut Leading, due: bool, now_ms: u64) -> (Job, Vec<
         leading.scan.want_node(node);
     }
     let interval_ms = millis(leading.settings.scan_interval);
-    let job = leading.scan.job(&mut leading.touched, due, interval_ms, now_ms);
+    let mut job = leading.scan.job(&mut leading.touched, due, interval_ms, now_ms);
+    if due {
+        let most_bytes = compaction::policy(leading).chunk_size;
+        job.pieces = leading.compactor.wants_pieces().map(|(run, chunks)| (run, chunks, most_bytes));
+    }
     (job, std::mem::take(&mut leading.settled))
 }
 
@@ -55,14 +60,19 @@ pub(super) fn end(leading: &mut Leading, read: Read, settled: Vec<(u64, u32)>, n
     if let Some(stretch) = read.stretch {
         let known = stretch.chunks.iter().map(|(id, _)| *id).collect();
         leading.problems.forget_others(stretch.from, stretch.next, &known);
+        leading.compactor.pass(&stretch, &known);
         for (id, record) in &stretch.chunks {
             leading.file(*id, Some(record), now_ms, now_ns);
         }
+    }
+    if let Some((run, pieces)) = read.pieces {
+        leading.compactor.learn_pieces(run, pieces);
     }
     give_up_overdue(leading, now_ms);
     clear_waste(leading, now_ms);
     dispatch(leading, now_ms);
     copy(leading, now_ms);
+    compaction::step(leading, now_ms);
     leading.progress.pass(now_ms);
     leading.failures.prune(now_ms);
     leading.copy_failures.prune(now_ms);
@@ -80,6 +90,7 @@ fn give_up_overdue(leading: &mut Leading, now_ms: u64) {
                 leading.copy_failures.fail(copy.chunk, sent.node, now_ms);
                 leading.touched.insert(copy.chunk);
             }
+            Task::Gather { run, .. } => compaction::lost(leading, run, sent.node, now_ms),
             Task::Seal { .. } | Task::Delete => leading.failures.fail(sent.chunk, sent.node, now_ms),
             Task::Inventory => {}
         }

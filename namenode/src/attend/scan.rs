@@ -7,8 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
+use cairn_metadata::plan::compact;
 use cairn_metadata::store::{Store, StoreError, Table, View};
 use cairn_metadata::{key, records};
+use cairn_proto::fs::ChunkPiece;
 use cairn_proto::store::Chunk;
 
 /// Touched chunks read in one round.
@@ -31,6 +33,8 @@ pub(super) struct Job {
     pub touched: Vec<u64>,
     pub table_from: Option<u64>,
     pub node_from: Option<(u32, u64)>,
+    /// A compaction, its chunks, and the most bytes to gather of them.
+    pub pieces: Option<(u64, Vec<u64>, u64)>,
 }
 
 /// What was read.
@@ -42,6 +46,8 @@ pub(super) struct Read {
     pub stretch: Option<Stretch>,
     /// Where the node's chunks go on; `None`: they are all read.
     pub node_next: Option<(u32, Option<u64>)>,
+    /// What a compaction is to gather.
+    pub pieces: Option<(u64, Vec<ChunkPiece>)>,
 }
 
 /// All chunks with ids in `[from, next)`; `next` 0 is the end of the table.
@@ -105,6 +111,9 @@ pub(super) fn read(store: &dyn Store, job: &Job, slice: usize) -> Result<Read, S
         }
         if let Some(from) = job.table_from {
             read.stretch = Some(stretch(view, from, slice)?);
+        }
+        if let Some((run, chunks, most_bytes)) = &job.pieces {
+            read.pieces = Some((*run, compact::pieces(view, chunks, *most_bytes)?));
         }
         if let Some((node, from)) = job.node_from {
             let ids = chunks_of(view, node, from, 0, slice)?;

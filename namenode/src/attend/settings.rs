@@ -23,6 +23,14 @@ pub struct Settings {
     pub copy_slowest_bytes_per_second: u64,
     /// How long an order may take, besides the time its bytes need.
     pub order_patience: Duration,
+    /// Whether chunks that are mostly garbage, or many and small, are compacted.
+    pub compaction: bool,
+    /// A sealed chunk is mostly garbage when less of it is alive than this, in percent.
+    pub compaction_live_percent: u32,
+    /// Bytes a second that compaction may write for each live datanode; 0: no limit.
+    pub compaction_bytes_per_second: u64,
+    /// How long a chunk stays unchanged before it is compacted.
+    pub compaction_after: Duration,
     /// How often the leader looks around.
     pub round: Duration,
     /// The chunk table is read from its start at most this often.
@@ -44,6 +52,10 @@ impl Default for Settings {
             copy_bytes_per_second: 200 << 20,
             copy_slowest_bytes_per_second: 2 << 20,
             order_patience: Duration::from_secs(20),
+            compaction: true,
+            compaction_live_percent: 50,
+            compaction_bytes_per_second: 20 << 20,
+            compaction_after: Duration::from_secs(60),
             round: Duration::from_millis(200),
             scan_interval: Duration::from_secs(1),
             scan_slice: 4096,

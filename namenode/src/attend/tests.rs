@@ -1,5 +1,7 @@
 //! The executor over the real state machine, with datanodes that keep their replicas in a map.
 
+mod compaction;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -56,6 +58,7 @@ fn settings() -> Settings {
         scan_interval: Duration::from_millis(20),
         scan_slice: 3,
         ask_again: Duration::from_millis(100),
+        compaction: false,
         ..Settings::default()
     }
 }
@@ -72,14 +75,14 @@ fn apply_one(store: &MemoryStore, command: Command) -> fs::Outcome {
 }
 
 impl Bed {
-    async fn new() -> Bed {
+    async fn new(settings: Settings) -> Bed {
         let store = Arc::new(MemoryStore::default());
         let log = store.clone();
         let propose: super::Propose = Arc::new(move |command| {
             let log = log.clone();
             Box::pin(async move { Ok(apply_one(&log, command)) })
         });
-        let datanodes = Datanodes::with(store.clone(), propose, Arc::new(RealClock), settings());
+        let datanodes = Datanodes::with(store.clone(), propose, Arc::new(RealClock), settings);
         let mut bed = Bed { store, datanodes, disks: Arc::default(), session: 0, seq: 0 };
         bed.run(Op::FormCluster(FormCluster {
             cluster_id: "toy".into(),
@@ -96,7 +99,11 @@ impl Bed {
 
     /// With datanodes 1 to `nodes`, all attending.
     async fn with_nodes(nodes: u32) -> (Bed, Vec<Fake>) {
-        let bed = Bed::new().await;
+        Bed::with_settings(nodes, settings()).await
+    }
+
+    async fn with_settings(nodes: u32, settings: Settings) -> (Bed, Vec<Fake>) {
+        let bed = Bed::new(settings).await;
         let mut fakes = Vec::new();
         for number in 1..=nodes {
             fakes.push(bed.start(number).await.unwrap());
@@ -319,6 +326,7 @@ impl Node {
                 Ok((0, Bytes::new()))
             }
             Some(order::Kind::Copy(copy)) => self.copy(&copy),
+            Some(order::Kind::Gather(gather)) => self.gather(&gather),
             Some(order::Kind::Inventory(_)) => return self.inventory(),
             None => Err(ErrorCode::Malformed.into()),
         };
@@ -355,6 +363,28 @@ impl Node {
         let replica = Replica { length: copy.length, sealed: true, good: true };
         self.disk.lock().unwrap().insert(copy.chunk, replica);
         Ok((copy.length, digest(copy.chunk, copy.length)))
+    }
+}
+
+impl Node {
+    fn gather(&self, gather: &control::GatherReplica) -> Result<(u64, Bytes), Error> {
+        let mut failing = self.failing.lock().unwrap();
+        if *failing > 0 {
+            *failing -= 1;
+            return Err(ErrorCode::Timeout.into());
+        }
+        let disks = self.disks.lock().unwrap().clone();
+        for piece in &gather.pieces {
+            let source = &gather.sources[piece.source as usize];
+            let has = |address: &String| {
+                let disk = disks.get(address).map(|disk| disk.lock().unwrap().get(&source.chunk).copied());
+                disk.flatten().is_some_and(|held| held.good && held.length >= piece.offset + piece.length)
+            };
+            source.addresses.iter().any(has).then_some(()).ok_or(ErrorCode::ChunkUnknown)?;
+        }
+        let replica = Replica { length: gather.length, sealed: true, good: true };
+        self.disk.lock().unwrap().insert(gather.chunk, replica);
+        Ok((gather.length, digest(gather.chunk, gather.length)))
     }
 }
 

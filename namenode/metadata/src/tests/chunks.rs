@@ -139,10 +139,10 @@ fn replicas_come_and_go_but_the_last_one_stays() {
     world.run(Op::Seal(SealChunk { chunk, length: 9 })).unwrap();
     world.leader(drop(1, false)).expect_err("not surplus");
     world.leader(drop(1, true)).unwrap();
-    world.leader(Op::AddReplica(AddReplica { chunk, node: 1 })).expect_err("still being deleted");
+    world.leader(Op::AddReplica(AddReplica { chunk, node: 1, ..Default::default() })).expect_err("still being deleted");
     world.assert_sound();
     world.leader(Op::ForgetReplica(ForgetReplica { chunk, node: 1 })).unwrap();
-    world.leader(Op::AddReplica(AddReplica { chunk, node: 1 })).unwrap();
+    world.leader(Op::AddReplica(AddReplica { chunk, node: 1, ..Default::default() })).unwrap();
     world.leader(drop(1, true)).unwrap();
     world.leader(drop(2, true)).unwrap();
     world.leader(drop(3, true)).expect_err("the last one");

@@ -6,12 +6,14 @@ use std::collections::BTreeMap;
 
 use cairn_proto::fs::mutation::Op;
 use cairn_proto::fs::{
-    ClearRange, CloneRange, Link, Rename, RenameMode, Rmdir, SetAttr, SetXattr, Unlink, clone_range,
+    AddReplica, BeginCompaction, ChunkPiece, ChunkState, ClearRange, CloneRange, Link, PurgeChunk, Rename,
+    RenameMode, Rmdir, SealChunk, SetAttr, SetXattr, SwapExtents, Unlink, clone_range,
 };
 use proptest::prelude::*;
 
 use super::acl::list_of;
 use super::*;
+use crate::plan::compact;
 
 /// Where a byte of a file lies: (chunk, offset), or nowhere in a hole.
 type Byte = Option<(u64, u64)>;
@@ -21,9 +23,19 @@ struct Model {
     /// Path to file number, or `None` for a directory.
     paths: BTreeMap<String, Option<usize>>,
     files: Vec<Vec<Byte>>,
+    /// Where each byte of a gathered chunk was first written.
+    gathered: BTreeMap<u64, Vec<(u64, u64)>>,
+    /// A compaction that is under way: the new chunk, and what is to be swapped into it.
+    under_way: Option<(u64, Vec<ChunkPiece>)>,
 }
 
 impl Model {
+    /// Where a byte was first written, wherever it lies now.
+    fn origin(&self, byte: Byte) -> Byte {
+        let (chunk, offset) = byte?;
+        Some(self.gathered.get(&chunk).map_or((chunk, offset), |origins| origins[offset as usize]))
+    }
+
     fn is_directory(&self, path: &str) -> bool {
         path.is_empty() || self.paths.get(path) == Some(&None)
     }
@@ -81,6 +93,12 @@ enum Step {
     Chmod(String, u32),
     /// Path, whether it is the list that new entries inherit, and the permissions in it.
     Acl(String, bool, u32),
+    /// Seals what is being written and has every chunk whose bit is set gathered into a new one.
+    Compact(u64),
+    /// Swaps so many of the pieces that were gathered last.
+    Swap(usize),
+    /// Purges every chunk that is dead.
+    Purge,
 }
 
 fn path() -> impl Strategy<Value = String> {
@@ -104,6 +122,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (path(), path()).prop_map(|(from, to)| Step::Copy(from, to)),
         1 => (path(), 0u32..0o10000).prop_map(|(path, mode)| Step::Chmod(path, mode)),
         1 => (path(), any::<bool>(), 0u32..0o1000).prop_map(|(path, default, bits)| Step::Acl(path, default, bits)),
+        2 => any::<u64>().prop_map(Step::Compact),
+        4 => (1usize..12).prop_map(Step::Swap),
+        1 => Just(Step::Purge),
     ]
 }
 
@@ -182,8 +203,67 @@ fn take(world: &mut World, model: &mut Model, tail: &mut (u64, u64), step: &Step
             };
             (world.run(Op::SetXattr(ask)).is_ok(), expected)
         }
+        Step::Compact(which) => {
+            compact(world, model, tail, *which);
+            return;
+        }
+        Step::Swap(count) => {
+            swap(world, model, *count);
+            return;
+        }
+        Step::Purge => {
+            let dead = world.chunks().into_iter().filter(|(id, chunk)| {
+                // The one that is being gathered is kept while its leader lives.
+                let is_gathered = model.under_way.as_ref().is_some_and(|(into, _)| into == id);
+                chunk.state() == ChunkState::Sealed && chunk.live_bytes == 0 && !is_gathered
+            });
+            for (id, _) in dead.collect::<Vec<_>>() {
+                world.leader(Op::PurgeChunk(PurgeChunk { chunk: id })).unwrap();
+            }
+            return;
+        }
     };
     assert_eq!(done, expected, "{step:?}");
+}
+
+/// Begins a compaction; one that was under way is abandoned as by a leader that died.
+fn compact(world: &mut World, model: &mut Model, tail: &mut (u64, u64), which: u64) {
+    world.run(Op::Seal(SealChunk { chunk: tail.0, length: tail.1 })).unwrap();
+    *tail = (world.allocate(), 0);
+    let sealed = world.chunks().into_iter().filter(|(_, chunk)| chunk.state() == ChunkState::Sealed);
+    let victims: Vec<u64> = sealed.map(|(id, _)| id).filter(|id| which >> (id % 64) & 1 == 1).collect();
+    let pieces = world.view(|view| compact::pieces(view, &victims, 500)).unwrap();
+    let length = pieces.iter().map(|piece| piece.length).sum();
+    if length == 0 {
+        return;
+    }
+    let begun = world.leader(Op::BeginCompaction(BeginCompaction { length, replication: 3 })).unwrap();
+    let outcome::Result::Allocated(made) = begun else { panic!("{begun:?}") };
+    let into = made.chunk.unwrap().chunk;
+    let bytes = |piece: &ChunkPiece| {
+        let chunk = piece.chunk;
+        (piece.offset..piece.offset + piece.length).map(move |offset| (chunk, offset)).collect::<Vec<_>>()
+    };
+    let origins =
+        pieces.iter().flat_map(bytes).map(|byte| model.origin(Some(byte)).unwrap()).collect::<Vec<_>>();
+    model.gathered.insert(into, origins);
+    for node in 1..=3 {
+        world.leader(Op::AddReplica(AddReplica { chunk: into, node, ..AddReplica::default() })).unwrap();
+    }
+    model.under_way = Some((into, pieces));
+}
+
+fn swap(world: &mut World, model: &mut Model, count: usize) {
+    let Some((into, pieces)) = &mut model.under_way else { return };
+    let ask = SwapExtents { into: *into, pieces: pieces.drain(..count.min(pieces.len())).collect() };
+    let asked = ask.pieces.len();
+    match world.leader(Op::SwapExtents(ask)).unwrap() {
+        outcome::Result::Swapped(done) => assert_eq!(done.pieces as usize, asked),
+        other => panic!("{other:?}"),
+    }
+    if pieces.is_empty() {
+        model.under_way = None;
+    }
 }
 
 fn clear(
@@ -311,7 +391,9 @@ proptest! {
         for (path, node) in &model.paths {
             let attr = world.stat(path).unwrap();
             if let Some(file) = node {
-                prop_assert_eq!(&bytes_of(&world, &attr), &model.files[*file], "{}", path);
+                let bytes: Vec<Byte> =
+                    bytes_of(&world, &attr).into_iter().map(|byte| model.origin(byte)).collect();
+                prop_assert_eq!(&bytes, &model.files[*file], "{}", path);
             }
         }
     }
