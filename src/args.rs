@@ -117,6 +117,8 @@ pub enum Command {
     Setrep(On<verbs::setrep::Setrep>),
     /// Show where a file's bytes are
     Chunks(On<verbs::chunks::Chunks>),
+    /// Check files, chunks and replicas, and say what is wrong
+    Fsck(On<verbs::fsck::Fsck>),
     /// Show the cluster's health (exit code 0 healthy, 1 degraded, 2 data missing or unreachable)
     Status(On<verbs::status::Status>),
     /// Change the namenode group

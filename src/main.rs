@@ -95,6 +95,11 @@ async fn dispatch(cli: Cli) -> u8 {
         Command::Checksum(on) => verb!("checksum", on, verbs::checksum::run),
         Command::Setrep(on) => verb!("setrep", on, verbs::setrep::run),
         Command::Chunks(on) => verb!("chunks", on, verbs::chunks::run),
+        Command::Fsck(on) => {
+            let connection = on.connection.merged(&top);
+            start_log(connection.log.as_deref(), "off");
+            Box::pin(verbs::fsck::run(&connection, on.args)).await
+        }
         Command::Status(on) => {
             let connection = on.connection.merged(&top);
             start_log(connection.log.as_deref(), "off");

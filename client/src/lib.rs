@@ -11,6 +11,7 @@ mod engine;
 #[cfg(test)]
 mod fake;
 mod file;
+mod fsck;
 mod locks;
 mod metrics;
 mod namespace;

@@ -136,7 +136,30 @@ pub fn render(status: &fs::ClusterStatus) -> String {
         status.open_chunks, status.sealed_chunks, repair.under_replicated, repair.missing, repair.surplus
     ));
     text.push_str(&format!("repair {}\n", repair_line(&repair)));
+    text.push_str(&format!("garbage {}\n", compaction_line(&status.compaction.unwrap_or_default())));
     text
+}
+
+/// Garbage in one line: how much there is, and what compaction has done about it.
+fn compaction_line(compaction: &fs::CompactionInfo) -> String {
+    let mut line = format!(
+        "{} in chunks ({} dead)   compaction ",
+        output::size(compaction.garbage_bytes),
+        compaction.dead_chunks
+    );
+    line += match (compaction.enabled, compaction.in_flight) {
+        (false, _) => "off",
+        (true, 0) => "idle",
+        (true, _) => "running",
+    };
+    if compaction.candidates > 0 {
+        line += &format!(", {} in view", counted(compaction.candidates, "chunk"));
+    }
+    if compaction.chunks_emptied > 0 {
+        let (emptied, copied) = (compaction.chunks_emptied, output::size(compaction.bytes_copied));
+        line += &format!("; {} emptied, {copied} copied", counted(emptied, "chunk"));
+    }
+    line
 }
 
 /// Repair in one line: what is left, how fast it goes, how long it will take.
@@ -220,6 +243,7 @@ pub fn as_json(status: &fs::ClusterStatus) -> Value {
     let verdict = judge(status);
     let fs = status.fs.clone().unwrap_or_default();
     let repair = status.repair.unwrap_or_default();
+    let compaction = status.compaction.unwrap_or_default();
     let namenodes: Vec<Value> = status
         .namenodes
         .iter()
@@ -255,6 +279,12 @@ pub fn as_json(status: &fs::ClusterStatus) -> Value {
             "in_flight": repair.in_flight, "bytes_left": repair.bytes_left, "bytes_copied": repair.bytes_copied,
             "bytes_per_second": repair.bytes_per_second, "chunks_repaired": repair.chunks_repaired,
             "seconds_left": repair.seconds_left,
+        },
+        "compaction": {
+            "enabled": compaction.enabled, "garbage_bytes": compaction.garbage_bytes,
+            "dead_chunks": compaction.dead_chunks, "candidates": compaction.candidates,
+            "in_flight": compaction.in_flight, "bytes_copied": compaction.bytes_copied,
+            "chunks_emptied": compaction.chunks_emptied,
         },
     })
 }

@@ -10,6 +10,7 @@ pub mod chunks;
 pub mod cp;
 pub mod df;
 pub mod du;
+pub mod fsck;
 pub mod get;
 pub mod health;
 pub mod ln;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use cairn_host::net::Network;
 use cairn_proto::checksum::piece_crcs;
-use cairn_proto::data::{Read, ReplicaStat, StatReplica, request, response};
+use cairn_proto::data::{ListReplicas, Read, ReplicaList, ReplicaStat, StatReplica, request, response};
 use cairn_proto::{ErrorCode, Result};
 use tokio::time::{Instant, timeout};
 
@@ -35,6 +35,7 @@ pub(crate) struct Pool {
 enum Answer {
     Bytes(Bytes),
     Stat(ReplicaStat),
+    List(ReplicaList),
 }
 
 impl Pool {
@@ -51,7 +52,7 @@ impl Pool {
     pub(crate) async fn read(&self, address: &str, chunk: u64, offset: u64, length: u64) -> Result<Bytes> {
         match self.ask(address, &request::Kind::Read(Read { chunk, offset, length })).await? {
             Answer::Bytes(bytes) => Ok(bytes),
-            Answer::Stat(_) => Err(ErrorCode::Malformed.because("a read was answered with a stat")),
+            _ => Err(ErrorCode::Malformed.because("a read was answered with something else")),
         }
     }
 
@@ -59,7 +60,15 @@ impl Pool {
     pub(crate) async fn stat(&self, address: &str, chunk: u64) -> Result<ReplicaStat> {
         match self.ask(address, &request::Kind::Stat(StatReplica { chunk })).await? {
             Answer::Stat(stat) => Ok(stat),
-            Answer::Bytes(_) => Err(ErrorCode::Malformed.because("a stat was answered with bytes")),
+            _ => Err(ErrorCode::Malformed.because("a stat was answered with something else")),
+        }
+    }
+
+    /// Asks the datanode at `address` what it has, from chunk `first` on.
+    pub(crate) async fn list(&self, address: &str, first: u64, limit: u32) -> Result<ReplicaList> {
+        match self.ask(address, &request::Kind::List(ListReplicas { first, limit })).await? {
+            Answer::List(list) => Ok(list),
+            _ => Err(ErrorCode::Malformed.because("a list was answered with something else")),
         }
     }
 
@@ -87,6 +96,7 @@ impl Pool {
         }
         match self.next(connection).await?.0 {
             response::Kind::Stat(stat) => Ok(Answer::Stat(stat)),
+            response::Kind::List(list) => Ok(Answer::List(list)),
             response::Kind::Failure(failure) => Err(wire::failure_of(failure).0),
             _ => Err(ErrorCode::Malformed.because("an odd answer to stat")),
         }
