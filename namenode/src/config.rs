@@ -160,7 +160,10 @@ impl Config {
             return bad("log_segment_bytes: must be from 16 MiB to 1 GiB".into());
         }
         if !(1..=90).contains(&self.compaction_live_percent) {
-            return bad(format!("compaction_live_percent: {} is not in 1..=90", self.compaction_live_percent));
+            return bad(format!(
+                "compaction_live_percent: {} is not in 1..=90",
+                self.compaction_live_percent
+            ));
         }
         if self.checkpoint_ms == 0 || self.snapshot_every == 0 || self.repair_copies_per_node == 0 {
             return bad("checkpoint_ms, snapshot_every, repair_copies_per_node: must be more than 0".into());

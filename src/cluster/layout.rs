@@ -75,6 +75,12 @@ pub struct Shape {
     /// Silence after which a client's session is over.
     #[serde(default)]
     pub session_lease_ms: Option<u64>,
+    /// How long a chunk is kept that no file names.
+    #[serde(default)]
+    pub garbage_grace_ms: Option<u64>,
+    /// How long a chunk stays unchanged before it is compacted.
+    #[serde(default)]
+    pub compact_after_ms: Option<u64>,
     /// First port; 0: free ones are found.
     pub base_port: u16,
 }
@@ -231,6 +237,8 @@ mod tests {
             chunk_size: None,
             dead_after_ms: None,
             session_lease_ms: None,
+            garbage_grace_ms: None,
+            compact_after_ms: None,
             base_port: 0,
         }
     }

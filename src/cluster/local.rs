@@ -286,6 +286,12 @@ impl LocalCluster {
                 if let Some(ms) = shape.session_lease_ms {
                     add("--session-lease", (ms as f64 / 1000.0).to_string().into());
                 }
+                if let Some(ms) = shape.garbage_grace_ms {
+                    add("--garbage-grace", (ms as f64 / 1000.0).to_string().into());
+                }
+                if let Some(ms) = shape.compact_after_ms {
+                    add("--compact-after", (ms as f64 / 1000.0).to_string().into());
+                }
             }
             Role::Datanode => {
                 add("--dir", self.data(&node.name).into());

@@ -78,6 +78,12 @@ pub struct Up {
     /// How long a client is silent before its session, with its locks, is over (at least 1)
     #[arg(long, value_name = "SECONDS", value_parser = crate::args::seconds)]
     session_lease: Option<Duration>,
+    /// How long a chunk is kept that no file names any more (at least a session's lease)
+    #[arg(long, value_name = "SECONDS", value_parser = crate::args::seconds)]
+    garbage_grace: Option<Duration>,
+    /// How long a chunk stays unchanged before it is compacted
+    #[arg(long, value_name = "SECONDS", value_parser = crate::args::seconds)]
+    compact_after: Option<Duration>,
     /// Mount it on this directory
     #[arg(long, value_name = "DIR")]
     mount: Option<PathBuf>,
@@ -275,6 +281,8 @@ fn shape(args: &Up) -> Result<Shape> {
         chunk_size: size(&args.chunk_size)?,
         dead_after_ms: args.dead_after.map(|silence| silence.as_millis() as u64),
         session_lease_ms: args.session_lease.map(|silence| silence.as_millis() as u64),
+        garbage_grace_ms: args.garbage_grace.map(|grace| grace.as_millis() as u64),
+        compact_after_ms: args.compact_after.map(|quiet| quiet.as_millis() as u64),
         base_port: args.base_port,
     })
 }

@@ -262,6 +262,8 @@ fn shape(datanodes: usize, replication: u32) -> Shape {
         chunk_size: None,
         dead_after_ms: Some(5_000),
         session_lease_ms: None,
+        garbage_grace_ms: None,
+        compact_after_ms: None,
         base_port: 0,
     }
 }

@@ -43,6 +43,12 @@ pub struct Namenode {
     /// How long a client is silent before its session, with its locks, is over (at least 1)
     #[arg(long, value_name = "SECONDS", value_parser = crate::args::seconds)]
     session_lease: Option<Duration>,
+    /// How long a chunk is kept that no file names any more (at least a session's lease)
+    #[arg(long, value_name = "SECONDS", value_parser = crate::args::seconds)]
+    garbage_grace: Option<Duration>,
+    /// How long a chunk stays unchanged before it is compacted
+    #[arg(long, value_name = "SECONDS", value_parser = crate::args::seconds)]
+    compact_after: Option<Duration>,
 }
 
 /// Runs until it is told to stop.
@@ -84,6 +90,12 @@ fn apply(config: &mut cairn_namenode::Config, args: Namenode) -> Result<()> {
     }
     if let Some(silence) = args.session_lease {
         config.session_lease_ms = silence.as_millis() as u64;
+    }
+    if let Some(grace) = args.garbage_grace {
+        config.garbage_grace_ms = grace.as_millis() as u64;
+    }
+    if let Some(quiet) = args.compact_after {
+        config.compaction_after_ms = quiet.as_millis() as u64;
     }
     if config.dir.as_os_str().is_empty() {
         bail!(Usage("no directory: give --dir DIR or [namenode] dir".into()));

@@ -2,7 +2,9 @@
 
 mod atime;
 mod bad_input;
+mod compaction;
 mod durability;
+mod fsck;
 mod healing;
 mod locking;
 mod membership;

@@ -90,11 +90,7 @@ fn what_cannot_be_gathered_leaves_nothing_behind() {
     }
     assert_eq!(one.store().get(9).unwrap_err().code, ErrorCode::ChunkUnknown);
     assert_eq!(one.store().space().used, 0);
-    let stopped = gather(
-        one.store(),
-        &order(vec![source(1, &[&two])], &[(0, 0, 1)]),
-        &Arc::new(settings()),
-        &|| true,
-    );
+    let stopped =
+        gather(one.store(), &order(vec![source(1, &[&two])], &[(0, 0, 1)]), &Arc::new(settings()), &|| true);
     assert_eq!(stopped.unwrap_err().code, ErrorCode::Unavailable);
 }

@@ -175,7 +175,9 @@ pub(crate) fn add_replica(core: &mut Core, ask: &AddReplica) -> Fallible<outcome
     }
     if !ask.blake3.is_empty() {
         if ask.blake3.len() != 32 || (!chunk.blake3.is_empty() && chunk.blake3 != ask.blake3) {
-            return Err(ErrorCode::Corrupt.because(format!("chunk {} on node {}", ask.chunk, ask.node)).into());
+            return Err(ErrorCode::Corrupt
+                .because(format!("chunk {} on node {}", ask.chunk, ask.node))
+                .into());
         }
         chunk.blake3 = ask.blake3.clone();
     }

@@ -49,7 +49,9 @@ pub(crate) fn begin(core: &mut Core, ask: &BeginCompaction) -> Fallible<outcome:
 pub(crate) fn swap(core: &mut Core, ask: &SwapExtents) -> Fallible<outcome::Result> {
     let into = core.chunk(ask.into)?;
     if into.state() != ChunkState::Sealed || ask.pieces.len() > MAX_PIECES {
-        return Err(ErrorCode::Invalid.because(format!("{} pieces into chunk {}", ask.pieces.len(), ask.into)).into());
+        return Err(ErrorCode::Invalid
+            .because(format!("{} pieces into chunk {}", ask.pieces.len(), ask.into))
+            .into());
     }
     let mut done = ExtentsSwapped::default();
     for piece in &ask.pieces {
@@ -139,8 +141,7 @@ fn change_over(core: &mut Core, piece: &ChunkPiece, reference: &Reference, into:
     let skipped = reference.chunk_offset - piece.offset;
     let length = reference.length.min(piece.length - skipped);
     extents::punch(core, id, &mut inode, start, start + length)?;
-    let moved =
-        Extent { file_offset: start, chunk: into, chunk_offset: piece.new_offset + skipped, length };
+    let moved = Extent { file_offset: start, chunk: into, chunk_offset: piece.new_offset + skipped, length };
     extents::insert(core, id, &mut inode, moved)?;
     chunk::raise_replication(core, into, inode.replication)?;
     core.set_inode(id, &inode);

@@ -55,7 +55,8 @@ pub(crate) fn file(view: &dyn View, cred: &Cred, ask: &CheckFile) -> Fallible<an
         let at = key::chunk_ref(extent.chunk, extent.chunk_offset, id, extent.file_offset);
         let indexed = view.get(Table::ChunkRef, &at)?.and_then(|value| key::number(&value, 0));
         if indexed != Some(extent.length) {
-            problems.push(format!("the index of chunk {} lacks bytes at {}", extent.chunk, extent.file_offset));
+            problems
+                .push(format!("the index of chunk {} lacks bytes at {}", extent.chunk, extent.file_offset));
         }
     }
     let mut chunks = Vec::with_capacity(ids.len());
@@ -176,7 +177,8 @@ pub(crate) fn node(view: &dyn View, cred: &Cred, ask: &CheckNode) -> Fallible<an
     root_only(cred)?;
     let limit = if ask.limit == 0 { MAX_PLACED } else { MAX_PLACED.min(ask.limit as usize) };
     let mut ids = Vec::new();
-    let mut page = NodeCheck { next_chunk: records::meta(view)?.unwrap_or_default().next_chunk, ..Default::default() };
+    let mut page =
+        NodeCheck { next_chunk: records::meta(view)?.unwrap_or_default().next_chunk, ..Default::default() };
     let (start, end) = (key::node_chunk(ask.node, ask.from), key::after(u64::from(ask.node)));
     view.scan(Table::NodeChunk, &start, &end, &mut |at, _| {
         let id = key::number(at, 1).unwrap_or(0);

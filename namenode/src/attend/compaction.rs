@@ -11,7 +11,7 @@ use bytes::Bytes;
 use cairn_metadata::plan::backoff::Backoff;
 use cairn_metadata::plan::compact::{Candidates, Garbage, Group, Policy, Scene, choose_gatherer, plan};
 use cairn_proto::control::{GatherPiece, GatherReplica, GatherSource, OrderDone, order};
-use cairn_proto::fs::{ChunkPiece, CompactionInfo, Outcome, outcome};
+use cairn_proto::fs::{ChunkPiece, CompactionInfo, Liveness, Outcome, outcome};
 use cairn_proto::limits::CHUNK_SIZE;
 use cairn_proto::store::Chunk;
 use cairn_proto::{Error, ErrorCode};
@@ -151,7 +151,8 @@ impl Compactor {
             let source = *numbers.entry(piece.chunk).or_insert(next);
             if source == next {
                 // Replicas may have moved since the group was made; these chunks' datanodes are few.
-                let addresses = run.group.holders.iter().filter_map(|node| roster.attendees.get(node));
+                let alive = run.group.holders.iter().filter(|node| roster.liveness(**node) != Liveness::Dead);
+                let addresses = alive.filter_map(|node| roster.attendees.get(node));
                 let addresses = addresses.map(|attendee| attendee.record.address.clone()).collect();
                 order.sources.push(GatherSource { chunk: piece.chunk, addresses });
             }
@@ -318,7 +319,12 @@ pub(super) fn lost(leading: &mut Leading, id: u64, node: u32, now_ms: u64) {
 }
 
 /// The log answered a proposal of a run.
-pub(super) fn proposed(leading: &mut Leading, proposal: &Proposal, answer: Result<Outcome, Error>, now_ms: u64) {
+pub(super) fn proposed(
+    leading: &mut Leading,
+    proposal: &Proposal,
+    answer: Result<Outcome, Error>,
+    now_ms: u64,
+) {
     let result = match answer {
         Err(error) => Err(error),
         Ok(Outcome { result: Some(outcome::Result::Error(error)) }) => Err(Error::from(error)),
@@ -356,12 +362,7 @@ fn swapped(leading: &mut Leading, id: u64, done: usize) {
         return;
     }
     let Some(run) = leading.compactor.runs.remove(&id) else { return };
-    tracing::info!(
-        chunk = run.chunk,
-        length = run.length,
-        victims = run.group.victims.len(),
-        "compacted"
-    );
+    tracing::info!(chunk = run.chunk, length = run.length, victims = run.group.victims.len(), "compacted");
     leading.compactor.bytes_copied += run.length;
     leading.compactor.chunks_emptied += run.group.victims.len() as u64;
     leading.touched.insert(run.chunk);
@@ -386,10 +387,7 @@ fn abandon(leading: &mut Leading, id: u64, why: &str, now_ms: u64) {
 
 /// Refusals after which the sources of a gathering are worth a check.
 fn doubts_sources(code: ErrorCode) -> bool {
-    matches!(
-        code,
-        ErrorCode::Corrupt | ErrorCode::PastEnd | ErrorCode::ChunkUnknown | ErrorCode::NotFound
-    )
+    matches!(code, ErrorCode::Corrupt | ErrorCode::PastEnd | ErrorCode::ChunkUnknown | ErrorCode::NotFound)
 }
 
 /// Has the sources of a run checked: the datanode cannot tell which of them failed it and why.

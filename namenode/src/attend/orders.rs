@@ -13,11 +13,16 @@ pub(super) const DELETES_PER_NODE: usize = 64;
 /// What was ordered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Task {
-    Seal { length: u64 },
+    Seal {
+        length: u64,
+    },
     Delete,
     Copy(Copy),
     /// For a compaction of this leader, by its number, and the bytes it takes.
-    Gather { run: u64, length: u64 },
+    Gather {
+        run: u64,
+        length: u64,
+    },
     Inventory,
 }
 

@@ -78,7 +78,9 @@ fn compare(placed: &NodeCheck, listed: &ReplicaList) -> (Vec<(u64, Doubt)>, u64)
             _ => {}
         }
     }
-    doubts.extend(listed.keys().filter(|chunk| !placed.contains_key(chunk)).map(|chunk| (*chunk, Doubt::Stray)));
+    doubts.extend(
+        listed.keys().filter(|chunk| !placed.contains_key(chunk)).map(|chunk| (*chunk, Doubt::Stray)),
+    );
     doubts.sort_unstable_by_key(|(chunk, _)| *chunk);
     (doubts, next)
 }
@@ -133,7 +135,8 @@ async fn look(
     limit: u32,
 ) -> Result<(Vec<(u64, Doubt)>, u64)> {
     // The datanode first: a chunk that is made between the two questions is then no stray.
-    let listed = client.cluster.list_replicas(&node.address, from, limit).await.map_err(|e| anyhow!("{e}"))?;
+    let listed =
+        client.cluster.list_replicas(&node.address, from, limit).await.map_err(|e| anyhow!("{e}"))?;
     let placed =
         client.cluster.check_node(&client.cred, node.node, from, limit).await.map_err(|e| anyhow!("{e}"))?;
     Ok(compare(&placed, &listed))
@@ -203,14 +206,14 @@ mod tests {
         let has = vec![listed(1, 10), listed(5, 9), listed(7, 1)];
         let page = NodeCheck { replicas: records, next: 0, next_chunk: 9 };
         let (doubts, next) = compare(&page, &ReplicaList { replicas: has, next: 0 });
-        let expected =
-            [(2, Doubt::Absent), (5, Doubt::Short(9, 10)), (6, Doubt::Nothing), (7, Doubt::Stray)];
+        let expected = [(2, Doubt::Absent), (5, Doubt::Short(9, 10)), (6, Doubt::Nothing), (7, Doubt::Stray)];
         assert_eq!((doubts.as_slice(), next), (expected.as_slice(), 0));
     }
 
     #[test]
     fn only_what_both_pages_speak_for_is_compared() {
-        let records = vec![placed(1, ChunkState::Sealed, 10, false), placed(9, ChunkState::Sealed, 10, false)];
+        let records =
+            vec![placed(1, ChunkState::Sealed, 10, false), placed(9, ChunkState::Sealed, 10, false)];
         let page = NodeCheck { replicas: records, next: 0, next_chunk: 99 };
         let has = ReplicaList { replicas: vec![listed(1, 10)], next: 5 };
         assert_eq!(compare(&page, &has), (vec![], 5));

@@ -111,7 +111,8 @@ impl Findings {
         if tally.damaged_files > 0 || tally.missing > 0 || tally.corrupt > 0 {
             return Verdict::Corrupt;
         }
-        let is_odd = tally.under > 0 || tally.bad_replicas > 0 || tally.unreadable > 0 || !self.counts.is_empty();
+        let is_odd =
+            tally.under > 0 || tally.bad_replicas > 0 || tally.unreadable > 0 || !self.counts.is_empty();
         if is_odd { Verdict::Degraded } else { Verdict::Healthy }
     }
 }
@@ -191,9 +192,11 @@ impl Check {
         let walk = Walk::new(self.client.clone(), self.args.path.clone(), root);
         // Lists are printed page by page as they come, and so one file after the other.
         let at_once = if self.args.lists_blocks() { 1 } else { AT_ONCE };
-        let entries = futures::stream::unfold(walk, |mut walk| async move {
-            walk.next().await.map(|entry| (entry, walk))
-        });
+        let entries =
+            futures::stream::unfold(
+                walk,
+                |mut walk| async move { walk.next().await.map(|entry| (entry, walk)) },
+            );
         let mut checked = Box::pin(
             entries
                 .map(|entry| {

@@ -25,7 +25,8 @@ pub fn file_line(path: &ClusterPath, attr: &Attr, is_fine: Option<bool>) -> Stri
 pub fn hurt_line(path: &str, hurt: &Hurt) -> String {
     let ranges: Vec<String> = hurt.ranges.iter().map(|(from, to)| format!("{from}..{to}")).collect();
     let listed: u64 = hurt.ranges.iter().map(|(from, to)| to - from).sum();
-    let more = if listed < hurt.bytes { format!(" and more, {} bytes in all", hurt.bytes) } else { String::new() };
+    let more =
+        if listed < hurt.bytes { format!(" and more, {} bytes in all", hurt.bytes) } else { String::new() };
     format!("{path}: {} chunk {}: bytes {}{more}\n", hurt.state.word(), hurt.chunk, ranges.join(", "))
 }
 
@@ -144,7 +145,9 @@ fn hints(findings: &Findings) -> Vec<&'static str> {
     let tally = &findings.tally;
     let mut hints = Vec::new();
     if tally.missing > 0 || findings.hurts.iter().any(|(_, hurt)| hurt.state == State::Missing) {
-        hints.push("missing chunks come back with a datanode that holds them: start the dead ones (`cairn status`)");
+        hints.push(
+            "missing chunks come back with a datanode that holds them: start the dead ones (`cairn status`)",
+        );
     }
     if tally.corrupt > 0 {
         hints.push("every replica of a corrupt chunk is damaged: restore the damaged files from a copy");
@@ -153,7 +156,9 @@ fn hints(findings: &Findings) -> Vec<&'static str> {
         hints.push("extents name chunks that do not exist: restore those files, and report it as an error of the namenode");
     }
     if tally.under > 0 || tally.bad_replicas > 0 {
-        hints.push("repair makes up for lost and damaged replicas by itself; see `cairn status` for its progress");
+        hints.push(
+            "repair makes up for lost and damaged replicas by itself; see `cairn status` for its progress",
+        );
     }
     if count(findings, Find::StrayReplica) > 0 {
         hints.push("replicas without a record are deleted by themselves within ten minutes");
@@ -162,7 +167,9 @@ fn hints(findings: &Findings) -> Vec<&'static str> {
         hints.push("replicas that are gone are noticed with the datanode's next inventory, within ten minutes, and made up for");
     }
     if count(findings, Find::Record) > 0 {
-        hints.push("records that contradict each other are an error of the namenode: keep its log and report it");
+        hints.push(
+            "records that contradict each other are an error of the namenode: keep its log and report it",
+        );
     }
     hints
 }

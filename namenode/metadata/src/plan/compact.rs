@@ -13,7 +13,7 @@ use cairn_proto::store::Chunk;
 
 use super::Nodes;
 use super::backoff::Backoff;
-use super::placement::{choose_target, crowding};
+use super::placement::{FULL_BELOW, choose_target, crowding};
 use super::verdict::{Holding, judge};
 use crate::key;
 use crate::store::{StoreError, Table, View};
@@ -178,7 +178,9 @@ pub fn plan(candidates: &Candidates, policy: Policy, scene: Scene<'_>) -> Vec<Gr
     }
     let mut groups = Vec::new();
     let mut budget = scene.budget;
-    for chunks in classes.into_values() {
+    for (replication, chunks) in classes {
+        // Nearly full disks are emptied in small steps.
+        let most = room(scene.nodes, replication).min(policy.chunk_size);
         let (mut sparse, mut small): (Vec<_>, Vec<_>) =
             chunks.into_iter().partition(|(_, candidate)| candidate.is_sparse(policy));
         let share = |candidate: &Candidate| candidate.live * 1000 / candidate.length.max(1);
@@ -188,19 +190,20 @@ pub fn plan(candidates: &Candidates, policy: Policy, scene: Scene<'_>) -> Vec<Gr
             [(sparse, fill as fn(&[(u64, &Candidate)], u64) -> usize), (small, doubling as _)]
         {
             // Judged only as far as there is something to spend: it is not done for all candidates in every round.
-            let mut rest = sorted.into_iter().filter(|(id, candidate)| is_fit(*id, candidate, scene)).peekable();
+            let mut rest =
+                sorted.into_iter().filter(|(id, candidate)| is_fit(*id, candidate, scene)).peekable();
             while budget > 0 && groups.len() < scene.groups && rest.peek().is_some() {
                 let mut taken: Vec<(u64, &Candidate)> = Vec::new();
                 let mut bytes = 0;
                 while taken.len() < MOST_VICTIMS
                     && let Some((id, candidate)) =
-                        rest.next_if(|(_, candidate)| bytes + candidate.weight() <= policy.chunk_size)
+                        rest.next_if(|(_, candidate)| bytes + candidate.weight() <= most)
                 {
                     bytes += candidate.weight();
                     taken.push((id, candidate));
                 }
                 if taken.is_empty() {
-                    // Only a chunk longer than chunks are now: it is left as it is.
+                    // More than there is room for, or longer than chunks are now: it is left as it is.
                     rest.next();
                     continue;
                 }
@@ -215,6 +218,15 @@ pub fn plan(candidates: &Candidates, policy: Policy, scene: Scene<'_>) -> Vec<Gr
         }
     }
     groups
+}
+
+/// Bytes that as many datanodes have room for as a chunk wants replicas, or all of them if there are fewer.
+fn room(nodes: &Nodes, replication: u32) -> u64 {
+    let takers = nodes.values().filter(|node| node.takes_replicas() && node.liveness == Liveness::Live);
+    let mut room: Vec<u64> = takers.map(|node| node.available.saturating_sub(FULL_BELOW)).collect();
+    room.sort_unstable_by_key(|room| std::cmp::Reverse(*room));
+    room.truncate(replication.max(1) as usize);
+    room.last().copied().unwrap_or(0)
 }
 
 /// All of its replicas are good, or at least nobody can make more of them; and somebody has one to read.
@@ -337,8 +349,7 @@ pub fn choose_gatherer(
     may: impl Fn(u32) -> bool,
 ) -> Option<u32> {
     let best = choose_target(nodes, holders, length, seed, &may)?;
-    let near =
-        choose_target(nodes, holders, length, seed, |node| may(node) && group.holders.contains(&node));
+    let near = choose_target(nodes, holders, length, seed, |node| may(node) && group.holders.contains(&node));
     let crowded = |node: u32| nodes.get(&node).map(|node| crowding(nodes, holders, node));
     near.filter(|near| crowded(*near) <= crowded(best)).or(Some(best))
 }
@@ -523,6 +534,18 @@ mod tests {
         assert_eq!(planned(&candidates, &nodes(4), u64::MAX), [vec![2], vec![1]]);
         assert_eq!(planned(&candidates, &nodes(4), 1).len(), 1);
         assert!(planned(&candidates, &nodes(4), 0).is_empty());
+    }
+
+    #[test]
+    fn nearly_full_disks_are_emptied_in_small_steps() {
+        let candidates = filed(&[(1, sealed(1000, 300)), (2, sealed(1000, 200)), (3, sealed(1000, 100))]);
+        let mut nodes = nodes(4);
+        for node in [1, 2] {
+            nodes.get_mut(&node).unwrap().available = FULL_BELOW + 250;
+        }
+        assert_eq!(planned(&candidates, &nodes, u64::MAX), [vec![3], vec![2]]);
+        nodes.values_mut().for_each(|node| node.available = FULL_BELOW);
+        assert!(planned(&candidates, &nodes, u64::MAX).is_empty());
     }
 
     #[test]

@@ -277,7 +277,9 @@ impl Cluster {
         }
         match action {
             Action::Check { .. } => match self.disks[&node].replicas.get(&chunk) {
-                Some(true) => drop(self.propose(0, Op::AddReplica(AddReplica { chunk, node, ..Default::default() }))),
+                Some(true) => {
+                    drop(self.propose(0, Op::AddReplica(AddReplica { chunk, node, ..Default::default() })))
+                }
                 _ => drop(self.known_bad.insert((chunk, node))),
             },
             Action::Drop { .. } => {
@@ -346,7 +348,10 @@ impl Cluster {
             return;
         }
         self.disks.get_mut(&copy.target).unwrap().replicas.insert(copy.chunk, true);
-        self.propose(0, Op::AddReplica(AddReplica { chunk: copy.chunk, node: copy.target, ..Default::default() }));
+        self.propose(
+            0,
+            Op::AddReplica(AddReplica { chunk: copy.chunk, node: copy.target, ..Default::default() }),
+        );
         self.backoff.clear(copy.chunk, copy.target);
     }
 

@@ -139,7 +139,9 @@ fn replicas_come_and_go_but_the_last_one_stays() {
     world.run(Op::Seal(SealChunk { chunk, length: 9 })).unwrap();
     world.leader(drop(1, false)).expect_err("not surplus");
     world.leader(drop(1, true)).unwrap();
-    world.leader(Op::AddReplica(AddReplica { chunk, node: 1, ..Default::default() })).expect_err("still being deleted");
+    world
+        .leader(Op::AddReplica(AddReplica { chunk, node: 1, ..Default::default() }))
+        .expect_err("still being deleted");
     world.assert_sound();
     world.leader(Op::ForgetReplica(ForgetReplica { chunk, node: 1 })).unwrap();
     world.leader(Op::AddReplica(AddReplica { chunk, node: 1, ..Default::default() })).unwrap();

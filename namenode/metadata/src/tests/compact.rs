@@ -1,8 +1,8 @@
 use cairn_proto::ErrorCode;
 use cairn_proto::fs::mutation::Op;
 use cairn_proto::fs::{
-    AddReplica, BeginCompaction, ChunkPiece, ClearRange, CloneRange, ExpireSession, ExtentsSwapped, OpenInode,
-    PurgeChunk, SealChunk, SetAttr, SetReplication, SwapExtents, Unlink, clone_range,
+    AddReplica, BeginCompaction, ChunkPiece, ClearRange, CloneRange, ExpireSession, ExtentsSwapped,
+    OpenInode, PurgeChunk, SealChunk, SetAttr, SetReplication, SwapExtents, Unlink, clone_range,
 };
 
 use super::*;
@@ -81,7 +81,9 @@ fn whatever_changed_the_file_meanwhile_has_won() {
     world.commit(file, vec![extent(200, tail, 0, 100)]).unwrap();
     let at = Some(NodeRef { inode: file, path: Default::default() });
     world.run(Op::SetAttr(SetAttr { at, size: Some(900), ..SetAttr::default() })).unwrap();
-    world.run(Op::ClearRange(ClearRange { inode: file, offset: 500, length: 50, ..Default::default() })).unwrap();
+    world
+        .run(Op::ClearRange(ClearRange { inode: file, offset: 500, length: 50, ..Default::default() }))
+        .unwrap();
     world.run(Op::Unlink(Unlink { at: super::at("g") })).unwrap();
     let done = world.swap(new, vec![piece(old, 0, 1000, 0), piece(other, 0, 1000, 1000)]).unwrap();
     assert_eq!((done.pieces, done.bytes), (2, 750));
@@ -92,11 +94,14 @@ fn whatever_changed_the_file_meanwhile_has_won() {
         extent(550, new, 550, 350),
     ];
     assert_eq!(world.extents(file), expected);
-    assert!(world.query(query::Op::Layout(cairn_proto::fs::GetLayout {
-        at: Some(NodeRef { inode: gone, path: Default::default() }),
-        ..Default::default()
-    }))
-    .is_err());
+    assert!(
+        world
+            .query(query::Op::Layout(cairn_proto::fs::GetLayout {
+                at: Some(NodeRef { inode: gone, path: Default::default() }),
+                ..Default::default()
+            }))
+            .is_err()
+    );
     assert_eq!((world.live(old), world.live(other), world.live(new)), (0, 0, 750));
     world.assert_sound();
 }
@@ -184,7 +189,8 @@ fn bytes_never_move_to_fewer_replicas_or_past_an_end() {
     }
     assert_eq!(code(world.swap(new, vec![piece(old, 0, 1000, 0)])), ErrorCode::Invalid, "two of three");
     world.leader(Op::AddReplica(AddReplica { chunk: new, node: 3, ..AddReplica::default() })).unwrap();
-    for wrong in [piece(old, 0, 1000, 1), piece(old, 1, 1000, 0), piece(old, 0, 0, 0), piece(new, 0, 10, 20)] {
+    for wrong in [piece(old, 0, 1000, 1), piece(old, 1, 1000, 0), piece(old, 0, 0, 0), piece(new, 0, 10, 20)]
+    {
         assert_eq!(code(world.swap(new, vec![wrong])), ErrorCode::Invalid, "{wrong:?}");
     }
     assert_eq!(code(world.swap(99, vec![])), ErrorCode::ChunkUnknown);
@@ -196,7 +202,10 @@ fn bytes_never_move_to_fewer_replicas_or_past_an_end() {
         let ask = BeginCompaction { length, replication };
         assert_eq!(world.leader(Op::BeginCompaction(ask)).unwrap_err().code, ErrorCode::Invalid);
     }
-    assert!(world.run(Op::BeginCompaction(BeginCompaction { length: 10, replication: 3 })).is_err(), "a client");
+    assert!(
+        world.run(Op::BeginCompaction(BeginCompaction { length: 10, replication: 3 })).is_err(),
+        "a client"
+    );
     assert!(world.run(Op::SwapExtents(SwapExtents { into: new, pieces: vec![] })).is_err(), "a client");
     world.assert_sound();
 }
@@ -235,8 +244,14 @@ fn one_command_moves_a_bounded_number_of_extents_and_says_how_far_it_came() {
     }
     let new = world.gathered(1000);
     let whole = piece(sources.1, 0, 1000, 0);
-    assert_eq!(world.swap(new, vec![whole]).unwrap(), ExtentsSwapped { pieces: 0, extents: 1024, bytes: 1_024_000 });
-    assert_eq!(world.swap(new, vec![whole]).unwrap(), ExtentsSwapped { pieces: 1, extents: 477, bytes: 477_000 });
+    assert_eq!(
+        world.swap(new, vec![whole]).unwrap(),
+        ExtentsSwapped { pieces: 0, extents: 1024, bytes: 1_024_000 }
+    );
+    assert_eq!(
+        world.swap(new, vec![whole]).unwrap(),
+        ExtentsSwapped { pieces: 1, extents: 477, bytes: 477_000 }
+    );
     assert_eq!(world.live(sources.1), 0);
     world.assert_sound();
 }

@@ -56,8 +56,10 @@ impl Bed {
                 && chunk.blake3.len() == 32
                 && self.holders(*id) == chunk.replicas.iter().copied().collect()
         };
-        let disks: BTreeSet<u64> =
-            nodes.iter().flat_map(|node| self.disk(*node).lock().unwrap().keys().copied().collect::<Vec<_>>()).collect();
+        let disks: BTreeSet<u64> = nodes
+            .iter()
+            .flat_map(|node| self.disk(*node).lock().unwrap().keys().copied().collect::<Vec<_>>())
+            .collect();
         chunks.iter().all(is_whole) && disks == known
     }
 
