@@ -88,10 +88,10 @@ impl Hurts {
         let fresh = Hurt { chunk: extent.chunk, state, ranges: Vec::new(), bytes: 0 };
         let hurt = self.0.entry(extent.chunk).or_insert(fresh);
         hurt.bytes += extent.length;
-        match hurt.ranges.last_mut() {
-            Some(last) if last.1 == from => last.1 = to,
-            _ if hurt.ranges.len() < MOST_RANGES => hurt.ranges.push((from, to)),
-            _ => {}
+        if let Some(last) = hurt.ranges.last_mut().filter(|last| last.1 == from) {
+            last.1 = to;
+        } else if hurt.ranges.len() < MOST_RANGES {
+            hurt.ranges.push((from, to));
         }
     }
 
