@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use bytes::{Bytes, BytesMut};
 use cairn_proto::checksum::{BlockCrc, piece_crcs};
 use cairn_proto::data::{
-    Ack, ChainOpened, Data, Failure, HelloReply, Read, ReplicaStat, Request, Response, request, response,
+    Ack, ChainOpened, Data, Failure, HelloReply, ListedReplica, Read, ReplicaList, ReplicaStat, Request,
+    Response, request, response,
 };
 use cairn_proto::{ErrorCode, frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -181,6 +182,16 @@ async fn serve(mut stream: TcpStream, shared: Shared) {
                 let sealed = sealed.load(Ordering::Relaxed);
                 let stat = ReplicaStat { chunk: stat.chunk, length, sealed, ..Default::default() };
                 reply(&mut stream, response::Kind::Stat(stat)).await;
+            }
+            request::Kind::List(list) => {
+                let sealed = sealed.load(Ordering::Relaxed);
+                let listed = |(chunk, data): (&u64, &Vec<u8>)| ListedReplica {
+                    chunk: *chunk,
+                    length: data.len() as u64,
+                    sealed,
+                };
+                let replicas = chunks.lock().unwrap().range(list.first..).map(listed).collect();
+                reply(&mut stream, response::Kind::List(ReplicaList { replicas, next: 0 })).await;
             }
         }
     }
