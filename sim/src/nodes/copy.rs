@@ -8,7 +8,7 @@ use cairn_datanode::orders::Copier;
 use cairn_datanode::store::{Incoming, Seal, Store};
 use cairn_host::net::Network;
 use cairn_proto::checksum::piece_crcs;
-use cairn_proto::control::CopyReplica;
+use cairn_proto::control::{CopyReplica, GatherPiece, GatherReplica, GatherSource};
 use cairn_proto::data::{Read, request, response};
 use cairn_proto::{Error, ErrorCode, Result};
 use futures::future::BoxFuture;
@@ -42,7 +42,8 @@ impl Copier for SimulatedCopier {
                 if incoming.missing() == 0 || stop.load(Ordering::Acquire) {
                     break;
                 }
-                if let Err(error) = pull(&*network, &store, order.chunk, source, &mut incoming).await {
+                let rest = (order.chunk, incoming.held(), incoming.missing());
+                if let Err(error) = pull(&*network, &store, source, rest, &mut incoming).await {
                     failed = Some(error);
                 }
             }
@@ -52,19 +53,64 @@ impl Copier for SimulatedCopier {
             incoming.finish(&store, &order.blake3)
         })
     }
+
+    fn gather(
+        &self,
+        store: Arc<Store>,
+        order: GatherReplica,
+        stop: Arc<AtomicBool>,
+    ) -> BoxFuture<'static, Result<Seal>> {
+        let network = self.0.clone();
+        Box::pin(async move {
+            let mut incoming = match store.incoming(order.chunk, order.length, &[])? {
+                Ok(incoming) => incoming,
+                Err(seal) => return Ok(seal),
+            };
+            for piece in &order.pieces {
+                if stop.load(Ordering::Acquire) {
+                    return Err(ErrorCode::Unavailable.because("the datanode stops"));
+                }
+                let source = order.sources.get(piece.source as usize).ok_or(ErrorCode::Malformed)?;
+                gather_piece(&*network, &store, source, piece, &mut incoming).await?;
+            }
+            incoming.finish(&store, &[])
+        })
+    }
 }
 
+/// Takes a piece from the first replica that gives it; whoever is next goes on where the last one stopped.
+async fn gather_piece(
+    network: &dyn Network,
+    store: &Store,
+    source: &GatherSource,
+    piece: &GatherPiece,
+    incoming: &mut Incoming,
+) -> Result<()> {
+    let first = incoming.held();
+    let mut failed: Option<Error> = None;
+    for address in &source.addresses {
+        let held = incoming.held() - first;
+        let rest = (source.chunk, piece.offset + held, piece.length - held);
+        match pull(network, store, address, rest, incoming).await {
+            Ok(()) => return Ok(()),
+            Err(error) => failed = Some(error),
+        }
+    }
+    Err(failed.unwrap_or_else(|| ErrorCode::Invalid.because("a piece without sources")))
+}
+
+/// Takes `(chunk, offset, length)` from the datanode at `source`.
 async fn pull(
     network: &dyn Network,
     store: &Store,
-    chunk: u64,
     source: &str,
+    (chunk, mut offset, mut missing): (u64, u64, u64),
     incoming: &mut Incoming,
 ) -> Result<()> {
     let cluster_id = store.cluster_id().unwrap_or_default();
     let (mut reader, mut writer) = frames::dial(network, source, &cluster_id, STALL).await?;
-    while incoming.missing() > 0 {
-        let (offset, length) = (incoming.held(), incoming.missing().min(REQUEST));
+    while missing > 0 {
+        let length = missing.min(REQUEST);
         writer.ask(request::Kind::Read(Read { chunk, offset, length }), &[]).await?;
         let mut at = offset;
         while at < offset + length {
@@ -83,6 +129,8 @@ async fn pull(
             incoming.write(&payload)?;
             at = end;
         }
+        offset += length;
+        missing -= length;
     }
     Ok(())
 }
