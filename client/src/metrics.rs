@@ -15,6 +15,8 @@ pub struct Metrics {
     pub leader_changes: u64,
     /// Calls, appends and reads that were sent again.
     pub retries: u64,
+    /// Reads for which a second replica was asked because the first was slow.
+    pub hedged_reads: u64,
 }
 
 /// The counters themselves.
@@ -25,6 +27,7 @@ pub(crate) struct Counters {
     pub(crate) chain_failures: AtomicU64,
     pub(crate) leader_changes: AtomicU64,
     pub(crate) retries: AtomicU64,
+    pub(crate) hedged_reads: AtomicU64,
 }
 
 impl Counters {
@@ -36,6 +39,7 @@ impl Counters {
             chain_failures: get(&self.chain_failures),
             leader_changes: get(&self.leader_changes),
             retries: get(&self.retries),
+            hedged_reads: get(&self.hedged_reads),
         }
     }
 

@@ -10,6 +10,7 @@ use cairn_proto::data::{
     Ack, ChainOpened, Data, Failure, HelloReply, ListedReplica, Read, ReplicaList, ReplicaStat, Request,
     Response, request, response,
 };
+use cairn_proto::limits::BLOCK_SIZE;
 use cairn_proto::{ErrorCode, frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -28,6 +29,8 @@ pub(crate) enum Mood {
     Frozen,
     /// Its disk gives other bytes than were written.
     Rotten,
+    /// These of its first 64 blocks do not match their checksums, which it notices itself.
+    Bad(u64),
     /// Has no chunk.
     Empty,
 }
@@ -95,7 +98,7 @@ async fn reply_with(stream: &mut TcpStream, kind: response::Kind, payload: &[u8]
 }
 
 /// Answers a read in frames that are smaller than asked for, so that they must be put together.
-async fn send_range(stream: &mut TcpStream, read: Read, held: Option<Vec<u8>>, rotten: bool) {
+async fn send_range(stream: &mut TcpStream, read: Read, held: Option<Vec<u8>>, mood: Mood) {
     let fail = |code: ErrorCode| {
         response::Kind::Failure(Failure { error: Some(code.because("test").into()), node: 0 })
     };
@@ -104,12 +107,18 @@ async fn send_range(stream: &mut TcpStream, read: Read, held: Option<Vec<u8>>, r
     if end > held.len() {
         return reply(stream, fail(ErrorCode::PastEnd)).await;
     }
+    let block = |at: usize| 1u64.checked_shl((at / BLOCK_SIZE) as u32).unwrap_or(0);
+    if let Mood::Bad(bad) = mood
+        && (start..end).step_by(BLOCK_SIZE).chain([end - 1]).any(|at| bad & block(at) != 0)
+    {
+        return reply(stream, fail(ErrorCode::Corrupt)).await;
+    }
     let mut at = start;
     while at < end {
         let next = end.min(at + 300_000);
         let mut bytes = held[at..next].to_vec();
         let crcs = piece_crcs(at as u64, &bytes);
-        if rotten {
+        if mood == Mood::Rotten {
             bytes[0] ^= 1;
         }
         let data = Data { offset: at as u64, crcs, last: next == end };
@@ -175,7 +184,7 @@ async fn serve(mut stream: TcpStream, shared: Shared) {
             }
             request::Kind::Read(read) => {
                 let held = chunks.lock().unwrap().get(&read.chunk).filter(|_| now != Mood::Empty).cloned();
-                send_range(&mut stream, read, held, now == Mood::Rotten).await;
+                send_range(&mut stream, read, held, now).await;
             }
             request::Kind::Stat(stat) => {
                 let length = chunks.lock().unwrap()[&stat.chunk].len() as u64;

@@ -1,5 +1,6 @@
 //! Reading: layouts say where bytes lie, and the nearest replica that has them gives them.
 
+mod hedge;
 mod layout;
 mod pool;
 mod replicas;

@@ -1,18 +1,24 @@
 //! Reading a range of a chunk from whichever replica has it.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use cairn_proto::control::BadReplica;
 use cairn_proto::limits::BLOCK_SIZE;
 use cairn_proto::{Error, ErrorCode, Result, fs};
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use rand::Rng;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::Pool;
+use super::hedge::Hedge;
 use crate::channel::Channel;
 use crate::metrics::Counters;
 
@@ -29,6 +35,47 @@ pub(crate) struct Span {
     pub(crate) length: u64,
 }
 
+impl Span {
+    /// Whether it can be read block by block, from another replica each.
+    fn crosses_blocks(self) -> bool {
+        let block = BLOCK_SIZE as u64;
+        self.length > 0 && self.offset / block != (self.offset + self.length - 1) / block
+    }
+}
+
+/// A replica that was asked.
+struct Asked<'a> {
+    node: u32,
+    read: BoxFuture<'a, (&'a fs::ReplicaInfo, Duration, Result<Bytes>)>,
+}
+
+impl<'a> Future for Asked<'a> {
+    type Output = (&'a fs::ReplicaInfo, Duration, Result<Bytes>);
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.read.as_mut().poll(context)
+    }
+}
+
+/// What came of asking every replica in vain.
+#[derive(Default)]
+struct Failed {
+    worst: Option<Error>,
+    /// Some replica failed in a way that may concern some of its blocks only.
+    in_parts: bool,
+}
+
+impl Failed {
+    fn take_in(&mut self, error: Error) {
+        self.in_parts |=
+            matches!(error.code, ErrorCode::Corrupt | ErrorCode::DiskFailed | ErrorCode::PastEnd);
+        // "Not here any more" asks for a fresh layout; it outranks silence.
+        if self.worst.as_ref().is_none_or(|worst| worst.code != ErrorCode::ChunkUnknown) {
+            self.worst = Some(error);
+        }
+    }
+}
+
 /// See the module.
 pub(crate) struct Reader {
     pool: Pool,
@@ -36,6 +83,7 @@ pub(crate) struct Reader {
     channel: Channel,
     slots: Semaphore,
     reported: Mutex<BTreeSet<(u64, u32)>>,
+    hedge: Mutex<Hedge>,
     counters: std::sync::Arc<Counters>,
 }
 
@@ -46,7 +94,15 @@ impl Reader {
         channel: Channel,
         counters: std::sync::Arc<Counters>,
     ) -> Reader {
-        Reader { pool, host, channel, slots: Semaphore::new(MAX_READS), reported: Mutex::default(), counters }
+        Reader {
+            pool,
+            host,
+            channel,
+            slots: Semaphore::new(MAX_READS),
+            reported: Mutex::default(),
+            hedge: Mutex::default(),
+            counters,
+        }
     }
 
     pub(crate) fn pool(&self) -> &Pool {
@@ -72,34 +128,83 @@ impl Reader {
         committed: bool,
     ) -> BoxFuture<'a, Result<Bytes>> {
         async move {
-            let mut worst: Option<Error> = None;
-            let mut corrupt = false;
-            for replica in self.in_order(replicas) {
-                match self.pool.read(&replica.address, span.chunk, span.offset, span.length).await {
-                    Ok(bytes) => return Ok(bytes),
-                    Err(error) => {
-                        tracing::debug!(chunk = span.chunk, node = replica.node, %error, "a replica failed");
-                        Counters::add(&self.counters.retries, 1);
-                        corrupt |= error.code == ErrorCode::Corrupt;
-                        if committed {
-                            self.report(span.chunk, replica.node, &error);
-                        }
-                        // "Not here any more" asks for a fresh layout; it outranks silence.
-                        if worst.as_ref().is_none_or(|worst| worst.code != ErrorCode::ChunkUnknown) {
-                            worst = Some(error);
-                        }
-                    }
-                }
-            }
-            if corrupt && span.length > BLOCK_SIZE as u64 {
+            let mut failed = match self.race(span, replicas, committed).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(failed) => failed,
+            };
+            if failed.in_parts && span.crosses_blocks() {
                 return self.read_blocks(span, replicas, committed).await;
             }
-            Err(worst.unwrap_or_else(|| {
+            Err(failed.worst.take().unwrap_or_else(|| {
                 ErrorCode::Unavailable
                     .because(format!("chunk {} has no replica on a live datanode", span.chunk))
             }))
         }
         .boxed()
+    }
+
+    /// Asks one replica after the other; a second one already beside one that is slow, once.
+    async fn race(&self, span: Span, replicas: &[fs::ReplicaInfo], committed: bool) -> Result<Bytes, Failed> {
+        let mut others = self.in_order(replicas).into_iter();
+        let mut asked = FuturesUnordered::new();
+        let mut failed = Failed::default();
+        let mut hedged = false;
+        loop {
+            if asked.is_empty() {
+                let Some(replica) = others.next() else { return Err(failed) };
+                asked.push(self.ask(replica, span));
+            }
+            let delay = self.hedge().delay();
+            let (replica, took, result) = tokio::select! {
+                biased;
+                Some(answer) = asked.next() => answer,
+                () = tokio::time::sleep(delay), if !hedged && others.len() > 0 => {
+                    hedged = true;
+                    if self.hedge().start()
+                        && let Some(replica) = others.next()
+                    {
+                        Counters::add(&self.counters.hedged_reads, 1);
+                        asked.push(self.ask(replica, span));
+                    }
+                    continue;
+                }
+            };
+            match result {
+                Ok(bytes) => {
+                    let mut hedge = self.hedge();
+                    hedge.learn(took);
+                    // Those that were overtaken; their connections end with them.
+                    for slower in asked.iter_mut().map(|other| other.node) {
+                        hedge.was_slow(slower, Instant::now());
+                    }
+                    return Ok(bytes);
+                }
+                Err(error) => {
+                    tracing::debug!(chunk = span.chunk, node = replica.node, %error, "a replica failed");
+                    Counters::add(&self.counters.retries, 1);
+                    if matches!(error.code, ErrorCode::Timeout | ErrorCode::Unavailable) {
+                        self.hedge().was_slow(replica.node, Instant::now());
+                    }
+                    if committed {
+                        self.report(span.chunk, replica.node, &error);
+                    }
+                    failed.take_in(error);
+                }
+            }
+        }
+    }
+
+    fn ask<'a>(&'a self, replica: &'a fs::ReplicaInfo, span: Span) -> Asked<'a> {
+        let begun = Instant::now();
+        let read = async move {
+            let read = self.pool.read(&replica.address, span.chunk, span.offset, span.length).await;
+            (replica, begun.elapsed(), read)
+        };
+        Asked { node: replica.node, read: read.boxed() }
+    }
+
+    fn hedge(&self) -> MutexGuard<'_, Hedge> {
+        self.hedge.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Replicas damaged in different places are still one good chunk: look for each block by itself.
@@ -116,14 +221,15 @@ impl Reader {
         Ok(whole.freeze())
     }
 
-    /// This host first, then the others that live in random order, then those that may be gone.
+    /// This host first, then the others that live in random order, then those that may be gone or were slow.
     fn in_order<'a>(&self, replicas: &'a [fs::ReplicaInfo]) -> Vec<&'a fs::ReplicaInfo> {
         let mut rng = rand::rng();
+        let (now, hedge) = (Instant::now(), self.hedge());
         let mut ranked: Vec<_> = replicas
             .iter()
             .map(|replica| {
                 let doubtful = match replica.liveness() {
-                    fs::Liveness::Live | fs::Liveness::Unknown => 0,
+                    fs::Liveness::Live | fs::Liveness::Unknown => u8::from(hedge.is_slow(replica.node, now)),
                     fs::Liveness::Suspect => 1,
                     fs::Liveness::Dead => 2,
                 };
