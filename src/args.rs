@@ -121,7 +121,7 @@ pub enum Command {
     Fsck(On<verbs::fsck::Fsck>),
     /// Show the cluster's health (exit code 0 healthy, 1 degraded, 2 data missing or unreachable)
     Status(On<verbs::status::Status>),
-    /// Change the namenode group
+    /// Look after the cluster: change the namenode group, have data verified
     #[command(subcommand)]
     Admin(verbs::admin::Admin),
     /// Mount the cluster on a directory

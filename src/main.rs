@@ -111,6 +111,7 @@ async fn dispatch(cli: Cli) -> u8 {
         Command::Admin(verbs::admin::Admin::TransferLeader(on)) => {
             verb!("admin transfer-leader", on, verbs::admin::transfer_leader)
         }
+        Command::Admin(verbs::admin::Admin::Scrub(on)) => verb!("admin scrub", on, verbs::admin::scrub),
         Command::Mount(on) => {
             let connection = on.connection.merged(&top);
             start_log(connection.log.as_deref(), SERVING);

@@ -71,6 +71,11 @@ impl Cluster {
         self.engine.channel.change_membership(ask).await
     }
 
+    /// Has datanodes read and verify what they hold, soon.
+    pub async fn scrub(&self, ask: control::ScrubRequest) -> Result<control::ScrubReply> {
+        self.engine.channel.scrub(ask).await
+    }
+
     /// A file to read and write; local state only. All `File`s of one inode share it, so a program sees its own
     /// writes through every one of them.
     pub fn open(&self, cred: &fs::Cred, attr: fs::Attr) -> File {

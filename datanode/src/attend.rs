@@ -244,7 +244,8 @@ impl Stream<'_> {
                         return End::Lost(ErrorCode::Timeout.because("the namenode is silent"));
                     }
                     let space = measure(store.clone(), &self.attendance.measuring, MEASURE).await;
-                    self.send(datanode_message::Kind::Heartbeat(Heartbeat { space })).await
+                    let scrub = self.attendance.executor.scrub_info();
+                    self.send(datanode_message::Kind::Heartbeat(Heartbeat { space, scrub })).await
                 }
                 _ = inventory.tick() => self.send_inventory().await,
                 () = store.notices().wait() => self.send_news().await,

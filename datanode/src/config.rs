@@ -8,6 +8,7 @@ use cairn_host::disk::{self, SharedDisk};
 use cairn_proto::{ErrorCode, Result};
 use serde::Deserialize;
 
+use crate::scrub::Plan;
 use crate::settings::Settings;
 use crate::store::StoreConfig;
 
@@ -45,6 +46,10 @@ pub struct Config {
     pub idle_timeout_s: u64,
     /// Copies that run at once.
     pub copies: usize,
+    /// Hours from the beginning of one pass of scrubbing to the next one's; 0: only when it is ordered.
+    pub scrub_period_hours: u64,
+    /// MiB a second that scrubbing reads; a quarter of it from a disk that clients use. 0: no limit.
+    pub scrub_mib_per_second: u64,
     /// The disk that `dirs` are on: the machine's, unless somebody puts another in its place.
     #[serde(skip)]
     pub disk: SharedDisk,
@@ -68,6 +73,8 @@ impl Default for Config {
             handshake_timeout_ms: 10_000,
             idle_timeout_s: 300,
             copies: 4,
+            scrub_period_hours: 14 * 24,
+            scrub_mib_per_second: 32,
             disk: disk::real(),
         }
     }
@@ -103,6 +110,13 @@ impl Config {
             reserve_bytes: self.reserve_bytes,
             capacity_limit: self.capacity_limit,
             disk: self.disk.clone(),
+        }
+    }
+
+    pub(crate) fn scrub(&self) -> Plan {
+        Plan {
+            period: Duration::from_secs(self.scrub_period_hours.saturating_mul(3600)),
+            bytes_per_second: self.scrub_mib_per_second.saturating_mul(1 << 20),
         }
     }
 

@@ -12,7 +12,7 @@ use cairn_proto::limits::MAX_PAYLOAD;
 use cairn_proto::{Error, ErrorCode, Result};
 
 use crate::chain;
-use crate::server::Shared;
+use crate::server::{Guest, Shared};
 use crate::settings::PROTOCOL_VERSION;
 use crate::socket::{self, FrameReader, Patience};
 use crate::store::{Phase, Scratch};
@@ -21,9 +21,10 @@ use crate::store::{Phase, Scratch};
 const LISTED: usize = 1024;
 
 /// Serves a connection until it ends. Its error says why, when that is worth a line in the log.
-pub fn serve(stream: &Arc<TcpStream>, shared: &Arc<Shared>) -> Result<()> {
+pub fn serve(guest: &Guest, shared: &Arc<Shared>) -> Result<()> {
+    let stream = guest.stream();
     let mut reader = FrameReader::new(stream.clone());
-    match converse(&mut reader, shared) {
+    match converse(&mut reader, guest, shared) {
         Ok(()) => Ok(()),
         Err(error) => {
             // Whoever can still read it learns why; garbage gets an answer, too.
@@ -37,7 +38,7 @@ pub fn serve(stream: &Arc<TcpStream>, shared: &Arc<Shared>) -> Result<()> {
     }
 }
 
-fn converse(reader: &mut FrameReader, shared: &Arc<Shared>) -> Result<()> {
+fn converse(reader: &mut FrameReader, guest: &Guest, shared: &Arc<Shared>) -> Result<()> {
     let settings = shared.settings.clone();
     let handshake = Patience { idle: settings.handshake, frame: settings.handshake };
     match next(reader, handshake)? {
@@ -48,7 +49,10 @@ fn converse(reader: &mut FrameReader, shared: &Arc<Shared>) -> Result<()> {
     let patience = Patience { idle: settings.idle, frame: settings.frame };
     let mut scratch = Scratch::default();
     loop {
-        match next(reader, patience)? {
+        guest.is_idle();
+        let request = next(reader, patience)?;
+        guest.is_busy();
+        match request {
             None => return Ok(()),
             Some(request::Kind::Read(read)) => serve_read(reader.stream(), shared, &read, &mut scratch)?,
             Some(request::Kind::Stat(ask)) => serve_stat(reader.stream(), shared, &ask)?,

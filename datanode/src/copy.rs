@@ -1,12 +1,12 @@
 //! Fetching a sealed replica from other datanodes.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use cairn_proto::control::CopyReplica;
-use cairn_proto::limits::{MAX_CHUNK_SIZE, MAX_PAYLOAD};
+use cairn_proto::limits::{BLOCK_SIZE, MAX_CHUNK_SIZE, MAX_PAYLOAD};
 use cairn_proto::{Error, ErrorCode, Result};
 
+use crate::pace::Pace;
 use crate::peer::Peer;
 use crate::settings::Settings;
 use crate::store::{Incoming, Seal, Store};
@@ -16,8 +16,8 @@ const REQUEST: u64 = 8 * MAX_PAYLOAD as u64;
 
 /// Makes this datanode hold what the order asks for. Blocks; `stop` is asked between pieces.
 ///
-/// A source that fails is given up for the next one, which goes on where it stopped: replicas that are
-/// damaged in different places are still one good chunk.
+/// A block that a source has bad is asked of the next one, that block alone: replicas that are damaged in different
+/// places are still one good chunk. A source that cannot be spoken to is given up.
 pub fn copy(
     store: &Store,
     order: &CopyReplica,
@@ -27,53 +27,113 @@ pub fn copy(
     if order.length > MAX_CHUNK_SIZE || !matches!(order.blake3.len(), 0 | 32) {
         return Err(ErrorCode::Malformed.because(format!("copy of chunk {}", order.chunk)));
     }
-    let mut incoming = match store.incoming(order.chunk, order.length, &order.blake3)? {
+    if order.sources.is_empty() {
+        return Err(ErrorCode::Invalid.because(format!("a copy of chunk {} without sources", order.chunk)));
+    }
+    let incoming = match store.incoming(order.chunk, order.length, &order.blake3, order.replace)? {
         Ok(incoming) => incoming,
         Err(seal) => return Ok(seal),
     };
-    let mut pace = Pace::new(order.bytes_per_second);
-    let mut failed: Option<Error> = None;
-    for source in &order.sources {
-        if incoming.missing() == 0 {
-            break;
-        }
-        match pull(store, order.chunk, source, &mut incoming, &mut pace, settings, stop) {
-            Ok(()) => {}
-            // No other source makes the own disk any better.
-            Err(Pull::Own(error)) => return Err(error),
-            Err(Pull::Source(error)) => {
-                tracing::warn!(chunk = order.chunk, source, %error, "copying from this source failed");
-                failed = Some(error);
-            }
-        }
+    let mut assembly = Assembly {
+        chunk: order.chunk,
+        cluster_id: store.cluster_id().unwrap_or_default(),
+        sources: order.sources.iter().map(|address| Source { address, peer: None, lost: false }).collect(),
+        incoming,
+        pace: Pace::new(order.bytes_per_second),
+        settings,
+        stop,
+    };
+    while assembly.incoming.missing() > 0 {
+        assembly.advance()?;
     }
-    if incoming.missing() > 0 {
-        return Err(failed.unwrap_or_else(|| ErrorCode::Invalid.because("a copy without sources")));
-    }
-    incoming.finish(store, &order.blake3)
+    assembly.incoming.finish(store, &order.blake3)
+}
+
+/// A datanode to copy from.
+struct Source<'a> {
+    address: &'a str,
+    peer: Option<Peer>,
+    /// It cannot be spoken to, or has nothing of the chunk.
+    lost: bool,
+}
+
+/// A copy that is being put together.
+struct Assembly<'a> {
+    chunk: u64,
+    cluster_id: String,
+    sources: Vec<Source<'a>>,
+    incoming: Incoming,
+    pace: Pace,
+    settings: &'a Arc<Settings>,
+    stop: &'a dyn Fn() -> bool,
 }
 
 /// Whose fault a failed pull is.
 enum Pull {
     Own(Error),
-    Source(Error),
+    /// The source refused these bytes and may have others.
+    Refused(Error),
+    Lost(Error),
 }
 
-fn pull(
-    store: &Store,
-    chunk: u64,
-    source: &str,
-    incoming: &mut Incoming,
-    pace: &mut Pace,
-    settings: &Arc<Settings>,
-    stop: &dyn Fn() -> bool,
-) -> Result<(), Pull> {
-    let cluster_id = store.cluster_id().unwrap_or_default();
-    let mut peer = Peer::connect(source, &cluster_id, settings).map_err(Pull::Source)?;
-    while incoming.missing() > 0 {
-        let (at, length) = (incoming.held(), incoming.missing().min(REQUEST));
+impl Assembly<'_> {
+    /// Gets some more bytes: a long run from the first source there is, or at least the block at which that run
+    /// stopped from any of them.
+    fn advance(&mut self) -> Result<()> {
+        let run = self.incoming.missing().min(REQUEST);
+        let Some(first) = self.sources.iter().position(|source| !source.lost) else {
+            return Err(ErrorCode::Unavailable.because(format!("chunk {}: no source is left", self.chunk)));
+        };
+        let mut failed = match self.pull(first, run) {
+            Ok(()) => return Ok(()),
+            Err(Pull::Own(error)) => return Err(error),
+            Err(Pull::Lost(_)) if self.sources.iter().any(|source| !source.lost) => return Ok(()),
+            Err(Pull::Lost(error) | Pull::Refused(error)) => error,
+        };
+        // A source checks a whole piece before it sends any of it: of a refused piece, some blocks are good.
+        let piece_end = (self.incoming.held() / MAX_PAYLOAD as u64 + 1) * MAX_PAYLOAD as u64;
+        while self.incoming.missing() > 0 && self.incoming.held() < piece_end {
+            let before = self.incoming.held();
+            for source in 0..self.sources.len() {
+                let rest = BLOCK_SIZE as u64 - self.incoming.held() % BLOCK_SIZE as u64;
+                if self.sources[source].lost {
+                    continue;
+                }
+                match self.pull(source, rest.min(self.incoming.missing())) {
+                    Ok(()) => break,
+                    // No other source makes the own disk any better.
+                    Err(Pull::Own(error)) => return Err(error),
+                    Err(Pull::Refused(error) | Pull::Lost(error)) => failed = error,
+                }
+            }
+            if self.incoming.held() == before {
+                return Err(failed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the next `length` bytes from a source. What came before a failure is kept.
+    fn pull(&mut self, source: usize, length: u64) -> Result<(), Pull> {
+        let Assembly { chunk, cluster_id, sources, incoming, pace, settings, stop } = self;
+        let source = &mut sources[source];
+        // A connection that waited may have been cut to make room for others: that says nothing of the source.
+        source.peer.take_if(|peer| !peer.in_step() || crate::socket::has_hung_up(peer.stream()));
+        let lose = |source: &mut Source<'_>, error: Error| {
+            tracing::warn!(chunk, source = source.address, %error, "copying from this source failed");
+            source.peer = None;
+            source.lost = true;
+            Pull::Lost(error)
+        };
+        if source.peer.is_none() {
+            match Peer::connect(source.address, cluster_id, settings) {
+                Ok(peer) => source.peer = Some(peer),
+                Err(error) => return Err(lose(source, error)),
+            }
+        }
+        let Some(peer) = &mut source.peer else { return Ok(()) };
         let mut own = None;
-        let read = peer.read(chunk, at, length, &mut |bytes| {
+        let read = peer.read(*chunk, incoming.held(), length, &mut |bytes| {
             if stop() {
                 own = Some(ErrorCode::Unavailable.because("the datanode stops"));
                 return Err(ErrorCode::Unavailable.into());
@@ -82,34 +142,15 @@ fn pull(
             incoming.write(bytes).inspect_err(|error| own = Some(error.clone()))
         });
         match (read, own) {
-            (Ok(()), _) => {}
-            (Err(_), Some(own)) => return Err(Pull::Own(own)),
-            (Err(error), None) => return Err(Pull::Source(error)),
+            (Ok(()), _) => Ok(()),
+            (Err(_), Some(own)) => Err(Pull::Own(own)),
+            (Err(error), None) if is_about_bytes(error.code) => Err(Pull::Refused(error)),
+            (Err(error), None) => Err(lose(source, error)),
         }
     }
-    Ok(())
 }
 
-/// A token bucket that holds a tenth of a second.
-pub(crate) struct Pace {
-    bytes_per_second: u64,
-    due: Instant,
-}
-
-impl Pace {
-    pub(crate) fn new(bytes_per_second: u64) -> Pace {
-        Pace { bytes_per_second, due: Instant::now() }
-    }
-
-    /// Waits until `bytes` more may pass; at most a minute for one piece, however low the rate.
-    pub(crate) fn wait(&mut self, bytes: usize) {
-        if self.bytes_per_second == 0 {
-            return;
-        }
-        let now = Instant::now();
-        std::thread::sleep(self.due.saturating_duration_since(now).min(Duration::from_secs(60)));
-        let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
-        let burst = Duration::from_millis(100);
-        self.due = self.due.max(now.checked_sub(burst).unwrap_or(now)) + cost.min(Duration::from_secs(60));
-    }
+/// Whether a refusal concerns the bytes asked for, not the source as a whole.
+fn is_about_bytes(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::Corrupt | ErrorCode::DiskFailed | ErrorCode::PastEnd)
 }

@@ -7,7 +7,7 @@ use cairn_proto::control::{GatherPiece, GatherReplica, GatherSource};
 use cairn_proto::limits::{MAX_CHUNK_SIZE, MAX_PAYLOAD};
 use cairn_proto::{Error, ErrorCode, Result};
 
-use crate::copy::Pace;
+use crate::pace::Pace;
 use crate::peer::Peer;
 use crate::settings::Settings;
 use crate::store::{Incoming, Scratch, Seal, Store};

@@ -12,7 +12,9 @@ mod copy;
 mod gather;
 mod link;
 pub mod orders;
+mod pace;
 mod peer;
+pub mod scrub;
 pub mod server;
 pub mod settings;
 pub mod socket;
@@ -32,6 +34,7 @@ pub use config::Config;
 
 use attend::{Attendance, stopped};
 use orders::{Executor, Fetch};
+use scrub::Scrubber;
 use server::Server;
 use store::Store;
 
@@ -52,8 +55,10 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
     let store = Arc::new(store);
     let server = Server::start(listener, store.clone(), config.settings())?;
     let advertise = config.advertised(server.local_addr());
+    let scrubber = Arc::new(Scrubber::start(store.clone(), config.scrub())?);
     let executor =
-        Executor::new(store.clone(), Arc::new(Fetch(server.shared().settings.clone())), config.copies);
+        Executor::new(store.clone(), Arc::new(Fetch(server.shared().settings.clone())), config.copies)
+            .with_scrubber(&scrubber);
     let attendance = Attendance {
         store: store.clone(),
         node: server.shared().numbered().clone(),
@@ -83,6 +88,7 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
     // A check that panicked has left its replica unchecked, which the close respects.
     let _ = checker.await;
     let closed = tokio::task::spawn_blocking(move || {
+        scrubber.stop();
         server.stop(GRACE);
         store.close();
     });

@@ -22,7 +22,7 @@ pub fn open_links(
 ) -> Result<(Appender, Option<Peer>), Refusal> {
     if open.links.len() >= MAX_REPLICATION as usize {
         let error = ErrorCode::TooLarge.because(format!("a chain of {} links", open.links.len() + 1));
-        return Err(Refusal { error, node: shared.node() });
+        return Err(Refusal { error, node: shared.node(), sent: false });
     }
     let mut peer = None;
     if let Some((next, rest)) = open.links.split_first() {
@@ -34,7 +34,7 @@ pub fn open_links(
     }
     // Meanwhile the links below open theirs.
     let own = shared.store.open_appender(open.chunk, open.length, upstream);
-    let appender = own.map_err(|error| Refusal { error, node: shared.node() })?;
+    let appender = own.map_err(|error| Refusal { error, node: shared.node(), sent: false })?;
     let Some((mut peer, next, after)) = peer else { return Ok((appender, None)) };
     let patience = opening_patience(&shared.settings, after);
     match peer.receive(&mut Vec::new(), &mut |waiting| patience.check(waiting)) {
@@ -54,7 +54,7 @@ fn is_connection(error: &Error) -> bool {
 pub fn broken_link(link: &ChainLink, error: &Error) -> Refusal {
     let error =
         ErrorCode::ChainBroken.because(format!("datanode {} at {}: {error}", link.node, link.address));
-    Refusal { error, node: link.node }
+    Refusal { error, node: link.node, sent: false }
 }
 
 /// The longest any reply of `links` more datanodes may take while a chain is being opened.

@@ -1,17 +1,19 @@
 //! Carrying out what the leader orders.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use cairn_host::work::blocking;
 use cairn_proto::control::{CopyReplica, GatherReplica, Order, OrderDone, order};
+use cairn_proto::fs::ScrubInfo;
 use cairn_proto::{ErrorCode, Result};
 use futures::future::BoxFuture;
 use tokio::sync::Semaphore;
 
 use crate::copy;
 use crate::gather;
+use crate::scrub::Scrubber;
 use crate::settings::Settings;
 use crate::store::{Seal, Store};
 
@@ -84,6 +86,7 @@ struct Inner {
     quick: Semaphore,
     waiting: Semaphore,
     stopping: Arc<AtomicBool>,
+    scrubber: OnceLock<Arc<Scrubber>>,
 }
 
 impl Executor {
@@ -96,8 +99,21 @@ impl Executor {
             quick: Semaphore::new(QUICK),
             waiting: Semaphore::new(WAITING),
             stopping: Arc::default(),
+            scrubber: OnceLock::new(),
         };
         Executor { inner: Arc::new(inner) }
+    }
+
+    /// Has orders to scrub carried out by `scrubber`.
+    pub fn with_scrubber(self, scrubber: &Arc<Scrubber>) -> Executor {
+        // Whoever came first stays: there is one for a datanode.
+        let _ = self.inner.scrubber.set(scrubber.clone());
+        self
+    }
+
+    /// How far scrubbing is; nothing where nobody scrubs.
+    pub fn scrub_info(&self) -> Option<ScrubInfo> {
+        self.inner.scrubber.get().map(|scrubber| scrubber.info())
     }
 
     /// Ends copies that are under way.
@@ -153,6 +169,13 @@ impl Inner {
             }
             // The attendance sends the pages itself: they must keep their place in the stream.
             order::Kind::Inventory(_) => Ok(None),
+            order::Kind::Scrub(scrub) => match self.scrubber.get() {
+                Some(scrubber) => {
+                    scrubber.ask_for(&scrub.chunks);
+                    Ok(None)
+                }
+                None => Err(ErrorCode::NotSupported.because("this datanode does not scrub")),
+            },
         }
     }
 }

@@ -17,6 +17,7 @@ pub struct Peer {
     reader: FrameReader,
     settings: Arc<Settings>,
     greeted: bool,
+    in_step: bool,
 }
 
 /// A refusal by the other side, with the link it names.
@@ -26,11 +27,13 @@ pub struct Refusal {
     pub error: Error,
     /// The node that refused; 0 if not said.
     pub node: u32,
+    /// It came as a frame: the connection stands at the start of the next one.
+    pub sent: bool,
 }
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Refusal {
-        Refusal { error, node: 0 }
+        Refusal { error, node: 0, sent: false }
     }
 }
 
@@ -46,6 +49,7 @@ impl Peer {
             stream,
             settings: settings.clone(),
             greeted: false,
+            in_step: true,
         };
         peer.send(request::Kind::Hello(hello))?;
         Ok(peer)
@@ -81,7 +85,7 @@ impl Peer {
                 }
                 Some(response::Kind::Failure(failure)) => {
                     let error = failure.error.map_or_else(|| ErrorCode::Malformed.into(), Error::from);
-                    return Err(Refusal { error, node: failure.node });
+                    return Err(Refusal { error, node: failure.node, sent: self.greeted });
                 }
                 Some(kind) if self.greeted => return Ok(Some((kind, length))),
                 _ => return Err(ErrorCode::Malformed.because("unexpected reply").into()),
@@ -89,12 +93,18 @@ impl Peer {
         }
     }
 
+    /// Whether another range can be asked for on this connection.
+    pub fn in_step(&self) -> bool {
+        self.in_step
+    }
+
     /// Whether the next reply can be read without waiting.
     pub fn has_reply(&self) -> bool {
         self.reader.has_frame()
     }
 
-    /// Reads a range of a chunk, in order, and hands each verified piece to `take`.
+    /// Reads a range of a chunk, in order, and hands each verified piece to `take`. After a refusal that the peer sent
+    /// as a frame it can be asked for the next range; after any other error it cannot ([`Peer::in_step`]).
     pub fn read(
         &mut self,
         chunk: u64,
@@ -102,13 +112,18 @@ impl Peer {
         length: u64,
         take: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
+        self.in_step = false;
         self.send(request::Kind::Read(Read { chunk, offset, length }))?;
         let patience = Patience { idle: self.settings.read_stall, frame: self.settings.read_stall };
         let mut payload = Vec::with_capacity(MAX_PAYLOAD);
         let (mut at, end) = (offset, offset + length);
         loop {
             let reply = self.receive(&mut payload, &mut |waiting| patience.check(waiting));
-            let Some((kind, size)) = reply.map_err(|refusal| refusal.error)? else {
+            let Some((kind, size)) = reply.map_err(|refusal| {
+                self.in_step = refusal.sent;
+                refusal.error
+            })?
+            else {
                 return Err(ErrorCode::Unavailable.because("connection: closed within a read"));
             };
             let response::Kind::Data(data) = kind else {
@@ -124,7 +139,10 @@ impl Peer {
             take(bytes)?;
             at += size as u64;
             match (data.last, at == end) {
-                (true, true) => return Ok(()),
+                (true, true) => {
+                    self.in_step = true;
+                    return Ok(());
+                }
                 (false, false) if size > 0 => {}
                 _ => return Err(ErrorCode::Malformed.because("a read was answered with another length")),
             }

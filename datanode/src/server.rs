@@ -16,6 +16,8 @@ use crate::settings::Settings;
 use crate::socket;
 use crate::store::{Store, locked};
 
+/// How long a connection that waits for its next request is not cut in favour of a new one.
+const SPARED: Duration = Duration::from_secs(5);
 /// Stack of a connection's thread: nothing in it recurses, and its buffers are on the heap.
 const STACK: usize = 256 << 10;
 
@@ -28,8 +30,49 @@ pub struct Shared {
     node: Arc<AtomicU32>,
     stopping: AtomicBool,
     next: AtomicU64,
-    connections: Mutex<HashMap<u64, Arc<TcpStream>>>,
+    connections: Mutex<HashMap<u64, Arc<Guest>>>,
     ended: Condvar,
+}
+
+/// A connection, as far as it matters for who has to go when there are too many.
+pub struct Guest {
+    stream: Arc<TcpStream>,
+    ease: Mutex<Ease>,
+}
+
+#[derive(Clone, Copy)]
+enum Ease {
+    /// It has not said hello since it came.
+    Stranger(Instant),
+    /// It waits for its next request; its client makes another connection when it needs one.
+    Idle(Instant),
+    Busy,
+}
+
+impl Guest {
+    /// The socket.
+    pub fn stream(&self) -> &Arc<TcpStream> {
+        &self.stream
+    }
+
+    /// It said hello, and waits for its next request from now on.
+    pub fn is_idle(&self) {
+        *locked(&self.ease) = Ease::Idle(Instant::now());
+    }
+
+    /// It is being served.
+    pub fn is_busy(&self) {
+        *locked(&self.ease) = Ease::Busy;
+    }
+
+    /// Who goes first: strangers before guests, those that wait longest before others. `None`: it stays.
+    fn rank(&self) -> Option<(bool, Instant)> {
+        match *locked(&self.ease) {
+            Ease::Stranger(since) => Some((false, since)),
+            Ease::Idle(since) if since.elapsed() >= SPARED => Some((true, since)),
+            Ease::Idle(_) | Ease::Busy => None,
+        }
+    }
 }
 
 /// A running data plane. Dropping it cuts every connection.
@@ -129,8 +172,8 @@ impl Server {
     }
 
     fn shut_connections(&self, how: Shutdown) {
-        for stream in locked(&self.shared.connections).values() {
-            let _ = stream.shutdown(how);
+        for guest in locked(&self.shared.connections).values() {
+            let _ = guest.stream.shutdown(how);
         }
     }
 
@@ -177,23 +220,24 @@ fn admit(stream: TcpStream, from: SocketAddr, shared: &Arc<Shared>) {
         return;
     }
     let stream = Arc::new(stream);
+    let guest = Arc::new(Guest { stream: stream.clone(), ease: Mutex::new(Ease::Stranger(Instant::now())) });
     let id = shared.next.fetch_add(1, Ordering::Relaxed);
     {
         let mut connections = locked(&shared.connections);
-        if connections.len() >= settings.max_connections {
+        if connections.len() >= settings.max_connections && !make_room(&mut connections) {
             drop(connections);
             tracing::warn!(%from, limit = settings.max_connections, "too many connections");
             let full = shared.failure(ErrorCode::Unavailable.because("too many connections"), shared.node());
             let _ = socket::write_message(&stream, &full, Duration::ZERO);
             return;
         }
-        connections.insert(id, stream.clone());
+        connections.insert(id, guest.clone());
     }
     let with = shared.clone();
     let name = format!("data {from}");
     let spawned = Builder::new().name(name).stack_size(STACK).spawn(move || {
         let _registered = Registered { shared: with.clone(), id };
-        if let Err(error) = connection::serve(&stream, &with) {
+        if let Err(error) = connection::serve(&guest, &with) {
             tracing::info!(%from, %error, "connection ended");
         }
     });
@@ -201,6 +245,17 @@ fn admit(stream: TcpStream, from: SocketAddr, shared: &Arc<Shared>) {
         tracing::warn!(%from, %error, "no thread for a connection");
         locked(&shared.connections).remove(&id);
     }
+}
+
+/// Cuts the connection that can best be done without; false when all are needed.
+fn make_room(connections: &mut HashMap<u64, Arc<Guest>>) -> bool {
+    let ranked = connections.iter().filter_map(|(id, guest)| Some((guest.rank()?, *id)));
+    let Some((_, id)) = ranked.min() else { return false };
+    if let Some(guest) = connections.remove(&id) {
+        tracing::debug!("a connection is cut to make room for another");
+        let _ = guest.stream.shutdown(Shutdown::Both);
+    }
+    true
 }
 
 /// Takes a connection off the list when its thread ends, however it does.

@@ -29,6 +29,8 @@ pub struct Config {
     pub default_replication: u32,
     /// Bytes of a chunk, for a cluster that is being formed.
     pub chunk_size: u64,
+    /// Connections at once, of clients, datanodes and namenodes; strangers make room for them.
+    pub max_connections: usize,
     /// Memory for the store's cache, in bytes.
     pub cache_bytes: usize,
     /// Shortest and longest silence of the leader before another one is elected, in milliseconds.
@@ -83,6 +85,7 @@ impl Default for Config {
             peers: Vec::new(),
             default_replication: REPLICATION,
             chunk_size: CHUNK_SIZE,
+            max_connections: 4096,
             cache_bytes: 256 << 20,
             election_timeout_ms: (150, 300),
             heartbeat_ms: 50,
@@ -149,6 +152,9 @@ impl Config {
         }
         if self.suspect_after_ms == 0 || self.dead_after_ms < self.suspect_after_ms {
             return bad("dead_after_ms: must be at least suspect_after_ms, and that more than 0".into());
+        }
+        if self.max_connections < 16 {
+            return bad("max_connections: must be at least 16".into());
         }
         if self.session_lease_ms < 1_000 {
             return bad("session_lease_ms: must be at least 1000".into());

@@ -9,6 +9,7 @@ mod blocking;
 mod channel;
 mod config;
 mod converse;
+mod door;
 mod edge;
 mod fatal;
 mod formation;

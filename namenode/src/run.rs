@@ -1,22 +1,19 @@
 //! From options to a serving namenode, and back down.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use cairn_host::disk::{self, DiskLock};
-use cairn_host::net::{Listener, Network, Stream};
+use cairn_host::net::{Listener, Network};
 use cairn_proto::control::namenode_server::NamenodeServer;
 use cairn_proto::control::raft_server::RaftServer;
 use cairn_proto::limits::MAX_MESSAGE;
 use cairn_proto::{Error, ErrorCode};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tonic::transport::Server;
-use tonic::transport::server::Connected;
 
 use crate::config::Config;
+use crate::door::Door;
 use crate::fatal::Alarm;
 use crate::formation;
 use crate::identity::{Identity, Phase};
@@ -41,6 +38,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), 
 
 /// As [`run`], with options that [`Config::checked`] would refuse: for who knows what they are good for.
 pub async fn run_checked(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), Error> {
+    raise_descriptor_limit();
     let _lock = take_directory(&config)?;
     let listener = config.host.network.bind(config.listen).await.map_err(|error| {
         ErrorCode::Unavailable.because(format!("listening on {}: {error}", config.listen))
@@ -51,7 +49,13 @@ pub async fn run_checked(config: Config, shutdown: watch::Receiver<bool>) -> Res
     }
     let alarm = Alarm::default();
     let (closing, closed) = watch::channel(false);
-    let mut server = tokio::spawn(serve(seat.clone(), config.host.network.clone(), listener, closed));
+    let mut server = tokio::spawn(serve(
+        seat.clone(),
+        config.host.network.clone(),
+        listener,
+        config.max_connections,
+        closed,
+    ));
     let stopped = stop_asked(shutdown);
     tokio::pin!(stopped);
 
@@ -79,6 +83,19 @@ pub async fn run_checked(config: Config, shutdown: watch::Receiver<bool>) -> Res
         server.abort();
     }
     result
+}
+
+/// A connection takes a descriptor; the soft limit of many systems is low.
+fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid rlimit for both calls, which read or write nothing else. That it cannot be raised is
+    // no reason not to run.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && limit.rlim_cur < limit.rlim_max {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
+    }
 }
 
 fn take_directory(config: &Config) -> Result<Box<dyn DiskLock>, Error> {
@@ -113,6 +130,7 @@ async fn serve(
     seat: Arc<Seat>,
     network: Arc<dyn Network>,
     listener: Box<dyn Listener>,
+    connections: usize,
     mut closed: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
     let namenode = NamenodeServer::new(NamenodeService::new(seat.clone(), network, closed.clone()))
@@ -129,7 +147,7 @@ async fn serve(
         .initial_connection_window_size(8 << 20)
         .add_service(namenode)
         .add_service(raft)
-        .serve_with_incoming_shutdown(Incoming(listener), async move {
+        .serve_with_incoming_shutdown(Door::new(listener, connections), async move {
             // Nobody left who could close counts as closing.
             let _ = closed.wait_for(|&closed| closed).await;
         })
@@ -143,64 +161,4 @@ fn server_error(ended: Result<Result<(), tonic::transport::Error>, tokio::task::
         Err(error) => error.to_string(),
     };
     ErrorCode::Io.because(format!("the server failed: {what}"))
-}
-
-/// Connections as the server takes them in.
-struct Incoming(Box<dyn Listener>);
-
-impl futures::Stream for Incoming {
-    type Item = std::io::Result<Accepted>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_accept(cx).map(|accepted| Some(accepted.map(Accepted)))
-    }
-}
-
-/// A connection whose peer nobody asks for.
-struct Accepted(Stream);
-
-impl Connected for Accepted {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) {}
-}
-
-impl AsyncRead for Accepted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, into)
-    }
-}
-
-impl AsyncWrite for Accepted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        parts: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
 }

@@ -9,7 +9,7 @@ use cairn_proto::control::membership_request::Action;
 use cairn_proto::control::namenode_server::Namenode;
 use cairn_proto::control::{
     BadReplica, BadReplicaReply, CallBatch, DatanodeMessage, MembershipReply, MembershipRequest,
-    NamenodeMessage, ReplyBatch, WhoLeadsReply, WhoLeadsRequest, namenode_message,
+    NamenodeMessage, ReplyBatch, ScrubReply, ScrubRequest, WhoLeadsReply, WhoLeadsRequest, namenode_message,
 };
 use cairn_proto::{Error, ErrorCode};
 use tokio::sync::{mpsc, watch};
@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::channel;
 use crate::converse::converse;
+use crate::door::Pass;
 use crate::member::Member;
 use crate::seat::Seat;
 
@@ -42,6 +43,13 @@ impl NamenodeService {
         closing: watch::Receiver<bool>,
     ) -> NamenodeService {
         NamenodeService { seat, network, closing }
+    }
+
+    /// Whoever calls is no stranger.
+    fn know<T>(request: &Request<T>) {
+        if let Some(pass) = request.extensions().get::<Pass>() {
+            pass.trust();
+        }
     }
 
     /// Runs a stream's handler until it ends or the namenode stops.
@@ -117,6 +125,7 @@ impl Namenode for NamenodeService {
         &self,
         request: Request<Streaming<CallBatch>>,
     ) -> Result<Response<Self::ConverseStream>, Status> {
+        NamenodeService::know(&request);
         let (outgoing, receiver) = mpsc::channel(OUTGOING);
         self.spawn(converse(self.seat.clone(), request.into_inner(), outgoing));
         Ok(Response::new(ReceiverStream::new(receiver)))
@@ -126,6 +135,7 @@ impl Namenode for NamenodeService {
         &self,
         request: Request<Streaming<DatanodeMessage>>,
     ) -> Result<Response<Self::AttendStream>, Status> {
+        NamenodeService::know(&request);
         let (outgoing, receiver) = mpsc::channel(OUTGOING);
         match self.leader() {
             Ok(member) => {
@@ -163,6 +173,18 @@ impl Namenode for NamenodeService {
             let leader_address = self.seat.who_leads().leader_address;
             MembershipReply { error: Some(error.into()), leader_address, ..MembershipReply::default() }
         });
+        Ok(Response::new(reply))
+    }
+
+    async fn scrub(&self, request: Request<ScrubRequest>) -> Result<Response<ScrubReply>, Status> {
+        let told = self.leader().and_then(|member| member.datanodes.scrub(request.get_ref()));
+        let reply = match told {
+            Ok(datanodes) => ScrubReply { datanodes, ..ScrubReply::default() },
+            Err(error) => {
+                let leader_address = self.seat.who_leads().leader_address;
+                ScrubReply { error: Some(error.into()), leader_address, datanodes: 0 }
+            }
+        };
         Ok(Response::new(reply))
     }
 }

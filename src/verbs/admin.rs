@@ -1,5 +1,6 @@
-//! `cairn admin`: the namenode group.
+//! `cairn admin`: the namenode group, and verifying data.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
@@ -9,6 +10,8 @@ use control::membership_request::Action;
 
 use crate::args::On;
 use crate::client::Client;
+use crate::exit::PathError;
+use crate::paths::ClusterPath;
 
 /// Commands of `cairn admin`.
 #[derive(Subcommand)]
@@ -17,6 +20,37 @@ pub enum Admin {
     RemoveNamenode(On<Namenode>),
     /// Let another namenode lead
     TransferLeader(On<Namenode>),
+    /// Have datanodes read and verify what they hold, now (`cairn status` shows how far they are)
+    Scrub(On<Scrub>),
+}
+
+/// What to verify; everything if nothing is named.
+#[derive(Args)]
+pub struct Scrub {
+    /// Files whose chunks are verified, on every datanode that has them
+    #[arg(value_name = "PATH", conflicts_with = "datanode")]
+    paths: Vec<ClusterPath>,
+    /// Everything on one datanode, by its number in `cairn status`
+    #[arg(long, value_name = "NODE")]
+    datanode: Option<u32>,
+}
+
+/// Has datanodes verify what they hold.
+pub async fn scrub(client: Arc<Client>, args: Scrub) -> Result<()> {
+    let mut chunks = BTreeSet::new();
+    for path in &args.paths {
+        let layout = client.cluster.layout(&client.cred, path.node(), true, 0, u64::MAX).await;
+        let layout = layout.map_err(PathError::remote(path))?;
+        chunks.extend(layout.chunks.iter().map(|chunk| chunk.chunk));
+    }
+    if !args.paths.is_empty() && chunks.is_empty() {
+        // No chunk named would mean all of them.
+        return Ok(());
+    }
+    let chunks = chunks.into_iter().collect();
+    let ask = control::ScrubRequest { node: args.datanode.unwrap_or(0), chunks };
+    client.cluster.scrub(ask).await.map_err(|error| anyhow!("{error}"))?;
+    Ok(())
 }
 
 /// A namenode by its number.

@@ -68,6 +68,9 @@ pub fn judge(status: &fs::ClusterStatus) -> Verdict {
     if failed_dirs > 0 {
         degraded.push(format!("{} failed", counted(failed_dirs, "data directory").replace("ys", "ies")));
     }
+    for node in status.datanodes.iter().filter(|node| !node.rival.is_empty()) {
+        degraded.push(format!("the identity of datanode {} is claimed from {} too", node.node, node.rival));
+    }
     let down = status.namenodes.iter().filter(|node| !node.reachable && !node.leader).count() as u64;
     if down > 0 {
         degraded.push(format!("{} unreachable", counted(down, "namenode")));
@@ -137,6 +140,7 @@ pub fn render(status: &fs::ClusterStatus) -> String {
     ));
     text.push_str(&format!("repair {}\n", repair_line(&repair)));
     text.push_str(&format!("garbage {}\n", compaction_line(&status.compaction.unwrap_or_default())));
+    text.push_str(&format!("scrub {}\n", scrub_line(status)));
     text
 }
 
@@ -183,6 +187,48 @@ pub fn repair_line(repair: &fs::RepairInfo) -> String {
         line.push_str(&format!(", about {} to go", output::span(seconds.saturating_mul(1000))));
     }
     line
+}
+
+/// Scrubbing over all datanodes in one line: how far it is, since when everything is known to be good, what it found.
+fn scrub_line(status: &fs::ClusterStatus) -> String {
+    let all = || status.datanodes.iter().filter(|node| node.liveness() != Liveness::Dead);
+    let told: Vec<fs::ScrubInfo> = all().filter_map(|node| node.scrub).collect();
+    if told.is_empty() {
+        return "not known yet".into();
+    }
+    let sum = |count: fn(&fs::ScrubInfo) -> u64| told.iter().map(count).sum::<u64>();
+    let (left, verified) =
+        (sum(|scrub| scrub.left), sum(|scrub| if scrub.left > 0 { scrub.verified } else { 0 }));
+    let mut line = if left > 0 {
+        format!("{verified} of {} verified", counted(left + verified, "replica"))
+    } else if told.iter().all(|scrub| !scrub.enabled) {
+        "only when ordered".into()
+    } else {
+        "idle".to_string()
+    };
+    let oldest = told.iter().map(|scrub| scrub.full_pass_ns).min().unwrap_or(0);
+    if oldest == 0 || told.len() < all().count() {
+        line.push_str("; not every datanode has done a full pass");
+    } else {
+        line.push_str(&format!("; last full pass {}", output::local_time(oldest, false)));
+    }
+    let found = sum(|scrub| scrub.found);
+    if found > 0 {
+        line.push_str(&format!(
+            "; {} found, {} mended",
+            counted(found, "bad replica"),
+            sum(|scrub| scrub.mended)
+        ));
+    }
+    line
+}
+
+fn scrub_json(scrub: &fs::ScrubInfo) -> Value {
+    json!({
+        "enabled": scrub.enabled, "verified": scrub.verified, "left": scrub.left,
+        "pass_began_ns": scrub.pass_began_ns, "full_pass_ns": scrub.full_pass_ns,
+        "next_pass_ns": scrub.next_pass_ns, "found": scrub.found, "mended": scrub.mended,
+    })
 }
 
 fn namenodes(status: &fs::ClusterStatus) -> String {
@@ -264,6 +310,8 @@ pub fn as_json(status: &fs::ClusterStatus) -> Value {
                 "decommissioning": node.admin() == fs::AdminState::Decommissioning,
                 "capacity": node.capacity, "available": node.available, "used": node.used,
                 "replicas": node.replicas, "last_heard_ms": node.last_heard_ms, "failed_dirs": node.failed_dirs,
+                "scrub": node.scrub.as_ref().map(scrub_json),
+                "rival": Some(&node.rival).filter(|rival| !rival.is_empty()),
             })
         })
         .collect();
@@ -336,6 +384,23 @@ mod tests {
         status.repair = Some(fs::RepairInfo { missing: 1, ..Default::default() });
         assert_eq!(judge(&status).health, Health::Missing);
         assert_eq!(judge(&status).health.exit_code(), 2);
+    }
+
+    #[test]
+    fn scrubbing_is_summed_over_the_datanodes() {
+        let mut status = cluster();
+        assert!(render(&status).contains("scrub not known yet"));
+        let done = fs::ScrubInfo { enabled: true, full_pass_ns: 1, verified: 9, ..Default::default() };
+        status.datanodes.iter_mut().for_each(|node| node.scrub = Some(done));
+        assert!(render(&status).contains("scrub idle; last full pass"));
+        let scrub = status.datanodes[0].scrub.as_mut().unwrap();
+        (scrub.verified, scrub.left, scrub.found, scrub.full_pass_ns) = (3, 4, 1, 0);
+        let text = render(&status);
+        assert!(text.contains("3 of 7 replicas verified"), "{text}");
+        assert!(
+            text.contains("not every datanode") && text.contains("1 bad replica found, 0 mended"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -172,13 +172,19 @@ impl Cluster {
             .into()
     }
 
+    /// The process of a node.
+    #[track_caller]
+    pub fn pid(&self, name: &str) -> u32 {
+        let shown: Value = serde_json::from_str(&self.cluster_verb(&["status", "--json"])).expect("JSON");
+        let nodes = shown["nodes"].as_array().expect("nodes");
+        let pid = nodes.iter().find(|node| node["name"] == name).and_then(|node| node["pid"].as_u64());
+        pid.unwrap_or_else(|| panic!("no {name} in {nodes:?}")) as u32
+    }
+
     /// Most memory that a process of the cluster has had, in bytes: `VmHWM` of its status.
     #[track_caller]
     pub fn peak_memory(&self, name: &str) -> u64 {
-        let shown: Value = serde_json::from_str(&self.cluster_verb(&["status", "--json"])).expect("JSON");
-        let nodes = shown["nodes"].as_array().expect("nodes");
-        let pid = nodes.iter().find(|node| node["name"] == name).map(|node| &node["pid"]);
-        let pid = pid.unwrap_or_else(|| panic!("no {name} in {nodes:?}"));
+        let pid = self.pid(name);
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a running process");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
         let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse().expect("a number");

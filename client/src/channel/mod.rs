@@ -222,6 +222,34 @@ impl Channel {
         &self,
         ask: control::MembershipRequest,
     ) -> Result<control::MembershipReply> {
+        let ask = &ask;
+        self.ask_leader(
+            |mut stub| async move { stub.change_membership(ask.clone()).await },
+            |reply| Some((reply.error.clone()?, reply.leader_address.clone())),
+        )
+        .await
+    }
+
+    /// Has the leader order datanodes to verify what they hold.
+    pub(crate) async fn scrub(&self, ask: control::ScrubRequest) -> Result<control::ScrubReply> {
+        let ask = &ask;
+        self.ask_leader(
+            |mut stub| async move { stub.scrub(ask.clone()).await },
+            |reply| Some((reply.error.clone()?, reply.leader_address.clone())),
+        )
+        .await
+    }
+
+    /// One call outside of the conversation, to whoever leads. `refusal` finds the error in a reply, and where it
+    /// says the leader is.
+    async fn ask_leader<R, F>(
+        &self,
+        ask: impl Fn(namenodes::Stub) -> F,
+        refusal: impl Fn(&R) -> Option<(fs::Error, String)>,
+    ) -> Result<R>
+    where
+        F: Future<Output = std::result::Result<tonic::Response<R>, tonic::Status>>,
+    {
         let limit = self.shared.config.operation_timeout;
         let deadline = Instant::now() + limit;
         let namenodes = &self.shared.namenodes;
@@ -233,15 +261,16 @@ impl Channel {
                 target = reply.map(|reply| reply.leader_address).filter(|address| !address.is_empty());
             }
             if let Some(address) = target.take() {
-                let mut stub = namenodes.stub(&address)?;
-                match timeout_at(deadline, stub.change_membership(ask.clone())).await {
+                let stub = namenodes.stub(&address)?;
+                match timeout_at(deadline, ask(stub)).await {
                     Ok(Ok(reply)) => {
                         let reply = reply.into_inner();
-                        let Some(error) = reply.error.clone().map(Error::from) else { return Ok(reply) };
+                        let Some((error, leader)) = refusal(&reply) else { return Ok(reply) };
+                        let error = Error::from(error);
                         if !matches!(error.code, ErrorCode::NotLeader | ErrorCode::NoLeader) {
                             return Err(error);
                         }
-                        target = Some(reply.leader_address).filter(|address| !address.is_empty());
+                        target = Some(leader).filter(|address| !address.is_empty());
                     }
                     Ok(Err(status)) => namenodes.note(format!("{address}: {}", status_text(&status))),
                     Err(_) => break,

@@ -9,7 +9,8 @@ use cairn_metadata::store::{Durability, Store};
 use cairn_proto::control::namenode_server::{Namenode, NamenodeServer};
 use cairn_proto::control::{
     BadReplica, BadReplicaReply, Call, CallBatch, DatanodeMessage, MembershipReply, MembershipRequest,
-    NamenodeMessage, Reply, ReplyBatch, WhoLeadsReply, WhoLeadsRequest, call, reply,
+    NamenodeMessage, Reply, ReplyBatch, ScrubReply, ScrubRequest, WhoLeadsReply, WhoLeadsRequest, call,
+    reply,
 };
 use cairn_proto::{ErrorCode, fs};
 use futures::Stream;
@@ -291,6 +292,10 @@ impl Namenode for Server {
         &self,
         _: Request<MembershipRequest>,
     ) -> Result<Response<MembershipReply>, Status> {
+        Err(Status::unimplemented("test"))
+    }
+
+    async fn scrub(&self, _: Request<ScrubRequest>) -> Result<Response<ScrubReply>, Status> {
         Err(Status::unimplemented("test"))
     }
 }

@@ -60,6 +60,7 @@ pub struct Directory {
     room: AtomicI64,
     fenced: AtomicBool,
     open: Mutex<VecDeque<Weak<Replica>>>,
+    activity: AtomicU64,
     /// Holds the lock for as long as the directory is in use.
     _lock: Box<dyn DiskLock>,
     #[cfg(test)]
@@ -96,6 +97,7 @@ impl Directory {
             room: AtomicI64::new(0),
             fenced: AtomicBool::new(false),
             open: Mutex::new(VecDeque::new()),
+            activity: AtomicU64::new(0),
             _lock: lock,
             #[cfg(test)]
             faults: Faults::default(),
@@ -175,6 +177,16 @@ impl Directory {
         if let Some(replica) = oldest.and_then(|oldest| oldest.upgrade()) {
             replica.close_files();
         }
+    }
+
+    /// A client or another datanode reads or writes here: background work yields.
+    pub fn used_by_client(&self) {
+        self.activity.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A number that grows whenever somebody else than background work uses it.
+    pub fn activity(&self) -> u64 {
+        self.activity.load(Ordering::Relaxed)
     }
 
     /// Bytes of its replicas.

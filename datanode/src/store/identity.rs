@@ -1,7 +1,8 @@
 //! Whose a data directory is: the `VERSION` file, the lock, and the mark of a clean stop.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cairn_host::disk::{self, Access, Disk, DiskLock};
 use cairn_proto::{Error, ErrorCode, Result};
@@ -21,6 +22,9 @@ pub struct Identity {
     pub datanode: String,
     /// This directory.
     pub directory: String,
+    /// All directories of the datanode at its last start, by id, with the path of each. Empty in older files.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub siblings: BTreeMap<String, PathBuf>,
 }
 
 /// Makes the directory if need be and locks it against other processes.

@@ -86,17 +86,17 @@ impl Incoming {
         dir.sync_file(&*self.data)?;
         let content = encode_file(chunk, self.length, &self.crcs, Some(&seal));
         let _claim = store.claim(chunk)?;
-        store.retire(chunk)?;
-        // Data first: a data file without checksums is removed by a start, the other way round it would be
-        // taken for damage.
+        // Over what may be there, which is not removed first: its good blocks are good in the new file, too, so a
+        // stop between the two renames loses none. Data first: a data file without checksums is removed by a start,
+        // the other way round it would be taken for damage.
         if let Some(path) = &self.path {
             dir.rename(path, &dir.data_path(chunk))?;
         }
         self.path = None;
         dir.replace(&dir.sums_path(chunk), &content)?;
         dir.gained(self.length);
-        let state = State::Sealed(Sealed { seal, files: None });
-        store.enlist(Arc::new(Replica::new(chunk, dir, state, seal.length)));
+        let state = State::Sealed(Sealed::whole(seal));
+        store.supersede(Arc::new(Replica::new(chunk, dir, state, seal.length)))?;
         Ok(seal)
     }
 }

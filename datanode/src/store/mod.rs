@@ -2,6 +2,8 @@
 //!
 //! Everything here blocks: callers are threads of the data plane, or tasks' blocking threads.
 
+#[cfg(test)]
+mod damage_tests;
 mod directory;
 pub mod format;
 mod identity;
@@ -14,12 +16,14 @@ mod replica;
 mod seal;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use cairn_host::disk::{self, SharedDisk};
 use cairn_proto::control::{DiskSpace, Inventory, ReplicaReport};
 use cairn_proto::{Error, ErrorCode, Result};
@@ -35,6 +39,8 @@ use directory::Ledger;
 use identity::Identity;
 use replica::{OpenLog, State};
 
+/// The file in which it is kept how far scrubbing is.
+const SCRUB: &str = "SCRUB";
 /// How long an operation waits for another one on the same chunk.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a chain that takes over waits for the old one to let go.
@@ -186,6 +192,10 @@ impl Store {
         let _claim = self.claim(chunk)?;
         let replica = self.get(chunk)?;
         self.check_claimed(&replica)?;
+        // A seal made earlier proves nothing against what was read since.
+        if replica.phase() == Phase::Sealed && self.notices.is_bad(chunk) {
+            return Err(ErrorCode::Corrupt.because(format!("chunk {chunk}: found bad since it was sealed")));
+        }
         replica.seal(length).inspect_err(|error| {
             if matches!(error.code, ErrorCode::Corrupt | ErrorCode::DiskFailed) {
                 self.notices.bad(chunk, &error.to_string());
@@ -199,13 +209,21 @@ impl Store {
         self.retire(chunk)
     }
 
-    /// Starts to take in a copy of a sealed chunk. `None` if it is here already, whole.
-    pub fn incoming(&self, chunk: u64, length: u64, blake3: &[u8]) -> Result<Result<Incoming, Seal>> {
-        if let Ok(replica) = self.get(chunk)
+    /// Starts to take in a copy of a sealed chunk; the seal if it is here already, whole. `replace`: what is here is
+    /// bad, however it looks.
+    pub fn incoming(
+        &self,
+        chunk: u64,
+        length: u64,
+        blake3: &[u8],
+        replace: bool,
+    ) -> Result<Result<Incoming, Seal>> {
+        if !replace
+            && let Ok(replica) = self.get(chunk)
             && let Some(seal) = replica.seal_record()
             && seal.length == length
             && (blake3.is_empty() || *blake3 == seal.blake3)
-            && !self.notices.all_bad().contains_key(&chunk)
+            && !self.notices.is_bad(chunk)
         {
             return Ok(Err(seal));
         }
@@ -228,6 +246,26 @@ impl Store {
         }
         dir.remove(&dir.sums_path(chunk))?;
         dir.remove(&dir.data_path(chunk))
+    }
+
+    /// Puts a replica in the index whose files are in place. What was there of the chunk before is gone with its
+    /// files; those in another directory are removed.
+    pub(crate) fn supersede(&self, replica: Arc<Replica>) -> Result<()> {
+        let (chunk, dir) = (replica.chunk(), replica.dir().clone());
+        let old = write_locked(&self.replicas).insert(chunk, replica);
+        self.notices.forget(chunk);
+        let Some(old) = old else { return Ok(()) };
+        let old_dir = old.dir().clone();
+        {
+            let mut state = old.lock();
+            old_dir.lost(old.length().min(old_dir.used()));
+            old.enter(&mut state, State::Gone);
+        }
+        if Arc::ptr_eq(&dir, &old_dir) || old_dir.is_fenced() {
+            return Ok(());
+        }
+        old_dir.remove(&old_dir.sums_path(chunk))?;
+        old_dir.remove(&old_dir.data_path(chunk))
     }
 
     pub(crate) fn enlist(&self, replica: Arc<Replica>) {
@@ -280,6 +318,27 @@ impl Store {
         }
     }
 
+    /// The sealed replica with the least chunk from `first` on, on disks that work.
+    pub fn sealed_from(&self, first: u64) -> Option<Arc<Replica>> {
+        let replicas = read_locked(&self.replicas);
+        let sealed = |replica: &&Arc<Replica>| replica.phase() == Phase::Sealed && !replica.dir().is_fenced();
+        replicas.range(first..).map(|(_, replica)| replica).find(sealed).cloned()
+    }
+
+    /// What [`Store::save_scrub`] kept, if it can be read.
+    pub fn load_scrub(&self) -> Option<Vec<u8>> {
+        let dir = self.dirs.iter().find(|dir| !dir.is_fenced())?;
+        disk::read(dir.disk(), &dir.path().join(SCRUB)).ok()
+    }
+
+    /// Keeps how far scrubbing is, in the first directory that works.
+    pub fn save_scrub(&self, text: &[u8]) -> Result<()> {
+        let Some(dir) = self.dirs.iter().find(|dir| !dir.is_fenced()) else {
+            return Err(ErrorCode::DiskFailed.because("all data directories failed"));
+        };
+        dir.replace(&dir.path().join(SCRUB), text).map(drop)
+    }
+
     /// Space and replicas, for a heartbeat. Directories on one device count its space once.
     pub fn space(&self) -> DiskSpace {
         let mut space =
@@ -300,9 +359,14 @@ impl Store {
             space.capacity = space.capacity.min(limit);
             space.available = space.available.min(self.ledger.room());
         }
-        let replicas = read_locked(&self.replicas);
-        space.replicas = replicas.values().filter(|replica| !replica.dir().is_fenced()).count() as u64;
+        space.replicas = self.replica_count();
         space
+    }
+
+    /// Replicas on disks that work.
+    pub fn replica_count(&self) -> u64 {
+        let replicas = read_locked(&self.replicas);
+        replicas.values().filter(|replica| !replica.dir().is_fenced()).count() as u64
     }
 
     /// The page of the inventory that starts at chunk `first`; its `next` says where the one after it does.
@@ -380,6 +444,7 @@ fn report(replica: &Replica) -> Option<ReplicaReport> {
         length: replica.length(),
         sealed: phase == Phase::Sealed,
         unchecked: phase == Phase::Unchecked,
+        blake3: replica.digest().map(|digest| Bytes::copy_from_slice(&digest)).unwrap_or_default(),
     })
 }
 

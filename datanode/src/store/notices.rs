@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
@@ -24,6 +25,8 @@ pub struct Notices {
     news: Mutex<News>,
     known_bad: Mutex<BTreeMap<u64, String>>,
     notify: Notify,
+    found: AtomicU64,
+    mended: AtomicU64,
 }
 
 impl Notices {
@@ -38,6 +41,7 @@ impl Notices {
         if locked(&self.known_bad).insert(chunk, reason.to_owned()).is_some() {
             return;
         }
+        self.found.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(chunk, reason, "bad replica");
         locked(&self.news).bad.insert(chunk, reason.to_owned());
         self.notify.notify_one();
@@ -45,7 +49,10 @@ impl Notices {
 
     /// The replica is gone or replaced: nothing is known against it any more.
     pub fn forget(&self, chunk: u64) {
-        locked(&self.known_bad).remove(&chunk);
+        if locked(&self.known_bad).remove(&chunk).is_some() {
+            self.mended.fetch_add(1, Ordering::Relaxed);
+            tracing::info!(chunk, "a bad replica is gone or replaced");
+        }
         locked(&self.news).bad.remove(&chunk);
     }
 
@@ -58,6 +65,29 @@ impl Notices {
     /// Everything known to be bad: a new leader has not heard of it.
     pub fn all_bad(&self) -> BTreeMap<u64, String> {
         locked(&self.known_bad).clone()
+    }
+
+    /// Takes in what an earlier run knew, of the replicas that are still `here`.
+    pub fn remember(&self, found: u64, mended: u64, bad: &BTreeMap<u64, String>, here: impl Fn(u64) -> bool) {
+        let mut known = locked(&self.known_bad);
+        // Those that the start itself found were counted then.
+        let again = known.keys().filter(|chunk| bad.contains_key(chunk)).count() as u64;
+        let gone = bad.keys().filter(|chunk| !here(**chunk)).count() as u64;
+        self.found.fetch_add(found.saturating_sub(again), Ordering::Relaxed);
+        self.mended.fetch_add(mended + gone, Ordering::Relaxed);
+        for (chunk, reason) in bad.iter().filter(|(chunk, _)| here(**chunk)) {
+            known.entry(*chunk).or_insert_with(|| reason.clone());
+        }
+    }
+
+    /// Bad replicas found, and those of them that are gone or replaced.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.found.load(Ordering::Relaxed), self.mended.load(Ordering::Relaxed))
+    }
+
+    /// Whether the replica is known to be bad.
+    pub fn is_bad(&self, chunk: u64) -> bool {
+        locked(&self.known_bad).contains_key(&chunk)
     }
 
     /// Takes the news; empty if there are none.

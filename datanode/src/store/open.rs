@@ -30,6 +30,7 @@ impl Store {
         }
         let mut found = Vec::new();
         let mut lost: Vec<Error> = Vec::new();
+        let mut lost_paths = Vec::new();
         let disk = &config.disk;
         for path in &config.dirs {
             let opened = identity::lock(&**disk, path).and_then(|lock| {
@@ -38,7 +39,10 @@ impl Store {
             });
             match opened {
                 Ok(one) => found.push(one),
-                Err(error) if is_disk_failure(&error) => lost.push(error),
+                Err(error) if is_disk_failure(&error) => {
+                    lost.push(error);
+                    lost_paths.push(path.as_path());
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -52,6 +56,7 @@ impl Store {
                 Ok(prepared) => prepared,
                 Err(error) if is_disk_failure(&error) => {
                     lost.push(error);
+                    lost_paths.push(path);
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -73,6 +78,11 @@ impl Store {
             dirs.push(dir);
             identities.push(identity);
         }
+        for replica in replicas.values() {
+            if let Some(flaw) = replica.flaw() {
+                notices.bad(replica.chunk(), &flaw);
+            }
+        }
         for error in &lost {
             tracing::error!(%error, "a data directory is left out");
         }
@@ -81,6 +91,7 @@ impl Store {
         {
             return Err(error);
         }
+        note_siblings(&mut identities, &dirs, &lost_paths);
         Ok(Store {
             dirs,
             lost_dirs: lost.len() as u32,
@@ -91,6 +102,42 @@ impl Store {
             claims: Mutex::new(HashSet::new()),
             released: Condvar::new(),
         })
+    }
+}
+
+/// Names the directories that were this datanode's at its last start and are not now, and notes those that are.
+fn note_siblings(identities: &mut [Identity], dirs: &[Arc<Directory>], lost: &[&Path]) {
+    let known: BTreeMap<_, _> = identities.iter().flat_map(|identity| identity.siblings.clone()).collect();
+    let pairs = identities.iter().zip(dirs);
+    let mut now: BTreeMap<_, _> =
+        pairs.map(|(identity, dir)| (identity.directory.clone(), dir.path().to_owned())).collect();
+    for (id, path) in known {
+        if now.contains_key(&id) {
+            continue;
+        }
+        if lost.contains(&path.as_path()) {
+            now.insert(id, path);
+        } else if now.values().any(|other| *other == path) {
+            tracing::error!(
+                directory = %path.display(), lost = id,
+                "this data directory held another directory of this datanode before: a disk was replaced, or is not \
+                 mounted; what it held is copied from other datanodes"
+            );
+        } else {
+            tracing::error!(
+                directory = %path.display(), lost = id,
+                "this data directory is not named any more; what it held is copied from other datanodes"
+            );
+        }
+    }
+    for (identity, dir) in identities.iter_mut().zip(dirs) {
+        if identity.siblings == now || dir.is_fenced() {
+            continue;
+        }
+        identity.siblings = now.clone();
+        if let Err(error) = identity::save(dir.disk(), dir.path(), identity) {
+            tracing::warn!(%error, "the directories of this datanode cannot be noted");
+        }
     }
 }
 
@@ -149,6 +196,7 @@ fn prepare(
                 cluster_id: cluster_id.to_owned(),
                 datanode: datanode.to_owned(),
                 directory,
+                siblings: BTreeMap::new(),
             };
             // Before the subdirectories: chunks without a VERSION beside them would be refused.
             identity::save(disk, path, &identity)?;
@@ -165,6 +213,7 @@ fn prepare(
 fn keep_better(replicas: &mut BTreeMap<u64, Arc<Replica>>, replica: Arc<Replica>) {
     let rank = |replica: &Replica| {
         let phase = match replica.phase() {
+            Phase::Sealed if replica.flaw().is_none() => 4,
             Phase::Sealed => 3,
             Phase::Open => 2,
             Phase::Unchecked => 1,

@@ -79,6 +79,7 @@ impl Replica {
         if length == 0 {
             return Ok(0..0);
         }
+        self.dir().used_by_client();
         let mut trouble = None;
         // A seal may cut what a view has just taken in; then the second view knows better.
         for _ in 0..2 {
@@ -118,7 +119,7 @@ impl Replica {
                 let crcs = log.crcs.get(first as usize..=last as usize).unwrap_or(&[]).to_vec();
                 return Ok(View::Open { data: log.data.clone(), length: log.tail.length(), crcs });
             }
-            State::Sealed(Sealed { seal, files: Some(files) }) => (files.clone(), seal.length, false),
+            State::Sealed(Sealed { seal, files: Some(files), .. }) => (files.clone(), seal.length, false),
             State::Sealed(sealed) => {
                 let files = Arc::new(self.open_sealed()?);
                 sealed.files = Some(files.clone());
@@ -141,7 +142,7 @@ impl Replica {
         }
     }
 
-    fn open_sealed(&self) -> Result<SealedFiles> {
+    pub(super) fn open_sealed(&self) -> Result<SealedFiles> {
         let dir = self.dir();
         let open = |path: PathBuf| {
             dir.disk().open(&path, Access::Read).map_err(|error| match error.raw_os_error() {

@@ -88,7 +88,7 @@ fn adopt(dir: &Arc<Directory>, chunk: u64, clean: bool) -> Result<Option<Replica
         bytes.copy_from_slice(&head[..HEADER]);
         Header::decode(&bytes, chunk)
     };
-    let kind = match header {
+    let kind = match &header {
         Ok(header) => header.kind,
         // Deleting or replacing it would be a guess about data that a later version wrote.
         Err(Refused::Newer(version)) => {
@@ -97,22 +97,34 @@ fn adopt(dir: &Arc<Directory>, chunk: u64, clean: bool) -> Result<Option<Replica
                 ErrorCode::Version.because(format!("{}: checksum file version {version}", path.display()))
             );
         }
+        // A seal says itself whose it is; with one, this was a sealed replica.
+        Err(Refused::Damaged(_)) if seal_in(&head, headed, chunk).is_some() => Kind::Sealed,
         Err(Refused::Damaged(reason)) => return damaged(format!("checksum file: {reason}")),
     };
     let Some(data_size) = dir.length(&dir.data_path(chunk))? else {
         return damaged("its data file is missing".into());
     };
     if kind == Kind::Sealed {
-        return match sealed(chunk, &head, headed, size, data_size) {
-            Ok(seal) => {
-                if data_size > seal.length {
-                    let file = dir.open_writable(&dir.data_path(chunk))?;
-                    dir.truncate(&*file, seal.length)?;
-                }
-                replica(State::Sealed(Sealed { seal, files: None }), seal.length)
-            }
-            Err(reason) => damaged(reason.into()),
+        let (seal, mut flaw) = match (seal_in(&head, headed, chunk), header.is_err()) {
+            (Some(seal), false) => (seal, None),
+            (Some(seal), true) => (seal, Some("checksum file: its header does not hold")),
+            (None, _) => match seal_by_records(&*sums, size, chunk) {
+                Some(seal) => (seal, Some("checksum file: the seal does not hold")),
+                None => return damaged("checksum file: neither a seal nor records hold".into()),
+            },
         };
+        if size != (HEADER + SEAL) as u64 + seal.blocks() * RECORD as u64 {
+            flaw = flaw.or(Some("checksum file: another size than its seal says"));
+        }
+        if data_size < seal.length {
+            flaw = flaw.or(Some("its data file is shorter than its seal says"));
+        }
+        if flaw.is_none() && data_size > seal.length {
+            let file = dir.open_writable(&dir.data_path(chunk))?;
+            dir.truncate(&*file, seal.length)?;
+        }
+        let sealed = Sealed { flaw: flaw.map(str::to_owned), ..Sealed::whole(seal) };
+        return replica(State::Sealed(sealed), seal.length);
     }
     let log = match read_log(&*sums, size, chunk) {
         Ok(log) => log,
@@ -128,24 +140,26 @@ fn adopt(dir: &Arc<Directory>, chunk: u64, clean: bool) -> Result<Option<Replica
     replica(State::Unchecked, claimed.min(data_size))
 }
 
-fn sealed(
-    chunk: u64,
-    head: &[u8; HEADER + SEAL],
-    headed: usize,
-    size: u64,
-    data_size: u64,
-) -> Result<Seal, &'static str> {
+/// The seal behind a header, if it holds.
+fn seal_in(head: &[u8; HEADER + SEAL], headed: usize, chunk: u64) -> Option<Seal> {
     let mut bytes = [0; SEAL];
     bytes.copy_from_slice(&head[HEADER..]);
-    let seal = (headed == head.len()).then(|| Seal::decode(&bytes, chunk)).flatten();
-    let seal = seal.ok_or("checksum file: the seal does not hold")?;
-    if size != (HEADER + SEAL) as u64 + seal.blocks() * RECORD as u64 {
-        return Err("checksum file: another size than its seal says");
+    (headed == head.len()).then(|| Seal::decode(&bytes, chunk)).flatten()
+}
+
+/// What the records of a sealed chunk whose seal is damaged say of its length. The digest stays unknown.
+fn seal_by_records(sums: &dyn DiskFile, size: u64, chunk: u64) -> Option<Seal> {
+    let start = (HEADER + SEAL) as u64;
+    if size > MAX_LOG {
+        return None;
     }
-    if data_size < seal.length {
-        return Err("its data file is shorter than its seal says");
-    }
-    Ok(seal)
+    let mut bytes = vec![0; size.checked_sub(start)? as usize];
+    sums.read_exact_at(&mut bytes, start).ok()?;
+    let ends = (0u64..).zip(bytes.chunks_exact(RECORD)).filter_map(|(place, slot)| {
+        let record = Record::decode(slot.try_into().ok()?, chunk)?;
+        (u64::from(record.block) == place).then_some(place * BLOCK + u64::from(record.length))
+    });
+    ends.max().map(|length| Seal { length, blake3: [0; 32] })
 }
 
 /// The valid records of an open chunk's checksum file.

@@ -1,7 +1,7 @@
 //! One replica: its state, and growing it.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 use cairn_host::disk::Handle;
 use cairn_proto::checksum::BlockCrc;
@@ -82,6 +82,16 @@ pub(super) struct OpenLog {
 pub(super) struct Sealed {
     pub seal: Seal,
     pub files: Option<Arc<SealedFiles>>,
+    /// What was found wrong with its files at the start. It is not to be counted on, but each of its blocks that a
+    /// record bears out is as good as any, and may be the last of its kind.
+    pub flaw: Option<String>,
+}
+
+impl Sealed {
+    /// One with whole files.
+    pub fn whole(seal: Seal) -> Sealed {
+        Sealed { seal, files: None, flaw: None }
+    }
 }
 
 #[derive(Debug)]
@@ -99,6 +109,7 @@ pub struct Replica {
     // The report is kept beside the lock: a disk that stalls under it must not stall a heartbeat.
     length: AtomicU64,
     phase: AtomicU8,
+    digest: OnceLock<[u8; 32]>,
     writer: Mutex<Option<Arc<Writer>>>,
 }
 
@@ -126,6 +137,7 @@ impl Replica {
             state: Mutex::new(State::Gone),
             length: AtomicU64::new(claimed),
             phase: AtomicU8::new(Phase::Gone as u8),
+            digest: OnceLock::new(),
             writer: Mutex::new(None),
         };
         replica.enter(&mut replica.lock(), state);
@@ -152,10 +164,23 @@ impl Replica {
         Phase::from_number(self.phase.load(Ordering::Acquire))
     }
 
+    /// BLAKE3 over a sealed replica's length.
+    pub fn digest(&self) -> Option<[u8; 32]> {
+        self.digest.get().copied()
+    }
+
     /// The seal, once there is one.
     pub fn seal_record(&self) -> Option<Seal> {
         match &*self.lock() {
             State::Sealed(sealed) => Some(sealed.seal),
+            _ => None,
+        }
+    }
+
+    /// What was found wrong with a sealed replica's files at the start.
+    pub(super) fn flaw(&self) -> Option<String> {
+        match &*self.lock() {
+            State::Sealed(sealed) => sealed.flaw.clone(),
             _ => None,
         }
     }
@@ -173,6 +198,11 @@ impl Replica {
             State::Damaged(_) => (Phase::Damaged, 0),
             State::Gone => (Phase::Gone, 0),
         };
+        if let State::Sealed(sealed) = &state
+            && sealed.flaw.is_none()
+        {
+            let _ = self.digest.set(sealed.seal.blake3);
+        }
         *guard = state;
         self.length.store(length, Ordering::Release);
         self.phase.store(phase as u8, Ordering::Release);
@@ -360,6 +390,7 @@ impl Appender {
             other => return Err(other.refusal(chunk)),
         };
         let (before, after) = (self.tail.length(), tail.length());
+        dir.used_by_client();
         dir.reserve(data.len() as u64)?;
         let first = before / BLOCK_SIZE as u64;
         let mut records = Vec::with_capacity(crcs.len() * RECORD);

@@ -63,7 +63,7 @@ impl Replica {
     fn finish_seal(&self, data: &dyn DiskFile, seal: Seal) -> Result<Seal> {
         let mut state = self.lock();
         let before = self.length();
-        self.enter(&mut state, State::Sealed(Sealed { seal, files: None }));
+        self.enter(&mut state, State::Sealed(Sealed::whole(seal)));
         drop(state);
         self.dir().lost(before - seal.length);
         // The seal stands already. What is left beyond it is cut at the next start if it cannot be cut now.

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use cairn_proto::control::namenode_server::{Namenode, NamenodeServer};
 use cairn_proto::control::{
     BadReplica, BadReplicaReply, CallBatch, CopyReplica, DatanodeMessage, DeleteReplica, MembershipReply,
-    MembershipRequest, NamenodeMessage, Order, OrderDone, Registered, ReplyBatch, SealReplica, WhoLeadsReply,
-    WhoLeadsRequest, datanode_message, namenode_message, order,
+    MembershipRequest, NamenodeMessage, Order, OrderDone, Registered, ReplyBatch, ScrubReply, ScrubRequest,
+    SealReplica, WhoLeadsReply, WhoLeadsRequest, datanode_message, namenode_message, order,
 };
 use cairn_proto::{Error, ErrorCode};
 use tempfile::TempDir;
@@ -59,6 +59,10 @@ impl Namenode for Script {
     }
 
     async fn report_bad_replica(&self, _: Request<BadReplica>) -> Result<Response<BadReplicaReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn scrub(&self, _: Request<ScrubRequest>) -> Result<Response<ScrubReply>, Status> {
         Err(Status::unimplemented(""))
     }
 
@@ -296,7 +300,7 @@ fn a_copy_goes_on_at_the_next_source_and_verifies_the_whole() {
         length: data.len() as u64,
         blake3: Bytes::copy_from_slice(&seal.blake3),
         sources,
-        bytes_per_second: 0,
+        ..CopyReplica::default()
     };
     let (store, settings) = (nodes[2].store(), Arc::new(settings()));
     assert_eq!(copy(store, &order, &settings, &|| false).unwrap(), seal);
@@ -311,6 +315,44 @@ fn a_copy_goes_on_at_the_next_source_and_verifies_the_whole() {
     assert_eq!(copy(store, &stopped, &settings, &|| true).unwrap_err().code, ErrorCode::ChunkUnknown);
     let none = CopyReplica { sources: vec![], chunk: 11, ..order };
     assert_eq!(copy(store, &none, &settings, &|| false).unwrap_err().code, ErrorCode::Invalid);
+}
+
+#[test]
+fn a_copy_takes_each_block_from_whoever_has_it_good_and_may_replace_a_bad_replica() {
+    let nodes = [Node::start(1), Node::start(2), Node::start(3)];
+    let data = bytes(2_500_000);
+    let seal = nodes.each_ref().map(|node| node.put(9, &data))[0];
+    // Every block is bad on two of three, so that none may be left out, and the last one is cut off on one.
+    for (index, node) in nodes.iter().enumerate() {
+        let path = node.store().get(9).unwrap().dir().data_path(9);
+        let mut content = std::fs::read(&path).unwrap();
+        for block in (0..content.len().div_ceil(65_536)).filter(|block| block % 3 != index) {
+            content[block * 65_536 + 77] ^= 1;
+        }
+        if index == 1 {
+            content.truncate(2_495_000);
+        }
+        std::fs::write(&path, content).unwrap();
+    }
+    let order = CopyReplica {
+        chunk: 9,
+        length: data.len() as u64,
+        blake3: Bytes::copy_from_slice(&seal.blake3),
+        sources: vec![nodes[1].address(), "127.0.0.1:1".into(), nodes[0].address(), nodes[2].address()],
+        replace: true,
+        ..CopyReplica::default()
+    };
+    let settings = Arc::new(settings());
+    assert_eq!(copy(nodes[2].store(), &order, &settings, &|| false).unwrap(), seal);
+    assert_eq!(Client::connect(&nodes[2]).read(9, 0, order.length).unwrap(), data);
+    // One block that nobody has good is a failure that leaves things as they are.
+    let path = nodes[2].store().get(9).unwrap().dir().data_path(9);
+    let mut content = std::fs::read(&path).unwrap();
+    content[77] ^= 1;
+    std::fs::write(&path, content).unwrap();
+    let missing = CopyReplica { sources: vec![nodes[1].address(), nodes[2].address()], ..order };
+    assert_eq!(copy(nodes[1].store(), &missing, &settings, &|| false).unwrap_err().code, ErrorCode::Corrupt);
+    assert!(Client::connect(&nodes[2]).read(9, 65_536, 100_000).is_ok());
 }
 
 #[test]

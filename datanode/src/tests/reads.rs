@@ -127,6 +127,17 @@ fn a_stranger_that_dawdles_is_dropped() {
 }
 
 #[test]
+fn strangers_that_say_nothing_make_room_for_a_client() {
+    let node = Node::start_with(1, Settings { max_connections: 8, ..settings() }, None);
+    node.put(7, b"content");
+    let mut strangers = Vec::new();
+    for _ in 0..5 {
+        strangers.extend((0..50).map(|_| TcpStream::connect(node.address()).unwrap()));
+        assert_eq!(Client::connect(&node).read(7, 0, 7).unwrap(), b"content");
+    }
+}
+
+#[test]
 fn idle_readers_are_dropped_and_connections_counted() {
     let short = Settings { idle: Duration::from_millis(100), max_connections: 2, ..settings() };
     let node = Node::start_with(1, short, None);
@@ -134,7 +145,9 @@ fn idle_readers_are_dropped_and_connections_counted() {
     assert_eq!(idle.failure().0.code, ErrorCode::Timeout);
     let many = Settings { max_connections: 2, ..settings() };
     let node = Node::start_with(1, many, None);
-    let _held = [Client::connect(&node), Client::connect(&node)];
+    // Both have a chain: neither can be done without.
+    let mut held = [Client::connect(&node), Client::connect(&node)];
+    (1..).zip(&mut held).for_each(|(chunk, client)| client.open(chunk, &[]));
     let mut third = Client::raw(&node.address());
     assert_eq!(third.failure().0.code, ErrorCode::Unavailable);
 }

@@ -29,7 +29,7 @@ pub(super) fn order_done(
         Task::Delete => delete_done(leading, &sent, error, record, now_ms),
         Task::Copy(copy) => copy_done(leading, copy, &done, error, record, now_ms),
         Task::Gather { run, .. } => compaction::gathered(leading, (run, sent.node), &done, error, now_ms),
-        Task::Inventory => {}
+        Task::Inventory | Task::Scrub { .. } => {}
     }
 }
 
@@ -132,6 +132,15 @@ fn copy_done(
     };
     let is_same = record.blake3.is_empty() || done.blake3.is_empty() || record.blake3 == done.blake3;
     let is_whole = error.is_none() && done.length == record.length && is_same;
+    if is_whole && record.replicas.contains(&node) {
+        // It replaced a bad replica where that was. The log counted on it all the time; now rightly so.
+        leading.flights.end(chunk, node);
+        leading.copy_failures.clear(chunk, node);
+        leading.progress.copied(copy.length);
+        leading.unmark(chunk, node);
+        leading.touched.insert(chunk);
+        return;
+    }
     let add = Proposal { chunk, node, change: Change::Add { copied: copy.length } };
     // The flight goes on until the log has answered, so that nobody plans the same copy again meanwhile.
     if is_whole && leading.offer(add, now_ms) {

@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     fn report(chunk: u64) -> ReplicaReport {
-        ReplicaReport { chunk, length: 1, sealed: true, unchecked: false }
+        ReplicaReport { chunk, length: 1, sealed: true, ..ReplicaReport::default() }
     }
 
     fn parts(store: &dyn Store, page: &Inventory) -> Vec<Part> {

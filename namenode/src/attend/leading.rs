@@ -271,7 +271,9 @@ impl Leading {
     }
 
     fn wire(&self, task: &Task, chunk: u64) -> Option<cairn_proto::control::order::Kind> {
-        use cairn_proto::control::{CopyReplica, DeleteReplica, SealReplica, SendInventory, order::Kind};
+        use cairn_proto::control::{
+            CopyReplica, DeleteReplica, ScrubReplicas, SealReplica, SendInventory, order::Kind,
+        };
         Some(match task {
             Task::Seal { length } => Kind::Seal(SealReplica { chunk, length: *length }),
             Task::Delete => Kind::Delete(DeleteReplica { chunk }),
@@ -285,7 +287,9 @@ impl Leading {
                 };
                 self.compactor.order(*run, &self.roster, rate)?
             }
+            Task::Scrub { chunks } => Kind::Scrub(ScrubReplicas { chunks: chunks.clone() }),
             Task::Copy(copy) => {
+                let chunk_of = &self.problems.get(chunk)?.chunk;
                 let address = |node: &u32| Some(self.roster.attendees.get(node)?.record.address.clone());
                 let sources: Vec<String> = copy.sources.iter().filter_map(address).collect();
                 if sources.is_empty() {
@@ -294,9 +298,10 @@ impl Leading {
                 Kind::Copy(CopyReplica {
                     chunk,
                     length: copy.length,
-                    blake3: self.problems.get(chunk)?.chunk.blake3.clone(),
+                    blake3: chunk_of.blake3.clone(),
                     sources,
                     bytes_per_second: self.settings.copy_bytes_per_second,
+                    replace: chunk_of.replicas.contains(&copy.target),
                 })
             }
         })

@@ -21,6 +21,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ use cairn_host::clock::Clock;
 use cairn_metadata::plan::placement::{self, Ask};
 use cairn_metadata::records;
 use cairn_metadata::store::Store;
-use cairn_proto::control::{BadReplica, DatanodeMessage, NamenodeMessage};
+use cairn_proto::control::{BadReplica, DatanodeMessage, NamenodeMessage, ScrubRequest};
 use cairn_proto::fs::{
     AddReplica, BeginCompaction, ChunkState, Command, Cred, DropReplica, ForgetReplica, Mutation, Outcome,
     PurgeChunk, RecordDigest, SwapExtents, mutation,
@@ -42,6 +43,7 @@ use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use self::leading::{Change, Leading, Proposal};
+use self::orders::Task;
 pub use self::settings::Settings;
 use crate::propose::Proposer;
 
@@ -180,6 +182,50 @@ impl Datanodes {
         });
         self.0.wake.notify_one();
     }
+}
+
+/// Chunks that one request to scrub may name.
+const MAX_SCRUB: usize = 100_000;
+
+impl Datanodes {
+    /// Orders datanodes to read and verify what they hold; says how many were told.
+    pub fn scrub(&self, ask: &ScrubRequest) -> Result<u32, Error> {
+        if ask.chunks.len() > MAX_SCRUB {
+            let detail =
+                format!("{} chunks to scrub; name at most {MAX_SCRUB}, or none for all", ask.chunks.len());
+            return Err(ErrorCode::TooLarge.because(detail));
+        }
+        let mut holders: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
+        for &chunk in &ask.chunks {
+            let record = self.0.read_chunk(chunk)?;
+            let record = record.ok_or_else(|| ErrorCode::ChunkUnknown.because(format!("chunk {chunk}")))?;
+            record.replicas.iter().for_each(|node| holders.entry(*node).or_default().push(chunk));
+        }
+        self.0
+            .with(None, |leading, now_ms| scrub(leading, ask, holders, now_ms))
+            .ok_or_else(stream::not_leading)?
+    }
+}
+
+fn scrub(
+    leading: &mut Leading,
+    ask: &ScrubRequest,
+    mut holders: BTreeMap<u32, Vec<u64>>,
+    now_ms: u64,
+) -> Result<u32, Error> {
+    let attending: Vec<u32> = leading.roster.attending().collect();
+    if ask.node != 0 && !attending.contains(&ask.node) {
+        let detail = format!("datanode {} does not attend; `cairn status` lists those that do", ask.node);
+        return Err(ErrorCode::Unavailable.because(detail));
+    }
+    let mut told = 0;
+    for node in attending.into_iter().filter(|node| ask.node == 0 || ask.node == *node) {
+        let chunks = holders.remove(&node).unwrap_or_default();
+        if ask.chunks.is_empty() || !chunks.is_empty() {
+            told += u32::from(leading.send(node, 0, Task::Scrub { chunks }, 0, now_ms));
+        }
+    }
+    Ok(told)
 }
 
 /// Goes round after round until the leadership ends.

@@ -24,6 +24,10 @@ pub(super) enum Task {
         length: u64,
     },
     Inventory,
+    /// No chunks: everything.
+    Scrub {
+        chunks: Vec<u64>,
+    },
 }
 
 /// An order on its way.
@@ -66,9 +70,9 @@ impl Orders {
         match sent.task {
             Task::Seal { .. } => counts.seals += 1,
             Task::Delete => counts.deletes += 1,
-            Task::Copy(_) | Task::Gather { .. } | Task::Inventory => {}
+                Task::Copy(_) | Task::Gather { .. } | Task::Inventory | Task::Scrub { .. } => {}
         }
-        if sent.task != Task::Inventory {
+        if !matches!(sent.task, Task::Inventory | Task::Scrub { .. }) {
             self.replicas.insert((sent.node, sent.chunk), self.next);
         }
         self.sent.insert(self.next, sent);
@@ -86,12 +90,14 @@ impl Orders {
             return None;
         }
         let sent = self.sent.remove(&id)?;
-        self.replicas.remove(&(node, sent.chunk));
+        if self.replicas.get(&(node, sent.chunk)) == Some(&id) {
+            self.replicas.remove(&(node, sent.chunk));
+        }
         if let Some(counts) = self.counts.get_mut(&node) {
             match sent.task {
                 Task::Seal { .. } => counts.seals = counts.seals.saturating_sub(1),
                 Task::Delete => counts.deletes = counts.deletes.saturating_sub(1),
-                Task::Copy(_) | Task::Gather { .. } | Task::Inventory => {}
+                Task::Copy(_) | Task::Gather { .. } | Task::Inventory | Task::Scrub { .. } => {}
             }
         }
         Some(sent)

@@ -5,6 +5,9 @@ use cairn_proto::fs::{self, ChunkInfo, DatanodeInfo, FsStats, Liveness, RepairIn
 
 use super::leading::Leading;
 
+/// How long a second datanode of one identity is spoken of after it asked last; it asks every second.
+const RIVAL_MS: u64 = 10_000;
+
 /// Fills in an answer that came from the records.
 pub(super) fn decorate(leading: &Leading, answer: &mut fs::Answer, now_ms: u64) {
     match &mut answer.result {
@@ -58,6 +61,9 @@ fn decorate_datanode(leading: &Leading, info: &mut DatanodeInfo, now_ms: u64) {
         info.replicas = space.replicas;
         info.failed_dirs = space.failed_dirs;
     }
+    info.scrub = attendee.scrub;
+    let rival = attendee.rival.as_ref().filter(|(_, at_ms)| now_ms < at_ms + RIVAL_MS);
+    info.rival = rival.map(|(address, _)| address.clone()).unwrap_or_default();
     let heard_ms = attendee.heard_ms.unwrap_or(leading.since_ms);
     info.last_heard_ms = now_ms.saturating_sub(heard_ms);
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cairn_metadata::plan::liveness::{Patience, judge};
 use cairn_metadata::plan::{Node, Nodes};
 use cairn_proto::control::{DiskSpace, NamenodeMessage};
-use cairn_proto::fs::Liveness;
+use cairn_proto::fs::{Liveness, ScrubInfo};
 use cairn_proto::store::Datanode;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
@@ -30,7 +30,11 @@ pub(super) struct Attendee {
     pub record: Datanode,
     pub heard_ms: Option<u64>,
     pub space: Option<DiskSpace>,
+    /// How far it is with verifying what it holds, as last told.
+    pub scrub: Option<ScrubInfo>,
     pub stream: Option<Stream>,
+    /// Where another datanode with the same identity was refused last, and when.
+    pub rival: Option<(String, u64)>,
     /// When the last stream ended.
     pub lost_ms: Option<u64>,
     /// Replicas to order `SealReplica` for, with the length: to be sealed, or in doubt.
@@ -109,6 +113,11 @@ impl Roster {
             }
         }
         changed
+    }
+
+    /// Those with a stream.
+    pub fn attending(&self) -> impl Iterator<Item = u32> + '_ {
+        self.attendees.iter().filter(|(_, attendee)| attendee.stream.is_some()).map(|(node, _)| *node)
     }
 
     pub fn liveness(&self, node: u32) -> Liveness {

@@ -80,7 +80,7 @@ pub(super) fn end(leading: &mut Leading, read: Read, settled: Vec<(u64, u32)>, n
 
 fn give_up_overdue(leading: &mut Leading, now_ms: u64) {
     for sent in leading.orders.take_overdue(now_ms) {
-        if sent.task == Task::Inventory {
+        if matches!(sent.task, Task::Inventory | Task::Scrub { .. }) {
             continue;
         }
         tracing::warn!(node = sent.node, chunk = sent.chunk, task = ?sent.task, "order not answered in time");
@@ -92,7 +92,7 @@ fn give_up_overdue(leading: &mut Leading, now_ms: u64) {
             }
             Task::Gather { run, .. } => compaction::lost(leading, run, sent.node, now_ms),
             Task::Seal { .. } | Task::Delete => leading.failures.fail(sent.chunk, sent.node, now_ms),
-            Task::Inventory => {}
+            Task::Inventory | Task::Scrub { .. } => {}
         }
         // It may be carried out all the same, after the leader stopped waiting.
         leading.ask_again(sent.node, now_ms);
@@ -109,7 +109,8 @@ fn clear_waste(leading: &mut Leading, now_ms: u64) {
         .collect();
     leading.waste_from = if found.len() < LOOKS { 0 } else { found.last().map_or(0, |(id, _)| id + 1) };
     for (chunk, verdict) in found {
-        for node in verdict.drop_bad {
+        // One that is being replaced where it is may prove good in a moment.
+        if let Some(node) = verdict.drop_bad.filter(|node| !leading.flights.has(chunk, *node)) {
             leading.offer(Proposal { chunk, node, change: Change::Drop { bad: true } }, now_ms);
         }
         let is_settled = leading.flights.targets_of(chunk).next().is_none();
@@ -135,13 +136,7 @@ fn delete(leading: &mut Leading, node: u32, chunk: u64, now_ms: u64) -> bool {
 
 /// Sends what waits for each datanode.
 fn dispatch(leading: &mut Leading, now_ms: u64) {
-    let attending: Vec<u32> = leading
-        .roster
-        .attendees
-        .iter()
-        .filter(|(_, attendee)| attendee.stream.is_some())
-        .map(|(node, _)| *node)
-        .collect();
+    let attending: Vec<u32> = leading.roster.attending().collect();
     for node in attending {
         send_checks(leading, node, now_ms);
         send_deletes(leading, node, now_ms);

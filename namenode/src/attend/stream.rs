@@ -165,15 +165,32 @@ fn refuse_twin(
     record: &Datanode,
     ask: &Register,
 ) -> Result<(), Error> {
+    if record.address == ask.address {
+        return Ok(());
+    }
     let is_present = shared
-        .with(Some(generation), |leading, _| {
-            let attendee = leading.roster.attendees.get(&node);
-            attendee.is_some_and(|attendee| attendee.stream.is_some())
-                && leading.roster.liveness(node) == Liveness::Live
+        .with(Some(generation), |leading, now_ms| {
+            let is_live = leading.roster.liveness(node) == Liveness::Live;
+            let attendee = leading.roster.attendees.get_mut(&node);
+            let Some(attendee) = attendee.filter(|attendee| attendee.stream.is_some() && is_live) else {
+                return false;
+            };
+            if attendee.rival.as_ref().is_none_or(|(address, _)| *address != ask.address) {
+                tracing::error!(
+                    node,
+                    address = ask.address,
+                    "another datanode claims an identity that is live"
+                );
+            }
+            attendee.rival = Some((ask.address.clone(), now_ms));
+            true
         })
         .ok_or_else(not_leading)?;
-    if is_present && record.address != ask.address {
-        let detail = format!("datanode {} is live at {}", ask.uuid, record.address);
+    if is_present {
+        let detail = format!(
+            "datanode {} is live at {}; if this is a copy of its disk, start with an empty directory",
+            ask.uuid, record.address
+        );
         return Err(ErrorCode::Exists.because(detail));
     }
     Ok(())
@@ -219,10 +236,9 @@ async fn hear(
                 && let Some(attendee) = leading.roster.attendees.get_mut(&seat.node)
             {
                 attendee.heard_ms = Some(now_ms);
-                if let datanode_message::Kind::Heartbeat(heartbeat) = &kind
-                    && heartbeat.space.is_some()
-                {
-                    attendee.space = heartbeat.space;
+                if let datanode_message::Kind::Heartbeat(heartbeat) = &kind {
+                    attendee.space = heartbeat.space.or(attendee.space);
+                    attendee.scrub = heartbeat.scrub.or(attendee.scrub);
                 }
             }
         })

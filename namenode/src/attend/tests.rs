@@ -293,7 +293,7 @@ impl Node {
         up_sender.send(up(self.inventory())).await.ok()?;
         loop {
             let answer = tokio::select! {
-                _ = beat.tick() => Some(datanode_message::Kind::Heartbeat(Heartbeat { space: Some(space()) })),
+                _ = beat.tick() => Some(datanode_message::Kind::Heartbeat(Heartbeat { space: Some(space()), scrub: None })),
                 message = down.recv() => match message?.ok()?.kind? {
                     namenode_message::Kind::Order(order) => Some(self.obey(order)),
                     namenode_message::Kind::Refused(error) => return Some(error.into()),
@@ -311,7 +311,7 @@ impl Node {
             chunk: *chunk,
             length: replica.length,
             sealed: replica.sealed,
-            unchecked: false,
+            ..ReplicaReport::default()
         };
         let replicas = self.disk.lock().unwrap().iter().map(report).collect();
         datanode_message::Kind::Inventory(Inventory { first: 0, next: 0, replicas })
@@ -328,6 +328,7 @@ impl Node {
             Some(order::Kind::Copy(copy)) => self.copy(&copy),
             Some(order::Kind::Gather(gather)) => self.gather(&gather),
             Some(order::Kind::Inventory(_)) => return self.inventory(),
+            Some(order::Kind::Scrub(_)) => Ok((0, Bytes::new())),
             None => Err(ErrorCode::Malformed.into()),
         };
         let done = match result {

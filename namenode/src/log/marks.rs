@@ -11,6 +11,7 @@ use cairn_proto::checksum::crc32c;
 use serde::{Deserialize, Serialize};
 
 use super::record::Position;
+use super::version::{later_version, unknown_version};
 
 const MAGIC: &[u8; 8] = b"CRNMARK1";
 const NAME: &str = "marks";
@@ -46,6 +47,9 @@ pub fn load(disk: &dyn Disk, dir: &Path) -> io::Result<Marks> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Marks::default()),
         Err(error) => return Err(error),
     };
+    if let Some(version) = later_version(&bytes, MAGIC, 7) {
+        return Err(unknown_version(&dir.join(NAME), version));
+    }
     let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the log's marks file is damaged");
     let (head, body) = bytes.split_at_checked(HEAD).ok_or_else(damaged)?;
     if &head[..8] != MAGIC || head[8..] != crc32c(body).to_le_bytes() {

@@ -12,6 +12,7 @@ mod marks;
 mod record;
 mod recover;
 mod segment;
+pub(crate) mod version;
 mod writer;
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use cairn_host::disk::{Access, Disk, Handle};
 use cairn_proto::checksum::crc32c;
 
 use super::record::{self, Record};
+use super::version::{later_version, unknown_version};
 
 /// Bytes before the first frame.
 pub const HEADER: usize = 64;
@@ -100,6 +101,13 @@ impl Segment {
         let file = disk.open(&path, Access::Write).map_err(|error| named(&path, &error))?;
         let segment = Segment::new(path, file, first)?;
         let mut head = [0; HEADER];
+        let mut magic = [0; MAGIC.len()];
+        if segment.size >= HEADER
+            && segment.read_exact(&mut magic, 0).is_ok()
+            && let Some(version) = later_version(&magic, MAGIC, 6)
+        {
+            return Err(unknown_version(&segment.path, version));
+        }
         if segment.size < HEADER || segment.read_exact(&mut head, 0).map(|()| head)? != header(first) {
             let what = format!("{} has no valid header", segment.path.display());
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));

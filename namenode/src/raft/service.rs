@@ -19,6 +19,7 @@ use super::network::{decode, encode};
 use super::snapshot::{Content, Received, Snapshot};
 use super::types::{SnapshotMeta, Types, Vote};
 use crate::blocking;
+use crate::door::Pass;
 use crate::seat::Seat;
 use crate::store::stream;
 
@@ -63,16 +64,24 @@ impl Group {
 #[tonic::async_trait]
 impl RaftRpc for RaftService {
     async fn append_entries(&self, request: Request<RaftBytes>) -> Result<Response<RaftBytes>, Status> {
+        let pass = request.extensions().get::<Pass>().cloned();
         let message = request.into_inner();
         let group = self.group(&message)?;
+        if let Some(pass) = pass {
+            pass.trust();
+        }
         let entries: AppendEntriesRequest<Types> = read(&message)?;
         let answer = group.raft.append_entries(entries).await.map_err(stopped)?;
         group.reply(&message, &answer)
     }
 
     async fn vote(&self, request: Request<RaftBytes>) -> Result<Response<RaftBytes>, Status> {
+        let pass = request.extensions().get::<Pass>().cloned();
         let message = request.into_inner();
         let group = self.group(&message)?;
+        if let Some(pass) = pass {
+            pass.trust();
+        }
         let (pre_vote, vote): (bool, VoteRequest<Types>) = read(&message)?;
         let answer = match pre_vote {
             true => group.raft.pre_vote(vote).await,

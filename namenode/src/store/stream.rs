@@ -15,6 +15,8 @@ use std::ops::ControlFlow;
 use cairn_metadata::store::{Durability, Store, StoreError, Table, View};
 use cairn_proto::checksum::crc32c;
 
+use crate::log::version::later_version;
+
 const MAGIC: &[u8; 8] = b"CRNSNAP1";
 /// A block is closed when its body has reached this many bytes.
 const BLOCK_BYTES: usize = 256 << 10;
@@ -121,6 +123,9 @@ fn read(
     let mut digest = blake3::Hasher::new();
     let mut magic = [0; 8];
     read_exact(&mut input, &mut magic)?;
+    if let Some(version) = later_version(&magic, MAGIC, 7) {
+        return Err(damaged(&format!("format version {version}, this program knows version 1; upgrade it")));
+    }
     if &magic != MAGIC {
         return Err(damaged("not a snapshot, or of an unknown version"));
     }

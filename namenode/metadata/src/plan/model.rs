@@ -34,7 +34,8 @@ enum Event {
     Suspect(u32),
     Return(u32),
     Wipe(u32),
-    Spoil(u32, u64),
+    /// Damages one block.
+    Spoil(u32, u64, u8),
     Leave(u32),
     /// The next orders fail.
     Fail(u8),
@@ -43,9 +44,12 @@ enum Event {
 }
 
 struct Disk {
-    /// Good or spoilt, by chunk.
-    replicas: BTreeMap<u64, bool>,
+    /// By chunk: a bit for each block that is good.
+    replicas: BTreeMap<u64, u8>,
 }
+
+/// Blocks of a chunk, all of them good.
+const WHOLE: u8 = 0b111;
 
 struct Cluster {
     store: Tables,
@@ -129,7 +133,7 @@ impl Cluster {
         chunk.live_bytes = 1;
         self.store.put(Table::Chunk, &key::one(id), &chunk.encode_to_vec()).unwrap();
         for target in targets {
-            self.disks.get_mut(&target).unwrap().replicas.insert(id, true);
+            self.disks.get_mut(&target).unwrap().replicas.insert(id, WHOLE);
         }
     }
 
@@ -168,16 +172,17 @@ impl Cluster {
             // Losing a disk takes replicas that count: only where others hold them, as any system must assume.
             Event::Wipe(node) => {
                 let held: Vec<u64> = self.disks[&node].replicas.keys().copied().collect();
-                let spared = held.into_iter().filter(|id| self.good_copies(*id, Some(node)) == 0).collect();
+                let others = |id: &u64| (0..3).map(|block| self.holders(*id, block, Some(node))).min();
+                let spared = held.into_iter().filter(|id| others(id) == Some(0)).collect();
                 let spared: BTreeSet<u64> = spared;
                 self.disks.get_mut(&node).unwrap().replicas.retain(|id, _| spared.contains(id));
             }
-            Event::Spoil(node, chunk) => {
-                // Nobody can tell a spoilt replica before it is read: two are left, so that one may be given up.
-                if self.good_copies(chunk, Some(node)) > 1
+            Event::Spoil(node, chunk, block) => {
+                // Nobody can tell a spoilt block before it is read: two are left, so that one may be given up.
+                if self.holders(chunk, block, Some(node)) > 1
                     && let Some(good) = self.disks.get_mut(&node).unwrap().replicas.get_mut(&chunk)
                 {
-                    *good = false;
+                    *good &= !(1 << block);
                 }
             }
             Event::Leave(node) => {
@@ -194,13 +199,15 @@ impl Cluster {
         self.nodes.get_mut(&node).unwrap().liveness = liveness;
     }
 
-    /// Good copies on any disk of nodes the records count on, dead or alive.
-    fn good_copies(&self, id: u64, except: Option<u32>) -> usize {
+    /// Replicas that have `block` good, on any disk of nodes the records count on, dead or alive.
+    fn holders(&self, id: u64, block: u8, except: Option<u32>) -> usize {
         let listed = self.chunk(id).replicas;
-        listed
-            .iter()
-            .filter(|node| Some(**node) != except && self.disks[node].replicas.get(&id) == Some(&true))
-            .count()
+        listed.iter().filter(|node| Some(**node) != except && self.good(**node, id) & 1 << block != 0).count()
+    }
+
+    /// The good blocks of what is on a disk.
+    fn good(&self, node: u32, id: u64) -> u8 {
+        self.disks[&node].replicas.get(&id).copied().unwrap_or(0)
     }
 
     /// One round of the executor: reconcile, finish the last round's copies, judge, drop and delete, order copies.
@@ -246,7 +253,12 @@ impl Cluster {
             let replicas: Vec<ReplicaReport> = self.disks[&node]
                 .replicas
                 .keys()
-                .map(|id| ReplicaReport { chunk: *id, length: LENGTH, sealed: true, unchecked: false })
+                .map(|id| ReplicaReport {
+                    chunk: *id,
+                    length: LENGTH,
+                    sealed: true,
+                    ..ReplicaReport::default()
+                })
                 .collect();
             let mine: BTreeMap<u64, Chunk> = records
                 .iter()
@@ -277,7 +289,7 @@ impl Cluster {
         }
         match action {
             Action::Check { .. } => match self.disks[&node].replicas.get(&chunk) {
-                Some(true) => {
+                Some(&WHOLE) => {
                     drop(self.propose(0, Op::AddReplica(AddReplica { chunk, node, ..Default::default() })))
                 }
                 _ => drop(self.known_bad.insert((chunk, node))),
@@ -299,7 +311,7 @@ impl Cluster {
             if self.flights.targets_of(chunk).next().is_some() {
                 continue;
             }
-            for node in verdict.drop_bad {
+            if let Some(node) = verdict.drop_bad {
                 self.propose(0, Op::DropReplica(DropReplica { chunk, node, bad: true }));
                 self.known_bad.remove(&(chunk, node));
             }
@@ -316,11 +328,12 @@ impl Cluster {
         }
         let record = self.chunk(chunk);
         assert!(record.dropping.contains(&node), "deleted while it is counted on");
-        let spoilt = self.disks[&node].replicas.get(&chunk) != Some(&true);
-        assert!(
-            spoilt || self.good_copies(chunk, None) > 0,
-            "the last good copy of chunk {chunk} was deleted"
-        );
+        for block in (0..3).filter(|block| self.good(node, chunk) & 1 << block != 0) {
+            assert!(
+                self.holders(chunk, block, None) > 0,
+                "the last good block {block} of {chunk} was deleted"
+            );
+        }
         self.disks.get_mut(&node).unwrap().replicas.remove(&chunk);
         self.propose(0, Op::ForgetReplica(ForgetReplica { chunk, node }));
     }
@@ -332,26 +345,22 @@ impl Cluster {
 
     fn land(&mut self, copy: Copy) {
         let Some(copy) = self.flights.end(copy.chunk, copy.target) else { return };
-        let good = copy.sources.iter().copied().find(|source| {
-            self.is_live(*source) && self.disks[source].replicas.get(&copy.chunk) == Some(&true)
-        });
-        if self.failing > 0 || good.is_none() || !self.is_live(copy.target) {
+        let live = copy.sources.iter().copied().filter(|source| self.is_live(*source));
+        let blocks = live.fold(0, |blocks, source| blocks | self.good(source, copy.chunk));
+        // What a source could not give is known to be bad from then on.
+        for source in &copy.sources {
+            if self.is_live(*source) && self.good(*source, copy.chunk) != WHOLE {
+                self.known_bad.insert((copy.chunk, *source));
+            }
+        }
+        if self.failing > 0 || blocks != WHOLE || !self.is_live(copy.target) {
             self.failing = self.failing.saturating_sub(1);
             self.backoff.fail(copy.chunk, copy.target, self.now_ms);
-            // Sources that could not give it are looked at, as the executor does by an order to check.
-            for source in copy.sources {
-                let good = self.disks[&source].replicas.get(&copy.chunk) == Some(&true);
-                if self.is_live(source) && !good {
-                    self.known_bad.insert((copy.chunk, source));
-                }
-            }
             return;
         }
-        self.disks.get_mut(&copy.target).unwrap().replicas.insert(copy.chunk, true);
-        self.propose(
-            0,
-            Op::AddReplica(AddReplica { chunk: copy.chunk, node: copy.target, ..Default::default() }),
-        );
+        self.disks.get_mut(&copy.target).unwrap().replicas.insert(copy.chunk, WHOLE);
+        self.known_bad.remove(&(copy.chunk, copy.target));
+        self.propose(0, Op::AddReplica(AddReplica { chunk: copy.chunk, node: copy.target, ..Default::default() }));
         self.backoff.clear(copy.chunk, copy.target);
     }
 
@@ -367,7 +376,7 @@ impl Cluster {
     /// Every replica is read, and the spoilt ones are told of.
     fn scrub(&mut self) {
         for (node, disk) in &self.disks {
-            let spoilt = disk.replicas.iter().filter(|(_, good)| !**good);
+            let spoilt = disk.replicas.iter().filter(|(_, good)| **good != WHOLE);
             self.known_bad.extend(spoilt.map(|(chunk, _)| (*chunk, *node)));
         }
     }
@@ -380,7 +389,7 @@ impl Cluster {
                 .replicas
                 .iter()
                 .filter(|node| self.nodes[node].admin == AdminState::Normal)
-                .filter(|node| self.disks[node].replicas.get(&id) == Some(&true))
+                .filter(|node| self.good(**node, id) == WHOLE)
                 .count();
             assert_eq!(good, wanted.min(staying), "chunk {id}: {chunk:?}");
             assert!(chunk.dropping.is_empty(), "chunk {id}: {chunk:?}");
@@ -396,7 +405,7 @@ fn event(nodes: u32, chunks: u64) -> impl Strategy<Value = Event> {
         2 => node.clone().prop_map(Event::Suspect),
         3 => node.clone().prop_map(Event::Return),
         1 => node.clone().prop_map(Event::Wipe),
-        1 => (node.clone(), 1..=chunks).prop_map(|(node, chunk)| Event::Spoil(node, chunk)),
+        2 => (node.clone(), 1..=chunks, 0..3u8).prop_map(|(node, chunk, block)| Event::Spoil(node, chunk, block)),
         1 => (1u8..20).prop_map(Event::Fail),
         6 => (1u8..6).prop_map(Event::Run),
     ]
@@ -441,9 +450,25 @@ fn a_dead_node_is_made_up_for_and_its_return_is_tidied_up() {
 fn as_many_nodes_as_replicas_heal_in_place() {
     let mut cluster = Cluster::new(3, 10, 3);
     cluster.happen(&Event::Wipe(2));
-    cluster.happen(&Event::Spoil(1, 4));
+    cluster.happen(&Event::Spoil(1, 4, 2));
     cluster.settle();
     cluster.assert_whole(3);
+}
+
+#[test]
+fn replicas_damaged_in_different_places_are_put_together() {
+    for nodes in [3, 4, 6] {
+        let mut cluster = Cluster::new(nodes, 4, 3);
+        for id in 1..=4 {
+            for (block, node) in (0..).zip(cluster.chunk(id).replicas) {
+                cluster.happen(&Event::Spoil(node, id, block));
+            }
+        }
+        cluster.scrub();
+        assert!(cluster.known_bad.len() == 12, "none is whole");
+        cluster.settle();
+        cluster.assert_whole(3);
+    }
 }
 
 #[test]

@@ -114,11 +114,11 @@ impl Problems {
 }
 
 fn is_repairable(verdict: &Verdict) -> bool {
-    verdict.lack > 0 && !verdict.missing
+    verdict.lack > 0 && (!verdict.missing || verdict.salvage)
 }
 
 fn has_waste(verdict: &Verdict) -> bool {
-    verdict.surplus.is_some() || !verdict.drop_bad.is_empty() || !verdict.delete.is_empty()
+    verdict.surplus.is_some() || verdict.drop_bad.is_some() || !verdict.delete.is_empty()
 }
 
 #[cfg(test)]

@@ -117,7 +117,8 @@ fn present(
             findings.actions.push(Action::Delete { chunk: id });
         }
     } else if record.replicas.contains(&node) {
-        if report.sealed && report.length == record.length {
+        let same = report.blake3.is_empty() || record.blake3.is_empty() || report.blake3 == record.blake3;
+        if report.sealed && report.length == record.length && same {
             return;
         }
         if report.unchecked && !is_whole {
@@ -177,7 +178,7 @@ mod tests {
     }
 
     fn report(length: u64, sealed: bool) -> ReplicaReport {
-        ReplicaReport { chunk: 7, length, sealed, unchecked: false }
+        ReplicaReport { chunk: 7, length, sealed, ..ReplicaReport::default() }
     }
 
     fn find(record: Option<Chunk>, report: Option<ReplicaReport>, live: u32) -> Findings {
@@ -219,6 +220,16 @@ mod tests {
         assert_eq!(find(listed(), Some(report(99, false)), 5).actions, [CHECK]);
         assert_eq!(find(listed(), Some(report(99, true)), 5).actions, [CHECK]);
         assert_eq!(find(listed(), None, 5).actions, [CHECK]);
+    }
+
+    #[test]
+    fn a_sealed_replica_of_other_content_is_checked() {
+        let digest = |byte: u8| bytes::Bytes::from(vec![byte; 32]);
+        let listed = || Some(Chunk { blake3: digest(1), ..sealed(&[1, 2, 3], &[]) });
+        let of = |blake3| Some(ReplicaReport { blake3, ..report(100, true) });
+        assert_eq!(find(listed(), of(digest(1)), 5).actions, nothing());
+        assert_eq!(find(listed(), of(bytes::Bytes::new()), 5).actions, nothing());
+        assert_eq!(find(listed(), of(digest(2)), 5).actions, [CHECK]);
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub struct Copy {
     pub chunk: u64,
     /// Its sealed length, in bytes.
     pub length: u64,
-    /// Who gets it.
+    /// Who gets it. One that counts as holding it already has a bad replica, which the copy replaces.
     pub target: u32,
     /// Who has it, in the order to ask; the first one carries the load.
     pub sources: Vec<u32>,
@@ -216,11 +216,18 @@ impl<'a> Draft<'a> {
         let sources = self.sources(problem)?;
         // Racks are counted by those who will stay; a dead node's rack is not taken.
         holders.retain(|node| self.nodes.get(node).is_some_and(|node| node.is_present()));
-        let target = choose_target(self.nodes, &holders, chunk.length, self.seed ^ id, |node| {
-            let barred = chunk.replicas.contains(&node)
-                || chunk.dropping.contains(&node)
-                || self.backoff.waits(id, node, self.now_ms);
-            !barred && self.flights.targets.get(&node).copied().unwrap_or(0) < self.limits.per_target
+        let is_free = |node: u32| {
+            !self.backoff.waits(id, node, self.now_ms)
+                && self.flights.targets.get(&node).copied().unwrap_or(0) < self.limits.per_target
+        };
+        let elsewhere = choose_target(self.nodes, &holders, chunk.length, self.seed ^ id, |node| {
+            !chunk.replicas.contains(&node) && !chunk.dropping.contains(&node) && is_free(node)
+        });
+        // No bad replica is given up before there are enough good ones, so one may be replaced where it is.
+        let target = elsewhere.or_else(|| {
+            choose_target(self.nodes, &[], chunk.length, self.seed ^ id, |node| {
+                chunk.bad.contains(&node) && !self.flights.has(id, node) && is_free(node)
+            })
         })?;
         let copy = Copy { chunk: id, length: chunk.length, target, sources };
         self.bytes = self.bytes.saturating_add(copy.length.max(1));
@@ -238,7 +245,10 @@ impl<'a> Draft<'a> {
         let mut sources = problem.chunk.sources(self.nodes);
         let liveness =
             |node: &u32| self.nodes.get(node).map(|node| super::verdict::preference(node.liveness));
-        sources.sort_by_key(|node| (busy(*node) >= self.limits.per_source, liveness(node), busy(*node)));
+        sources.sort_by_key(|node| {
+            let bad = problem.chunk.bad.contains(node);
+            (bad, busy(*node) >= self.limits.per_source, liveness(node), busy(*node))
+        });
         let first = *sources.first()?;
         (busy(first) < self.limits.per_source).then_some(sources)
     }
@@ -353,6 +363,24 @@ mod tests {
             assert_eq!(plan.copies.iter().find(|copy| copy.chunk == 1).unwrap().target, 4);
             assert!(plan.copies.iter().any(|copy| copy.chunk == 2));
         }
+    }
+
+    #[test]
+    fn a_bad_replica_is_made_up_for_elsewhere_and_else_replaced_where_it_is() {
+        let bad = Holding { bad: vec![1, 2, 3], ..chunk(&[1, 2, 3]) };
+        let copies = |count| {
+            let nodes = nodes(count);
+            let problems = problems(&nodes, &[(1, bad.clone()), (2, chunk(&[1]))]);
+            run(&problems, &nodes, &Flights::default(), LIMITS, None).copies
+        };
+        let first = copies(4).remove(0);
+        assert_eq!((first.chunk, first.target, first.sources.len()), (1, 4, 3));
+        let first = copies(3).remove(0);
+        assert!((first.chunk, first.sources.len()) == (1, 3) && first.target <= 3);
+        let nodes = nodes(3);
+        let one = problems(&nodes, &[(1, Holding { bad: vec![2], ..chunk(&[1, 2, 3]) })]);
+        let copies = run(&one, &nodes, &Flights::default(), LIMITS, None).copies;
+        assert_eq!((copies.len(), copies[0].target, copies[0].sources.last()), (1, 2, Some(&2)));
     }
 
     #[test]

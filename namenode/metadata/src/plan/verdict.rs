@@ -4,7 +4,7 @@ use bytes::Bytes;
 use cairn_proto::fs::{AdminState, ChunkState, Liveness};
 use cairn_proto::store::Chunk;
 
-use super::placement::crowding;
+use super::placement::{FULL_BELOW, crowding};
 use super::{Node, Nodes};
 
 /// What a planner needs of a sealed chunk's record, and what the leader believes beyond it.
@@ -53,14 +53,18 @@ impl Holding {
             .filter(move |node| nodes.get(node).is_some_and(&of))
     }
 
-    /// Nodes to copy from, the likeliest to answer first.
+    /// Nodes to copy from: those with a good replica first, the likeliest to answer before the others. Those with a
+    /// bad one come last: a copy takes from them the blocks that nobody else has good.
     pub fn sources(&self, nodes: &Nodes) -> Vec<u32> {
-        let mut sources: Vec<(u8, u32)> = self
-            .good(nodes, |node| node.liveness != Liveness::Dead)
-            .map(|id| (nodes.get(&id).map_or(3, |node| preference(node.liveness)), id))
+        let mut sources: Vec<(bool, u8, u32)> = self
+            .replicas
+            .iter()
+            .filter_map(|id| Some((*id, nodes.get(id)?)))
+            .filter(|(_, node)| node.liveness != Liveness::Dead)
+            .map(|(id, node)| (self.bad.contains(&id), preference(node.liveness), id))
             .collect();
         sources.sort_unstable();
-        sources.into_iter().map(|(_, id)| id).collect()
+        sources.into_iter().map(|(.., id)| id).collect()
     }
 }
 
@@ -83,10 +87,14 @@ pub struct Verdict {
     pub lack: usize,
     /// Nobody who is not dead holds a good replica.
     pub missing: bool,
+    /// It is missing, but somebody who is not dead holds a bad replica: a whole one may be put together from the good
+    /// blocks of several.
+    pub salvage: bool,
     /// The one to give up, when there are more than wanted.
     pub surplus: Option<u32>,
-    /// Bad replicas that can go, because a good one is live.
-    pub drop_bad: Vec<u32>,
+    /// A bad replica that can go: enough good ones are there, or a good one is live and only this one's room is left
+    /// for another. Until then it may still have blocks that turn out to be bad elsewhere. One at a time.
+    pub drop_bad: Option<u32>,
     /// Dropped replicas that can be deleted.
     pub delete: Vec<u32>,
 }
@@ -122,13 +130,32 @@ pub fn judge(chunk: &Holding, nodes: &Nodes) -> Verdict {
     let counted = if survivors <= 1 { firm } else { firm + weak };
     verdict.lack = chunk.wanted.saturating_sub(counted);
     verdict.missing = chunk.good(nodes, |node| node.liveness != Liveness::Dead).next().is_none();
-    if heard > 0 {
-        verdict.drop_bad = chunk.bad.clone();
+    let holds = |node: &u32| nodes.get(node).is_some_and(|node| node.liveness != Liveness::Dead);
+    verdict.salvage = verdict.missing && chunk.bad.iter().any(holds);
+    if heard > 0 && (verdict.lack == 0 || !has_place(chunk, nodes)) {
+        verdict.drop_bad = first_to_go(chunk, nodes);
     }
     if verdict.lack == 0 {
         verdict.surplus = surplus(chunk, nodes);
     }
     verdict
+}
+
+/// Whether one more replica has somewhere to go: a node without one, or beside a bad one that it then replaces.
+fn has_place(chunk: &Holding, nodes: &Nodes) -> bool {
+    nodes.iter().any(|(id, node)| {
+        let taken = chunk.replicas.contains(id) && !chunk.bad.contains(id) || chunk.dropping.contains(id);
+        let open = node.liveness == Liveness::Live && node.admin == AdminState::Normal;
+        !taken && open && node.available >= chunk.length.saturating_add(FULL_BELOW)
+    })
+}
+
+/// The bad replica to give up next; none while one that was given up is still being deleted. One that can be told to
+/// be deleted comes first: nothing waits for the others.
+fn first_to_go(chunk: &Holding, nodes: &Nodes) -> Option<u32> {
+    let far = |node: &u32| nodes.get(node).is_none_or(|node| node.liveness != Liveness::Live);
+    let is_going = chunk.dropping.iter().any(|node| !far(node));
+    chunk.bad.iter().copied().min_by_key(|node| (far(node), *node)).filter(|_| !is_going)
 }
 
 /// The replica to give up: one on a leaving node first, then where the chunk is most crowded, then on one of the
@@ -257,11 +284,48 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_replica_goes_only_while_a_good_one_is_live() {
+    fn a_bad_replica_goes_when_enough_good_ones_are_there() {
         let bad = Holding { bad: vec![2], ..chunk(&[1, 2]) };
-        let with_good = judge(&bad, &nodes(&[Live, Live]));
-        assert_eq!((with_good.drop_bad, with_good.lack, with_good.survivors), (vec![2], 2, 1));
-        assert!(judge(&bad, &nodes(&[Suspect, Live])).drop_bad.is_empty());
+        let lacking = judge(&bad, &nodes(&[Live, Live]));
+        assert_eq!((lacking.drop_bad, lacking.lack, lacking.survivors), (None, 2, 1));
+        let enough = Holding { wanted: 1, ..bad.clone() };
+        assert_eq!(judge(&enough, &nodes(&[Live, Live])).drop_bad, Some(2));
+        assert_eq!(judge(&enough, &nodes(&[Suspect, Live])).drop_bad, None);
+    }
+
+    #[test]
+    fn a_bad_replica_makes_room_where_there_is_no_other() {
+        let bad = Holding { bad: vec![2], ..chunk(&[1, 2]) };
+        let mut full = nodes(&[Live, Live]);
+        full.values_mut().for_each(|node| node.available = 1000);
+        assert_eq!(judge(&bad, &full).drop_bad, Some(2));
+        let mut with_another = nodes(&[Live, Live, Live]);
+        with_another.get_mut(&2).unwrap().available = 0;
+        assert_eq!(judge(&bad, &with_another).drop_bad, None);
+        full.get_mut(&1).unwrap().liveness = Suspect;
+        assert_eq!(judge(&bad, &full).drop_bad, None, "nobody good was heard just now");
+    }
+
+    #[test]
+    fn bad_replicas_go_one_after_the_other() {
+        let all = nodes(&[Live, Live, Dead, Live, Live]);
+        let bad = Holding { wanted: 1, bad: vec![3, 1, 2], ..chunk(&[1, 2, 3, 4]) };
+        assert_eq!(judge(&bad, &all).drop_bad, Some(1));
+        let going = Holding { dropping: vec![5], ..bad.clone() };
+        assert_eq!(judge(&going, &all).drop_bad, None, "one is on its way out");
+        let waits_for_the_dead = Holding { dropping: vec![3], bad: vec![1, 2], ..bad };
+        assert_eq!(judge(&waits_for_the_dead, &all).drop_bad, Some(1));
+    }
+
+    #[test]
+    fn a_chunk_whose_replicas_are_all_bad_is_put_together_from_them() {
+        let bad = Holding { bad: vec![1, 2, 3], ..chunk(&[1, 2, 3]) };
+        let verdict = judge(&bad, &nodes(&[Live, Live, Live]));
+        assert!(verdict.missing && verdict.salvage);
+        assert_eq!((verdict.lack, verdict.drop_bad, verdict.survivors), (3, None, 0));
+        assert!(!judge(&bad, &nodes(&[Dead, Dead, Dead])).salvage);
+        let some = Holding { bad: vec![1, 3], ..chunk(&[1, 2, 3, 4]) };
+        assert_eq!(some.sources(&nodes(&[Live, Suspect, Dead, Live])), [4, 2, 1]);
     }
 
     #[test]
