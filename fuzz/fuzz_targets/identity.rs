@@ -1,0 +1,6 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    let target = cairn_formats::TARGETS.iter().find(|target| target.name == "identity");
+    (target.expect("a target of this name").run)(input);
+});
