@@ -73,6 +73,12 @@ impl Hedge {
         self.slow.insert(node, now + LAST_FOR);
     }
 
+    /// A datanode gave its bytes: nothing is held against it any more. Otherwise two that were slow by turns would
+    /// both be asked last, and the one that still is as often first as the other.
+    pub(crate) fn was_good(&mut self, node: u32) {
+        self.slow.remove(&node);
+    }
+
     /// Whether a datanode is asked last for now.
     pub(crate) fn is_slow(&self, node: u32, now: Instant) -> bool {
         self.slow.get(&node).is_some_and(|until| *until > now)
@@ -117,6 +123,8 @@ mod tests {
         hedge.was_slow(7, now);
         assert!(hedge.is_slow(7, now) && !hedge.is_slow(8, now));
         assert!(!hedge.is_slow(7, now + LAST_FOR));
+        hedge.was_good(7);
+        assert!(!hedge.is_slow(7, now));
         (0..10_000).for_each(|node| hedge.was_slow(node, now));
         assert!(hedge.slow.len() <= MAX_SLOW);
     }

@@ -173,6 +173,7 @@ impl Reader {
                 Ok(bytes) => {
                     let mut hedge = self.hedge();
                     hedge.learn(took);
+                    hedge.was_good(replica.node);
                     // Those that were overtaken; their connections end with them.
                     for slower in asked.iter_mut().map(|other| other.node) {
                         hedge.was_slow(slower, Instant::now());

@@ -72,6 +72,8 @@ impl Scan {
         {
             job.touched.push(chunk);
         }
+        // At once: until it is read, a node that died seems to be missed by nobody.
+        job.node_from = self.nodes.first_key_value().map(|(node, from)| (*node, *from));
         if !due {
             return job;
         }
@@ -82,7 +84,6 @@ impl Scan {
             }
             job.table_from = Some(self.cursor);
         }
-        job.node_from = self.nodes.first_key_value().map(|(node, from)| (*node, *from));
         job
     }
 
