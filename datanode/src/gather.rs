@@ -26,7 +26,7 @@ pub fn gather(
     stop: &dyn Fn() -> bool,
 ) -> Result<Seal> {
     check(order)?;
-    let incoming = match store.incoming(order.chunk, order.length, &[])? {
+    let incoming = match store.incoming(order.chunk, order.length, &[], false)? {
         Ok(incoming) => incoming,
         Err(seal) => return Ok(seal),
     };

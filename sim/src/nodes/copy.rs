@@ -33,7 +33,7 @@ impl Copier for SimulatedCopier {
     ) -> BoxFuture<'static, Result<Seal>> {
         let network = self.0.clone();
         Box::pin(async move {
-            let mut incoming = match store.incoming(order.chunk, order.length, &order.blake3)? {
+            let mut incoming = match store.incoming(order.chunk, order.length, &order.blake3, order.replace)? {
                 Ok(incoming) => incoming,
                 Err(seal) => return Ok(seal),
             };
@@ -62,7 +62,7 @@ impl Copier for SimulatedCopier {
     ) -> BoxFuture<'static, Result<Seal>> {
         let network = self.0.clone();
         Box::pin(async move {
-            let mut incoming = match store.incoming(order.chunk, order.length, &[])? {
+            let mut incoming = match store.incoming(order.chunk, order.length, &[], false)? {
                 Ok(incoming) => incoming,
                 Err(seal) => return Ok(seal),
             };

@@ -107,7 +107,7 @@ pub fn commands() -> Vec<CommandBatch> {
             vec![
                 Op::RecordDigest(RecordDigest { chunk: 1, node: 1, blake3: Bytes::from(vec![7; 32]) }),
                 register(3),
-                Op::AddReplica(AddReplica { chunk: 1, node: 3 }),
+                Op::AddReplica(AddReplica { chunk: 1, node: 3, ..Default::default() }),
                 Op::DropReplica(DropReplica { chunk: 1, node: 2, bad: true }),
             ],
         ),
