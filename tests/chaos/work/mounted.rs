@@ -1,0 +1,140 @@
+//! A mount as a way into the cluster: plain system calls.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Fault, Moment, Place};
+
+/// A lock that is not had by then is somebody else's for too long.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+
+pub struct Mounted {
+    name: String,
+    root: PathBuf,
+}
+
+impl Mounted {
+    pub fn new(name: &str, root: PathBuf) -> Mounted {
+        Mounted { name: name.into(), root }
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+}
+
+fn flock(file: &File) -> io::Result<()> {
+    // SAFETY: the descriptor is open while `file` is borrowed.
+    match unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn counted(file: &File, moment: &mut dyn FnMut(Moment)) -> Result<(), Fault> {
+    let give_up = Instant::now() + LOCK_PATIENCE;
+    while let Err(error) = flock(file) {
+        // Not granted, so nothing was done under it.
+        if Instant::now() > give_up || error.raw_os_error() != Some(libc::EAGAIN) {
+            return Err(Fault::Refused(error.to_string()));
+        }
+        thread::sleep(Duration::from_millis(15));
+    }
+    moment(Moment::Taken);
+    let mut number = [0; 8];
+    let read = match file.read_at(&mut number, 0) {
+        Ok(0) => 0,
+        Ok(_) => u64::from_le_bytes(number),
+        Err(error) => return Err(Fault::Refused(format!("reading: {error}"))),
+    };
+    moment(Moment::Read(read));
+    file.write_all_at(&(read + 1).to_le_bytes(), 0)
+        .and_then(|()| file.sync_all())
+        .map_err(|error| Fault::from(error).halfway())
+}
+
+impl Place for Mounted {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Gives the thread descriptors of its own. A program that is started gets copies of all descriptors and closes
+    /// them, and a close on a mount waits for the cluster: then nobody could start a node while the cluster is down.
+    fn settle(&self, keep: RawFd) -> io::Result<()> {
+        let keep = keep as libc::c_uint;
+        // SAFETY: this thread shares no descriptors any more, and closes only its own copies.
+        let results = unsafe {
+            [
+                libc::close_range(3, keep - 1, libc::CLOSE_RANGE_UNSHARE as i32),
+                libc::close_range(keep + 1, libc::c_uint::MAX, 0),
+            ]
+        };
+        if results == [0, 0] { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    fn store(&self, path: &str, content: &[u8]) -> Result<(), Fault> {
+        let mut file = File::create(self.at(path))?;
+        file.write_all(content).and_then(|()| file.sync_all()).map_err(|error| Fault::from(error).halfway())
+    }
+
+    fn overwrite(&self, path: &str, content: &[u8]) -> Result<(), Fault> {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(self.at(path))?;
+        file.write_all_at(content, 0)
+            .and_then(|()| file.sync_all())
+            .map_err(|error| Fault::from(error).halfway())
+    }
+
+    fn read(&self, path: &str) -> Result<Option<Vec<u8>>, Fault> {
+        let mut content = Vec::new();
+        match File::open(self.at(path)) {
+            Ok(mut file) => file.read_to_end(&mut content)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Some(content))
+    }
+
+    fn append(&self, path: &str, record: &[u8]) -> Result<(), Fault> {
+        let mut file = OpenOptions::new().append(true).create(true).open(self.at(path))?;
+        let written = file.write(record).map_err(|error| Fault::from(error).halfway())?;
+        if written != record.len() {
+            return Err(Fault::Unknown(format!("{written} of {} bytes written", record.len())));
+        }
+        file.sync_all().map_err(|error| Fault::from(error).halfway())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<(), Fault> {
+        Ok(fs::rename(self.at(from), self.at(to))?)
+    }
+
+    fn claim(&self, path: &str) -> Result<(), Fault> {
+        Ok(File::create_new(self.at(path)).map(drop)?)
+    }
+
+    fn names(&self, directory: &str) -> Result<Vec<String>, Fault> {
+        let entries = fs::read_dir(self.at(directory))?;
+        let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
+        entries.map(name).collect()
+    }
+
+    fn mkdir(&self, path: &str) -> Result<(), Fault> {
+        Ok(fs::create_dir_all(self.at(path))?)
+    }
+
+    fn remove(&self, path: &str) -> Result<(), Fault> {
+        Ok(fs::remove_file(self.at(path))?)
+    }
+
+    fn count(&self, path: &str, moment: &mut dyn FnMut(Moment)) -> Option<Result<(), Fault>> {
+        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(self.at(path));
+        Some(match open {
+            Ok(file) => counted(&file, moment),
+            Err(error) => Err(Fault::Refused(error.to_string())),
+        })
+    }
+}
