@@ -15,6 +15,11 @@ torture directory:
     tests/conformance/fio.sh {{directory}}
     tests/conformance/stress.sh {{directory}}
 
+# A real cluster under random faults for so many seconds, then checked (tests/chaos/). Needs root, /dev/fuse and iproute2.
+# CAIRN_CHAOS_SEED=N repeats the faults of a run.
+soak SECONDS='7200':
+    CAIRN_CHAOS_SECONDS={{SECONDS}} cargo test --test chaos whatever_breaks -- --nocapture
+
 # Other people's test suites against a mounted cluster: `just conformance pjdfstest`, or `all`.
 conformance *SUITES='all':
     cargo build --bin cairn
