@@ -234,6 +234,32 @@ fn a_namenode_that_fell_behind_a_snapshot_catches_up_and_counts() {
     assert_eq!(library.names("many").expect("names").len(), 802);
 }
 
+#[test]
+fn the_first_read_after_a_power_cut_sees_everything_that_was_acknowledged() {
+    if !can_run() {
+        return;
+    }
+    let mut stage = Stage::set(Shape { datanodes: 3, mounts: 0, ..SHAPE });
+    let library = Arc::clone(&stage.places[0]);
+    library.mkdir("made").expect("a directory");
+    let namenodes = stage.nodes.names(Role::Namenode);
+    let mut made = 0;
+    for round in 0..4 {
+        for _ in 0..40 {
+            library.claim(&format!("made/{made}")).expect("a file");
+            made += 1;
+        }
+        for name in &namenodes {
+            stage.nodes.kill(name);
+        }
+        for at in 0..namenodes.len() {
+            stage.nodes.start(&namenodes[(at + round) % namenodes.len()]);
+        }
+        // The one answer that comes first; it waits until somebody leads.
+        assert_eq!(library.names("made").expect("names").len(), made, "round {round}");
+    }
+}
+
 /// The datanode whose replica was written to last.
 fn in_the_chain(nodes: &Nodes) -> String {
     let newest = |name: &String| {

@@ -144,10 +144,10 @@ fn look_at_the_end(stage: &Stage, events: &[Event], wrong: &mut Vec<String>) -> 
                     end.files.insert(path.clone(), blake3::hash(&content).to_hex().to_string());
                 }
             }
-            Operation::Claim { name } if event.done() => {
-                if surely(name, wrong, || place.read(name)).flatten().is_some() {
-                    end.claimed.push(name.clone());
-                }
+            Operation::Claim { name }
+                if event.done() && surely(name, wrong, || place.read(name)).flatten().is_some() =>
+            {
+                end.claimed.push(name.clone());
             }
             _ => {}
         }

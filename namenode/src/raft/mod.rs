@@ -287,6 +287,9 @@ fn raft_config(cluster_id: &str, settings: &GroupSettings) -> Result<Arc<openraf
         election_timeout_max: settings.election_timeout_ms.1,
         heartbeat_interval: settings.heartbeat_ms,
         enable_pre_vote: Some(true),
+        // A leader that goes on after its restart proposes no entry of its own. It would call itself readable once the
+        // first entry of its term is applied again, while those after it, acknowledged long ago, are not.
+        enable_leader_restore: Some(false),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(settings.snapshot_every.max(1)),
         max_in_snapshot_log_to_keep: settings.log_keep,
         // A snapshot is a whole store: it takes as long as it takes.

@@ -28,6 +28,11 @@ impl Name {
     pub const DIRECTORIES: [&str; 7] = ["r", "w", "log", "move", "claim", "lock", "keep"];
 }
 
+/// What a worker does again and again.
+type Job = fn(&mut Worker);
+/// One worker at a time, and whether there is still anything to do.
+type Turn = Arc<Mutex<bool>>;
+
 /// What all workers share.
 struct Shared {
     recorder: Arc<Recorder>,
@@ -68,7 +73,7 @@ impl Crew {
             moving: Mutex::default(),
             kept: Mutex::default(),
         });
-        let jobs: [(&str, fn(&mut Worker)); 7] = [
+        let jobs: [(&str, Job); 7] = [
             ("registers", registers),
             ("registers'", registers),
             ("appends", appends),
@@ -125,12 +130,12 @@ impl Crew {
 
 #[derive(Default)]
 struct Alone {
-    registers: Mutex<BTreeMap<(u64, String), Arc<Mutex<bool>>>>,
+    registers: Mutex<BTreeMap<(u64, String), Turn>>,
 }
 
 impl Alone {
     /// The turn at a register of this generation, with whether it is still to be used here.
-    fn at(&self, generation: u64, register: &str) -> Arc<Mutex<bool>> {
+    fn at(&self, generation: u64, register: &str) -> Turn {
         let mut registers = lock(&self.registers);
         registers.retain(|(of, _), _| *of == generation);
         let turn = registers.entry((generation, register.into()));
