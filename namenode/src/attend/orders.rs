@@ -70,7 +70,7 @@ impl Orders {
         match sent.task {
             Task::Seal { .. } => counts.seals += 1,
             Task::Delete => counts.deletes += 1,
-                Task::Copy(_) | Task::Gather { .. } | Task::Inventory | Task::Scrub { .. } => {}
+            Task::Copy(_) | Task::Gather { .. } | Task::Inventory | Task::Scrub { .. } => {}
         }
         if !matches!(sent.task, Task::Inventory | Task::Scrub { .. }) {
             self.replicas.insert((sent.node, sent.chunk), self.next);

@@ -33,10 +33,11 @@ impl Copier for SimulatedCopier {
     ) -> BoxFuture<'static, Result<Seal>> {
         let network = self.0.clone();
         Box::pin(async move {
-            let mut incoming = match store.incoming(order.chunk, order.length, &order.blake3, order.replace)? {
-                Ok(incoming) => incoming,
-                Err(seal) => return Ok(seal),
-            };
+            let mut incoming =
+                match store.incoming(order.chunk, order.length, &order.blake3, order.replace)? {
+                    Ok(incoming) => incoming,
+                    Err(seal) => return Ok(seal),
+                };
             let mut failed: Option<Error> = None;
             for source in &order.sources {
                 if incoming.missing() == 0 || stop.load(Ordering::Acquire) {

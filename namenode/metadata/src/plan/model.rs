@@ -360,7 +360,10 @@ impl Cluster {
         }
         self.disks.get_mut(&copy.target).unwrap().replicas.insert(copy.chunk, WHOLE);
         self.known_bad.remove(&(copy.chunk, copy.target));
-        self.propose(0, Op::AddReplica(AddReplica { chunk: copy.chunk, node: copy.target, ..Default::default() }));
+        self.propose(
+            0,
+            Op::AddReplica(AddReplica { chunk: copy.chunk, node: copy.target, ..Default::default() }),
+        );
         self.backoff.clear(copy.chunk, copy.target);
     }
 
