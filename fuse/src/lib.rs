@@ -10,6 +10,7 @@ mod accesses;
 mod attr;
 mod directory;
 mod dispatch;
+mod doubts;
 mod errno;
 mod filesystem;
 mod groups;

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use crate::accesses::{Accesses, counts_now};
 use crate::attr::file_attr;
 use crate::directory::DirectoryStream;
+use crate::doubts::Doubts;
 use crate::handles::{FileHandle, Handles};
 use crate::holds::Holds;
 use crate::inodes::Inodes;
@@ -55,6 +56,7 @@ pub(crate) struct View {
     pub locks: Locks,
     pub interrupts: Interrupts,
     pub accesses: Accesses,
+    pub doubts: Doubts,
     /// The way to tell the kernel something unasked; there once the mount is made.
     pub notifier: OnceLock<Notifier>,
     epoch: AtomicU64,
@@ -86,6 +88,7 @@ impl View {
             locks: Locks::default(),
             interrupts: Interrupts::default(),
             accesses: Accesses::default(),
+            doubts: Doubts::default(),
             notifier: OnceLock::new(),
             epoch: AtomicU64::new(0),
         }

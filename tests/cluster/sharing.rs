@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,6 +24,7 @@ fn two_mounts_agree_on_who_was_first() {
     a_moved_file_has_one_name(&mounts);
     a_replaced_file_is_always_there_and_whole(&mounts);
     what_was_closed_is_seen_by_the_next_open(&mounts);
+    what_replaced_an_open_file_is_seen_by_the_next_open(&mounts);
     a_name_is_exchanged_or_kept_as_asked(&mounts);
     an_unlinked_file_lives_while_the_other_mount_has_it_open(&mounts);
     what_stays_is_listed_once_while_names_come_and_go(&mounts);
@@ -150,6 +152,21 @@ fn what_was_closed_is_seen_by_the_next_open(mounts: &TwoMounts) {
         assert_eq!(fs::read_to_string(reader).unwrap(), content);
         let size = fs::metadata(reader).unwrap().len();
         assert_eq!(size, content.len() as u64, "after an open, its attributes are current too");
+    }
+}
+
+fn what_replaced_an_open_file_is_seen_by_the_next_open(mounts: &TwoMounts) {
+    let (one, other) = (&mounts.first, &mounts.second);
+    for round in 0..20 {
+        let (old, new) = (format!("old {round}"), format!("new {round}"));
+        fs::write(one.join("replaced"), &old).unwrap();
+        let held = fs::File::open(other.join("replaced")).unwrap();
+        fs::write(one.join("replacement"), &new).unwrap();
+        fs::metadata(other.join("replaced")).unwrap();
+        fs::rename(one.join("replacement"), one.join("replaced")).unwrap();
+        assert_eq!(fs::read_to_string(other.join("replaced")).unwrap(), new);
+        let by_descriptor = format!("/proc/self/fd/{}", held.as_raw_fd());
+        assert_eq!(fs::read_to_string(by_descriptor).unwrap(), old, "held, so it lives");
     }
 }
 

@@ -21,6 +21,7 @@ pub(crate) struct NewMode {
 impl View {
     /// The inode under a name.
     pub(crate) async fn lookup(&self, caller: Caller, parent: u64, name: &OsStr) -> Result<Attr> {
+        self.doubts.asked_for_name(caller.pid);
         let epoch = self.epoch();
         let attr = self.cluster.stat(&self.cred(caller), child(parent, name)?, false).await?;
         Ok(self.present(attr, epoch))

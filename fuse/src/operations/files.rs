@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use bytes::Bytes;
-use cairn_proto::fs::{Attr, CreateFile};
+use cairn_proto::fs::{Attr, CreateFile, FileKind};
 use cairn_proto::{ErrorCode, Result};
 use fuser::{AccessFlags, FopenFlags};
 
@@ -102,7 +102,10 @@ impl View {
                 }
             },
         };
-        let allowed = self.current(&attr).and_then(|()| self.require(caller, &attr, access_of(flags)));
+        let allowed = self
+            .named(caller, &attr)
+            .and_then(|()| self.current(&attr))
+            .and_then(|()| self.require(caller, &attr, access_of(flags)));
         if let Err(error) = allowed {
             self.holds.let_go(inode);
             return Err(error);
@@ -122,6 +125,16 @@ impl View {
         // A read of the kernel's own pages would not be seen here, so one that counts must not find them.
         let current = self.versions.keep_pages(inode, attr.version) && !self.read_would_count(&attr);
         Ok(self.opened(open, wanted, current))
+    }
+
+    /// Refuses once to open a file that has no name, because a name that was given to something else may have led there.
+    fn named(&self, caller: Caller, attr: &Attr) -> Result<()> {
+        let nameless = attr.nlink == 0 && attr.kind() == FileKind::File;
+        // A process out of sight cannot be told from others.
+        if !nameless || caller.pid == 0 || self.doubts.came_back(caller.pid, attr.inode) {
+            return Ok(());
+        }
+        Err(ErrorCode::Stale.because(format!("inode {}", attr.inode)))
     }
 
     /// Makes a file and opens it, in one step; opens it if it is there already and may be.
