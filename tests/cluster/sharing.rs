@@ -82,9 +82,17 @@ fn appends_are_all_there_once_and_whole(mounts: &TwoMounts) {
 
 /// Runs `change` again and again until `look` has been called `looks` times beside it.
 fn beside(looks: usize, mut change: impl FnMut() + Send, mut look: impl FnMut()) {
+    /// Ends the changes, also when a look panics.
+    struct Over<'a>(&'a AtomicBool);
+    impl Drop for Over<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let over = &over;
+        let _over = Over(over);
         let changing = scope.spawn(move || {
             while !over.load(Ordering::Relaxed) {
                 change();
@@ -97,7 +105,6 @@ fn beside(looks: usize, mut change: impl FnMut() + Send, mut look: impl FnMut())
             }
             look();
         }
-        over.store(true, Ordering::Relaxed);
     });
 }
 

@@ -9,6 +9,7 @@ use cairn_proto::fs::{Attr, CreateFile, FileKind};
 use cairn_proto::{ErrorCode, Result};
 use fuser::{AccessFlags, FopenFlags};
 
+use crate::doubts::Verdict;
 use crate::handles::FileHandle;
 use crate::inodes::OpenInode;
 use crate::operations::entries::NewMode;
@@ -102,10 +103,8 @@ impl View {
                 }
             },
         };
-        let allowed = self
-            .named(caller, &attr)
-            .and_then(|()| self.current(&attr))
-            .and_then(|()| self.require(caller, &attr, access_of(flags)));
+        let allowed =
+            self.may_be_found(caller, &attr).and_then(|()| self.require(caller, &attr, access_of(flags)));
         if let Err(error) = allowed {
             self.holds.let_go(inode);
             return Err(error);
@@ -127,14 +126,21 @@ impl View {
         Ok(self.opened(open, wanted, current))
     }
 
-    /// Refuses once to open a file that has no name, because a name that was given to something else may have led there.
-    fn named(&self, caller: Caller, attr: &Attr) -> Result<()> {
-        let nameless = attr.nlink == 0 && attr.kind() == FileKind::File;
+    /// Refuses once to open a file that has no name: a name that was given to something else may have led there.
+    fn may_be_found(&self, caller: Caller, attr: &Attr) -> Result<()> {
         // A process out of sight cannot be told from others.
-        if !nameless || caller.pid == 0 || self.doubts.came_back(caller.pid, attr.inode) {
+        if caller.pid == 0 {
+            return self.current(attr);
+        }
+        if attr.nlink > 0 || attr.kind() != FileKind::File {
+            self.doubts.settle(caller.pid);
             return Ok(());
         }
-        Err(ErrorCode::Stale.because(format!("inode {}", attr.inode)))
+        match self.doubts.judge(caller.pid, attr.inode) {
+            Verdict::Refuse => Err(ErrorCode::Stale.because(format!("inode {}", attr.inode))),
+            Verdict::ByDescriptor => self.current(attr),
+            Verdict::ByFreshName => Ok(()),
+        }
     }
 
     /// Makes a file and opens it, in one step; opens it if it is there already and may be.
