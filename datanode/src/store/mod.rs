@@ -3,6 +3,8 @@
 //! Everything here blocks: callers are threads of the data plane, or tasks' blocking threads.
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod damage_tests;
 mod directory;
 pub mod format;

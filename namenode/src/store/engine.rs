@@ -34,25 +34,35 @@ impl RedbStore {
     /// Opens the store at `path`, making it when there is none. A file that is not a store, or a damaged one, is
     /// [`StoreError::Damaged`].
     pub fn open(path: &Path, cache_bytes: usize, disk: SharedDisk) -> Result<RedbStore, StoreError> {
-        let database = RwLock::new(Arc::new(open_database(path, cache_bytes, &disk)?));
+        let found = disk.look(path).map_err(|error| failed(path, error))?;
+        let database = match found {
+            Some(_) => open_database(path, cache_bytes, &disk)?,
+            None => {
+                // A store that is half made is no store: it gets its name when it is whole.
+                let database = make_database(&fresh_path(path), cache_bytes, &disk)?;
+                put_in_place(path, &disk)?;
+                database
+            }
+        };
+        let database = RwLock::new(Arc::new(database));
         Ok(RedbStore { database, path: path.to_owned(), cache_bytes, disk })
     }
 
     /// Builds a fresh store with `fill` beside this one and takes its place at once: earlier views keep what they
     /// saw, later ones see the new content. A failed `fill` changes nothing.
     pub fn replace(&self, fill: impl FnOnce(&RedbStore) -> Result<(), StoreError>) -> Result<(), StoreError> {
-        let fresh_path = self.path.with_extension("new");
-        match self.disk.remove(&fresh_path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&fresh_path, error)),
-            _ => {}
-        }
-        let fresh = RedbStore::open(&fresh_path, self.cache_bytes, self.disk.clone())?;
+        let path = fresh_path(&self.path);
+        let database = make_database(&path, self.cache_bytes, &self.disk)?;
+        let fresh = RedbStore {
+            database: RwLock::new(Arc::new(database)),
+            path,
+            cache_bytes: self.cache_bytes,
+            disk: self.disk.clone(),
+        };
         fill(&fresh)?;
         // The new file must be whole on disk before it takes the name of the old one.
         fresh.write(Durability::Durable, &mut |_| Ok(()))?;
-        self.disk.rename(&fresh_path, &self.path).map_err(|error| failed(&self.path, error))?;
-        let dir = self.path.parent().unwrap_or(&self.path);
-        self.disk.sync_dir(dir).map_err(|error| failed(&self.path, error))?;
+        put_in_place(&self.path, &self.disk)?;
         let fresh = fresh.database.into_inner().unwrap_or_else(PoisonError::into_inner);
         *self.database.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
@@ -103,22 +113,38 @@ impl StorageBackend for Backend {
     }
 }
 
-/// Opens the file as it is, or an empty one.
-fn open_file(path: &Path, disk: &SharedDisk) -> io::Result<Handle> {
-    if disk.look(path)?.is_none() {
-        return disk.open(path, Access::Create);
-    }
-    let file = disk.open(path, Access::Write)?;
-    // What an earlier process failed to write must not be taken for durable.
-    file.reread()?;
-    Ok(file)
+/// Where a store is made until it is whole.
+fn fresh_path(path: &Path) -> PathBuf {
+    path.with_extension("new")
+}
+
+/// Gives the store that was made beside `path` its name, durably.
+fn put_in_place(path: &Path, disk: &SharedDisk) -> Result<(), StoreError> {
+    let dir = path.parent().unwrap_or(path);
+    disk.rename(&fresh_path(path), path)
+        .and_then(|()| disk.sync_dir(dir))
+        .map_err(|error| failed(path, error))
+}
+
+/// An empty store at `path`, in the place of whatever an earlier process left there.
+fn make_database(path: &Path, cache_bytes: usize, disk: &SharedDisk) -> Result<Database, StoreError> {
+    let file = disk.open(path, Access::Create).map_err(|error| failed(path, error))?;
+    use_file(file, path, cache_bytes)
 }
 
 fn open_database(path: &Path, cache_bytes: usize, disk: &SharedDisk) -> Result<Database, StoreError> {
+    let file = disk.open(path, Access::Write).map_err(|error| failed(path, error))?;
+    // What an earlier process failed to write, or did not come as far as to name, must not be taken for durable.
+    file.reread()
+        .and_then(|()| disk.sync_dir(path.parent().unwrap_or(path)))
+        .map_err(|error| failed(path, error))?;
+    use_file(file, path, cache_bytes)
+}
+
+fn use_file(file: Handle, path: &Path, cache_bytes: usize) -> Result<Database, StoreError> {
     let damaged = |error: String| StoreError::Damaged(format!("{}: {error}", path.display()));
     let mut builder = Database::builder();
     builder.set_cache_size(cache_bytes);
-    let file = open_file(path, disk).map_err(|error| failed(path, error))?;
     let opened = match file.as_file() {
         Some(file) => FileBackend::new(file.try_clone().map_err(|error| failed(path, error))?)
             .and_then(|backend| builder.create_with_backend(backend)),

@@ -4,6 +4,8 @@
 //! back to the last durable commit, from which the log is applied again. The applied log id lives in the same
 //! transactions, so the store always says itself how far it is.
 
+#[cfg(test)]
+mod crash_tests;
 mod engine;
 pub mod stream;
 

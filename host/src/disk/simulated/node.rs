@@ -104,8 +104,10 @@ impl Node {
         self.platter = self.torn(random);
         self.edits.clear();
         self.dirty = 0;
+        // Most kernels keep showing all of it until memory is short.
+        let short = random.flip();
         for (number, sector) in self.cache.chunks_mut(SECTOR).enumerate() {
-            if random.flip() {
+            if short && random.flip() {
                 let held = self.platter.get(number * SECTOR..).unwrap_or_default();
                 let held = &held[..held.len().min(sector.len())];
                 sector[..held.len()].copy_from_slice(held);
