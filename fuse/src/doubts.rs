@@ -13,12 +13,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Doubts remembered; each is settled by the kernel's next request, so more of them belong to threads that were killed.
 const MOST: usize = 1024;
 
-/// A thread that was refused an open.
+/// An open that was refused. It is settled by the thread's next open, whatever that finds.
 struct Doubt {
     thread: u32,
     inode: u64,
-    /// It has asked for a name since.
-    asked: bool,
+    /// What the last name led to that the thread asked for since.
+    found: Option<u64>,
 }
 
 /// The doubts of a mount.
@@ -36,38 +36,43 @@ pub(crate) enum Verdict {
     ByFreshName,
 }
 
-impl Doubts {
-    /// Judges an open of an inode that has no name. A refusal is remembered.
-    pub(crate) fn judge(&self, thread: u32, inode: u64) -> Verdict {
-        let mut doubts = self.lock();
-        if let Some(known) = doubts.iter().position(|doubt| doubt.thread == thread)
-            && let Some(doubt) = doubts.remove(known)
-        {
-            if doubt.asked {
-                return Verdict::ByFreshName;
-            }
-            if doubt.inode == inode {
-                return Verdict::ByDescriptor;
-            }
+/// What a thread was refused before the open at hand.
+pub(crate) struct Before(Option<Doubt>);
+
+impl Before {
+    /// Judges the open at hand, of an inode that has no name.
+    pub(crate) fn judge(&self, inode: u64) -> Verdict {
+        match &self.0 {
+            Some(Doubt { found: Some(found), .. }) if *found == inode => Verdict::ByFreshName,
+            Some(doubt) if doubt.found.is_none() && doubt.inode == inode => Verdict::ByDescriptor,
+            _ => Verdict::Refuse,
         }
+    }
+}
+
+impl Doubts {
+    /// The thread opens something: its doubt is over.
+    pub(crate) fn settle(&self, thread: u32) -> Before {
+        let mut doubts = self.lock();
+        let known = doubts.iter().position(|doubt| doubt.thread == thread);
+        Before(known.and_then(|known| doubts.remove(known)))
+    }
+
+    /// The thread was refused an open.
+    pub(crate) fn remember(&self, thread: u32, inode: u64) {
+        let mut doubts = self.lock();
         if doubts.len() >= MOST {
             doubts.pop_front();
         }
-        doubts.push_back(Doubt { thread, inode, asked: false });
-        Verdict::Refuse
+        doubts.push_back(Doubt { thread, inode, found: None });
     }
 
-    /// The thread asks for a name.
-    pub(crate) fn asked_for_name(&self, thread: u32) {
+    /// The thread asked for a name, which leads to this inode.
+    pub(crate) fn found(&self, thread: u32, inode: u64) {
         let mut doubts = self.lock();
         if let Some(doubt) = doubts.iter_mut().find(|doubt| doubt.thread == thread) {
-            doubt.asked = true;
+            doubt.found = Some(inode);
         }
-    }
-
-    /// The thread opens a file that has a name: whatever was doubtful is over.
-    pub(crate) fn settle(&self, thread: u32) {
-        self.lock().retain(|doubt| doubt.thread != thread);
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Doubt>> {
@@ -79,33 +84,51 @@ impl Doubts {
 mod tests {
     use super::*;
 
+    /// An open of an inode without a name.
+    fn open(doubts: &Doubts, thread: u32, inode: u64) -> Verdict {
+        let verdict = doubts.settle(thread).judge(inode);
+        if verdict == Verdict::Refuse {
+            doubts.remember(thread, inode);
+        }
+        verdict
+    }
+
     #[test]
     fn who_comes_back_without_a_name_is_let_in() {
         let doubts = Doubts::default();
-        assert_eq!(doubts.judge(1, 7), Verdict::Refuse);
-        assert_eq!(doubts.judge(2, 7), Verdict::Refuse, "another thread's doubt");
-        assert_eq!(doubts.judge(1, 7), Verdict::ByDescriptor);
-        assert_eq!(doubts.judge(1, 7), Verdict::Refuse, "each open anew");
-        assert_eq!(doubts.judge(1, 8), Verdict::Refuse, "another inode");
+        assert_eq!(open(&doubts, 1, 7), Verdict::Refuse);
+        assert_eq!(open(&doubts, 2, 7), Verdict::Refuse, "another thread's doubt");
+        assert_eq!(open(&doubts, 1, 7), Verdict::ByDescriptor);
+        assert_eq!(open(&doubts, 1, 7), Verdict::Refuse, "each open anew");
+        assert_eq!(open(&doubts, 1, 8), Verdict::Refuse, "another inode");
     }
 
     #[test]
     fn who_asked_for_the_name_is_let_in_once() {
         let doubts = Doubts::default();
-        doubts.asked_for_name(1);
-        assert_eq!(doubts.judge(1, 7), Verdict::Refuse, "what it asked before does not count");
-        doubts.asked_for_name(1);
-        assert_eq!(doubts.judge(1, 8), Verdict::ByFreshName, "replaced again meanwhile");
-        assert_eq!(doubts.judge(1, 8), Verdict::Refuse);
-        doubts.asked_for_name(1);
-        doubts.settle(1);
-        assert_eq!(doubts.judge(1, 9), Verdict::Refuse, "the second try found a file with a name");
+        doubts.found(1, 7);
+        assert_eq!(open(&doubts, 1, 7), Verdict::Refuse, "what it asked before does not count");
+        doubts.found(1, 8);
+        assert_eq!(open(&doubts, 1, 8), Verdict::ByFreshName, "replaced again meanwhile");
+        assert_eq!(open(&doubts, 1, 8), Verdict::Refuse);
+        doubts.found(1, 9);
+        assert_eq!(open(&doubts, 1, 8), Verdict::Refuse, "the name leads elsewhere");
+    }
+
+    #[test]
+    fn the_next_open_settles_a_doubt_whatever_it_finds() {
+        let doubts = Doubts::default();
+        assert_eq!(open(&doubts, 1, 7), Verdict::Refuse);
+        doubts.found(1, 8);
+        // A file with a name, or one that was made.
+        drop(doubts.settle(1));
+        assert_eq!(open(&doubts, 1, 8), Verdict::Refuse);
     }
 
     #[test]
     fn doubts_are_bounded() {
         let doubts = Doubts::default();
-        assert!((0..10_000).all(|thread| doubts.judge(thread, 1) == Verdict::Refuse));
+        assert!((0..10_000).all(|thread| open(&doubts, thread, 1) == Verdict::Refuse));
         assert!(doubts.lock().len() <= MOST);
     }
 }

@@ -21,9 +21,10 @@ pub(crate) struct NewMode {
 impl View {
     /// The inode under a name.
     pub(crate) async fn lookup(&self, caller: Caller, parent: u64, name: &OsStr) -> Result<Attr> {
-        self.doubts.asked_for_name(caller.pid);
         let epoch = self.epoch();
-        let attr = self.cluster.stat(&self.cred(caller), child(parent, name)?, false).await?;
+        let found = self.cluster.stat(&self.cred(caller), child(parent, name)?, false).await;
+        let attr = found.inspect_err(|_| drop(self.doubts.settle(caller.pid)))?;
+        self.doubts.found(caller.pid, attr.inode);
         Ok(self.present(attr, epoch))
     }
 

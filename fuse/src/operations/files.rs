@@ -9,7 +9,7 @@ use cairn_proto::fs::{Attr, CreateFile, FileKind};
 use cairn_proto::{ErrorCode, Result};
 use fuser::{AccessFlags, FopenFlags};
 
-use crate::doubts::Verdict;
+use crate::doubts::{Before, Verdict};
 use crate::handles::FileHandle;
 use crate::inodes::OpenInode;
 use crate::operations::entries::NewMode;
@@ -91,6 +91,7 @@ fn access_of(flags: i32) -> AccessFlags {
 impl View {
     /// Opens a file that exists: sees whatever was closed or synced before, anywhere.
     pub(crate) async fn open(&self, caller: Caller, inode: u64, flags: i32) -> Result<Opened> {
+        let before = self.doubts.settle(caller.pid);
         let wanted = Wanted::from(flags);
         let epoch = self.epoch();
         let attr = match self.holds.hold(&self.cluster, inode).await? {
@@ -103,8 +104,9 @@ impl View {
                 }
             },
         };
-        let allowed =
-            self.may_be_found(caller, &attr).and_then(|()| self.require(caller, &attr, access_of(flags)));
+        let allowed = self
+            .may_be_found(caller, &attr, &before)
+            .and_then(|()| self.require(caller, &attr, access_of(flags)));
         if let Err(error) = allowed {
             self.holds.let_go(inode);
             return Err(error);
@@ -127,17 +129,16 @@ impl View {
     }
 
     /// Refuses once to open a file that has no name: a name that was given to something else may have led there.
-    fn may_be_found(&self, caller: Caller, attr: &Attr) -> Result<()> {
+    fn may_be_found(&self, caller: Caller, attr: &Attr, before: &Before) -> Result<()> {
         // A process out of sight cannot be told from others.
-        if caller.pid == 0 {
+        if caller.pid == 0 || attr.nlink > 0 || attr.kind() != FileKind::File {
             return self.current(attr);
         }
-        if attr.nlink > 0 || attr.kind() != FileKind::File {
-            self.doubts.settle(caller.pid);
-            return Ok(());
-        }
-        match self.doubts.judge(caller.pid, attr.inode) {
-            Verdict::Refuse => Err(ErrorCode::Stale.because(format!("inode {}", attr.inode))),
+        match before.judge(attr.inode) {
+            Verdict::Refuse => {
+                self.doubts.remember(caller.pid, attr.inode);
+                Err(ErrorCode::Stale.because(format!("inode {}", attr.inode)))
+            }
             Verdict::ByDescriptor => self.current(attr),
             Verdict::ByFreshName => Ok(()),
         }
@@ -152,6 +153,7 @@ impl View {
         mode: NewMode,
         flags: i32,
     ) -> Result<(Attr, Opened)> {
+        self.doubts.settle(caller.pid);
         let wanted = Wanted::from(flags);
         let epoch = self.epoch();
         let ask = CreateFile {
