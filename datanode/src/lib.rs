@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use cairn_host::descriptors;
 use cairn_host::net::RealNetwork;
 use cairn_proto::{ErrorCode, Result};
 use tokio::sync::{Semaphore, watch};
@@ -45,7 +46,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// directories of another cluster, an address that is taken. Namenodes need not be up.
 pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<()> {
     config.check()?;
-    raise_descriptor_limit();
+    descriptors::raise_limit();
     // The port first: a second start of the same datanode says so before it waits for its directories.
     let listener = server::bind(config.listen)?;
     let store_config = config.store();
@@ -95,17 +96,4 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
     let _ = closed.await;
     tracing::info!("datanode stopped");
     ended
-}
-
-/// Chains and open chunks take a few descriptors each; the soft limit of many systems is low.
-fn raise_descriptor_limit() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is a valid rlimit for both calls, which read or write nothing else. That it cannot be
-    // raised is no reason not to run.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && limit.rlim_cur < limit.rlim_max {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
-        }
-    }
 }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 pub mod clock;
+pub mod descriptors;
 pub mod disk;
 pub mod net;
 pub mod work;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_host::descriptors;
 use cairn_host::disk::{self, DiskLock};
 use cairn_host::net::{Listener, Network};
 use cairn_proto::control::namenode_server::NamenodeServer;
@@ -38,7 +39,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), 
 
 /// As [`run`], with options that [`Config::checked`] would refuse: for who knows what they are good for.
 pub async fn run_checked(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), Error> {
-    raise_descriptor_limit();
+    descriptors::raise_limit();
     let _lock = take_directory(&config)?;
     let listener = config.host.network.bind(config.listen).await.map_err(|error| {
         ErrorCode::Unavailable.because(format!("listening on {}: {error}", config.listen))
@@ -83,19 +84,6 @@ pub async fn run_checked(config: Config, shutdown: watch::Receiver<bool>) -> Res
         server.abort();
     }
     result
-}
-
-/// A connection takes a descriptor; the soft limit of many systems is low.
-fn raise_descriptor_limit() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is a valid rlimit for both calls, which read or write nothing else. That it cannot be raised is
-    // no reason not to run.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && limit.rlim_cur < limit.rlim_max {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
-        }
-    }
 }
 
 fn take_directory(config: &Config) -> Result<Box<dyn DiskLock>, Error> {
