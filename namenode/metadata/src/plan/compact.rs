@@ -375,7 +375,6 @@ impl Garbage {
 
 #[cfg(test)]
 mod tests {
-    use cairn_proto::fs::AdminState;
 
     use super::*;
     use crate::memory::Tables;
@@ -385,15 +384,7 @@ mod tests {
     const POLICY: Policy = Policy { live_percent: 50, chunk_size: 1000, quiet_ms: 100 };
 
     fn nodes(count: u32) -> Nodes {
-        let node = |id| Node {
-            liveness: Liveness::Live,
-            admin: AdminState::Normal,
-            host: format!("h{id}"),
-            rack: String::new(),
-            available: 1 << 40,
-            capacity: 1 << 41,
-        };
-        (1..=count).map(|id| (id, node(id))).collect()
+        Node::live(count)
     }
 
     fn sealed(length: u64, live: u64) -> Chunk {

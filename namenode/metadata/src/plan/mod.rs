@@ -52,5 +52,25 @@ impl Node {
     }
 }
 
+#[cfg(test)]
+impl Node {
+    /// A datanode of tests, with room to spare.
+    fn roomy(liveness: Liveness, host: String) -> Node {
+        Node {
+            liveness,
+            admin: AdminState::Normal,
+            host,
+            rack: String::new(),
+            available: 1 << 40,
+            capacity: 1 << 41,
+        }
+    }
+
+    /// So many live ones, each on a host of its own, numbered from 1.
+    fn live(count: u32) -> Nodes {
+        (1..=count).map(|id| (id, Node::roomy(Liveness::Live, format!("h{id}")))).collect()
+    }
+}
+
 /// Every registered datanode by number.
 pub type Nodes = BTreeMap<u32, Node>;

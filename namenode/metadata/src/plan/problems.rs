@@ -123,20 +123,13 @@ fn has_waste(verdict: &Verdict) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use cairn_proto::fs::{AdminState, Liveness};
+    use cairn_proto::fs::Liveness;
 
     use super::*;
     use crate::plan::Node;
 
     fn nodes() -> Nodes {
-        let node = |liveness| Node {
-            liveness,
-            admin: AdminState::Normal,
-            host: String::new(),
-            rack: String::new(),
-            available: 1 << 40,
-            capacity: 1 << 41,
-        };
+        let node = |liveness| Node::roomy(liveness, String::new());
         (1..=5).map(|id| (id, node(if id <= 4 { Liveness::Live } else { Liveness::Dead }))).collect()
     }
 

@@ -148,20 +148,13 @@ fn absent(node: u32, id: u64, record: &Chunk, findings: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use cairn_proto::fs::{AdminState, Liveness};
+    use cairn_proto::fs::Liveness;
 
     use super::*;
     use crate::plan::Node;
 
     fn nodes(live: u32) -> Nodes {
-        let node = |id| Node {
-            liveness: if id <= live { Liveness::Live } else { Liveness::Dead },
-            admin: AdminState::Normal,
-            host: String::new(),
-            rack: String::new(),
-            available: 1 << 40,
-            capacity: 1 << 41,
-        };
+        let node = |id| Node::roomy(if id <= live { Liveness::Live } else { Liveness::Dead }, String::new());
         (1..=5).map(|id| (id, node(id))).collect()
     }
 

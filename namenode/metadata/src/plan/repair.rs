@@ -256,7 +256,7 @@ impl<'a> Draft<'a> {
 
 #[cfg(test)]
 mod tests {
-    use cairn_proto::fs::{AdminState, Liveness};
+    use cairn_proto::fs::Liveness;
 
     use super::*;
     use crate::plan::Node;
@@ -265,15 +265,7 @@ mod tests {
     const LIMITS: Limits = Limits { per_target: 2, per_source: 2, total: 100, bytes: u64::MAX, looks: 1000 };
 
     fn nodes(count: u32) -> Nodes {
-        let node = |id| Node {
-            liveness: Liveness::Live,
-            admin: AdminState::Normal,
-            host: format!("h{id}"),
-            rack: String::new(),
-            available: 1 << 40,
-            capacity: 1 << 41,
-        };
-        (1..=count).map(|id| (id, node(id))).collect()
+        Node::live(count)
     }
 
     fn chunk(replicas: &[u32]) -> Holding {
