@@ -8,6 +8,8 @@ mod nemesis;
 mod network;
 mod nodes;
 mod stage;
+#[path = "../cluster/waiting.rs"]
+mod waiting;
 mod work;
 
 use std::collections::BTreeMap;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::network::{Network, address};
+use crate::waiting::wait_for;
 
 /// How long anything that must happen "by itself" may take before a test gives up on it.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -324,18 +325,8 @@ impl Nodes {
 
     /// Waits until the cluster's state is as wanted and returns it.
     #[track_caller]
-    pub fn wait_for(&self, what: &str, mut wanted: impl FnMut(&Value) -> bool) -> Value {
-        let give_up = Instant::now() + PATIENCE;
-        loop {
-            let status = self.status();
-            match &status {
-                Some(status) if wanted(status) => return status.clone(),
-                _ if Instant::now() > give_up => {
-                    panic!("waited in vain for {what}; last seen: {status:#?}\n{}", self.logs())
-                }
-                _ => std::thread::sleep(Duration::from_millis(200)),
-            }
-        }
+    pub fn wait_for(&self, what: &str, wanted: impl FnMut(&Value) -> bool) -> Value {
+        wait_for(what, PATIENCE, || self.status(), wanted, || self.logs())
     }
 
     /// The name of the namenode that leads.

@@ -20,3 +20,4 @@ mod strangers;
 mod support;
 mod two_mounts;
 mod verbs;
+mod waiting;

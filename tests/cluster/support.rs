@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
 use serde_json::Value;
+
+use crate::waiting::wait_for;
 
 /// How long anything that must happen "by itself" may take before a test gives up on it.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -118,18 +120,8 @@ impl Cluster {
 
     /// Waits until the cluster's state is as wanted and returns it.
     #[track_caller]
-    pub fn wait_for(&self, what: &str, mut wanted: impl FnMut(&Value) -> bool) -> Value {
-        let give_up = Instant::now() + PATIENCE;
-        loop {
-            let status = self.status();
-            match &status {
-                Some(status) if wanted(status) => return status.clone(),
-                _ if Instant::now() > give_up => {
-                    panic!("waited in vain for {what}; last seen: {status:#?}\n{}", self.logs())
-                }
-                _ => std::thread::sleep(Duration::from_millis(200)),
-            }
-        }
+    pub fn wait_for(&self, what: &str, wanted: impl FnMut(&Value) -> bool) -> Value {
+        wait_for(what, PATIENCE, || self.status(), wanted, || self.logs())
     }
 
     /// Waits until every chunk has the replicas it wants and no more.
