@@ -335,7 +335,8 @@ pub(crate) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
 /// datanode look dead. At most one question waits for such a disk.
 async fn measure(store: Arc<Store>, measuring: &Arc<Semaphore>, patience: Duration) -> Option<DiskSpace> {
     let asking = measuring.clone().try_acquire_owned().ok()?;
-    let asked = blocking(move || {
+    let disk = store.disk().clone();
+    let asked = blocking(&disk, move || {
         let space = store.space();
         drop(asking);
         space

@@ -52,9 +52,9 @@ impl Copier for Fetch {
         order: CopyReplica,
         stop: Arc<AtomicBool>,
     ) -> BoxFuture<'static, Result<Seal>> {
-        let settings = self.0.clone();
+        let (settings, disk) = (self.0.clone(), store.disk().clone());
         let work = move || copy::copy(&store, &order, &settings, &|| stop.load(Ordering::Acquire));
-        Box::pin(async move { blocking(work).await.map_err(panicked)? })
+        Box::pin(async move { blocking(&disk, work).await.map_err(panicked)? })
     }
 
     fn gather(
@@ -63,9 +63,9 @@ impl Copier for Fetch {
         order: GatherReplica,
         stop: Arc<AtomicBool>,
     ) -> BoxFuture<'static, Result<Seal>> {
-        let settings = self.0.clone();
+        let (settings, disk) = (self.0.clone(), store.disk().clone());
         let work = move || gather::gather(&store, &order, &settings, &|| stop.load(Ordering::Acquire));
-        Box::pin(async move { blocking(work).await.map_err(panicked)? })
+        Box::pin(async move { blocking(&disk, work).await.map_err(panicked)? })
     }
 }
 
@@ -157,11 +157,11 @@ impl Inner {
         match kind {
             order::Kind::Seal(seal) => {
                 let work = move || store.seal(seal.chunk, seal.length).map(Some);
-                blocking(work).await.map_err(panicked)?
+                blocking(self.store.disk(), work).await.map_err(panicked)?
             }
             order::Kind::Delete(delete) => {
                 let work = move || store.delete(delete.chunk).map(|()| None);
-                blocking(work).await.map_err(panicked)?
+                blocking(self.store.disk(), work).await.map_err(panicked)?
             }
             order::Kind::Copy(order) => self.copier.copy(store, order, self.stopping.clone()).await.map(Some),
             order::Kind::Gather(order) => {

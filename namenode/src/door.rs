@@ -76,6 +76,11 @@ impl Door {
 }
 
 impl Pass {
+    /// The pass of the connection that a request came over, if it came through the door.
+    pub fn of<T>(request: &tonic::Request<T>) -> Option<Pass> {
+        request.extensions().get().cloned()
+    }
+
     /// It has called a service: it stays when strangers have to go.
     pub fn trust(&self) {
         self.0.trusted.store(true, Ordering::Relaxed);

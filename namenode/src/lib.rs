@@ -5,7 +5,6 @@
 //! and from there into the [`store`]. What the leader knows of datanodes is in `attend`.
 
 mod attend;
-mod blocking;
 mod channel;
 mod config;
 mod converse;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cairn_host::clock::Clock;
 use cairn_host::disk::{Disk, SharedDisk};
+use cairn_host::work::blocking;
 use cairn_metadata::records;
 use cairn_metadata::store::{Store, StoreError, View};
 use cairn_proto::fs::{
@@ -171,7 +172,7 @@ impl Member {
         self.sessions.follow();
         self.group.shutdown().await;
         let log = self.log.clone();
-        if crate::blocking::on(&self.disk, move || log.close()).await.is_err() {
+        if blocking(&self.disk, move || log.close()).await.is_err() {
             tracing::warn!("the log was not closed");
         }
     }
@@ -215,7 +216,7 @@ async fn open(config: &Config, identity: &Identity) -> Result<(Log, Arc<RedbStor
             .map_err(|error| ErrorCode::Io.because(error.to_string()))?;
         Ok((log, Arc::new(store)))
     };
-    let opened = crate::blocking::on(&config.disk, work).await;
+    let opened = blocking(&config.disk, work).await;
     opened.map_err(|error| ErrorCode::Io.because(format!("opening the store: {error}")))?
 }
 

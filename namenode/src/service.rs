@@ -47,7 +47,7 @@ impl NamenodeService {
 
     /// Whoever calls is no stranger.
     fn know<T>(request: &Request<T>) {
-        if let Some(pass) = request.extensions().get::<Pass>() {
+        if let Some(pass) = Pass::of(request) {
             pass.trust();
         }
     }

@@ -70,6 +70,7 @@ impl Default for StoreConfig {
 /// All replicas of a datanode, over all its directories.
 #[derive(Debug)]
 pub struct Store {
+    disk: SharedDisk,
     dirs: Vec<Arc<Directory>>,
     /// Directories that could not even be opened at the start.
     lost_dirs: u32,
@@ -88,6 +89,11 @@ pub(crate) struct Claim<'a> {
 }
 
 impl Store {
+    /// What its directories are on.
+    pub fn disk(&self) -> &SharedDisk {
+        &self.disk
+    }
+
     /// The datanode's own id.
     pub fn uuid(&self) -> String {
         locked(&self.identity).first().map(|identity| identity.datanode.clone()).unwrap_or_default()

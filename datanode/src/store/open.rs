@@ -93,6 +93,7 @@ impl Store {
         }
         note_siblings(&mut identities, &dirs, &lost_paths);
         Ok(Store {
+            disk: disk.clone(),
             dirs,
             lost_dirs: lost.len() as u32,
             ledger,

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_host::disk::SharedDisk;
+use cairn_host::work::blocking;
 use cairn_proto::fs::Outcome;
 use cairn_proto::{Error, ErrorCode};
 use openraft::async_runtime::WatchReceiver;
@@ -31,7 +32,6 @@ pub use network::MESSAGE_LIMIT;
 pub use service::RaftService;
 pub use snapshot::highest_id;
 
-use crate::blocking;
 use crate::fatal::Alarm;
 use crate::log::Log;
 use crate::store::RedbStore;
@@ -270,7 +270,7 @@ impl Group {
         }
         self.loops.0.iter().for_each(AbortHandle::abort);
         let store = self.store.clone();
-        match blocking::on(&self.settings.disk, move || store.checkpoint()).await {
+        match blocking(&self.settings.disk, move || store.checkpoint()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the store was not made durable at the end; the log has it")

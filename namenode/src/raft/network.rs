@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use cairn_host::disk::SharedDisk;
+use cairn_host::work::blocking;
 use cairn_metadata::store::{StoreError, View};
 use cairn_proto::control::raft_client::RaftClient;
 use cairn_proto::control::{RaftBytes, SnapshotPart};
@@ -27,8 +28,8 @@ use tonic::{Code, Status};
 
 use super::snapshot::{Content, Snapshot};
 use super::types::{Types, Vote};
+use crate::channel;
 use crate::store::stream;
-use crate::{blocking, channel};
 
 /// Bytes of one message of a snapshot.
 const PART_BYTES: usize = 1 << 20;
@@ -222,7 +223,7 @@ async fn send_parts(
 ) -> Result<(), StoreError> {
     if disk.blocks() {
         let write = move || stream::write(&*view, PartWriter::new(Parts::Sent(parts)));
-        return blocking::on(&disk, write).await.map_err(|error| StoreError::Engine(error.to_string()))?;
+        return blocking(&disk, write).await.map_err(|error| StoreError::Engine(error.to_string()))?;
     }
     // Nobody could take a message out while this thread waits for room: they are made first, then sent.
     let mut made = Vec::new();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cairn_host::disk::{self, Access, SharedDisk};
+use cairn_host::work::blocking;
 use cairn_proto::control::raft_server::Raft as RaftRpc;
 use cairn_proto::control::{RaftBytes, SnapshotPart};
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
@@ -18,7 +19,6 @@ use super::Group;
 use super::network::{decode, encode};
 use super::snapshot::{Content, Received, Snapshot};
 use super::types::{SnapshotMeta, Types, Vote};
-use crate::blocking;
 use crate::door::Pass;
 use crate::seat::Seat;
 use crate::store::stream;
@@ -38,6 +38,17 @@ impl RaftService {
     /// cluster's for another's.
     fn group(&self, head: &RaftBytes) -> Result<Group, Status> {
         self.seat.addressed(head)
+    }
+
+    /// A message from a member, whose connection stays when strangers have to go.
+    fn admit(&self, request: Request<RaftBytes>) -> Result<(RaftBytes, Group), Status> {
+        let pass = Pass::of(&request);
+        let message = request.into_inner();
+        let group = self.group(&message)?;
+        if let Some(pass) = pass {
+            pass.trust();
+        }
+        Ok((message, group))
     }
 }
 
@@ -64,24 +75,14 @@ impl Group {
 #[tonic::async_trait]
 impl RaftRpc for RaftService {
     async fn append_entries(&self, request: Request<RaftBytes>) -> Result<Response<RaftBytes>, Status> {
-        let pass = request.extensions().get::<Pass>().cloned();
-        let message = request.into_inner();
-        let group = self.group(&message)?;
-        if let Some(pass) = pass {
-            pass.trust();
-        }
+        let (message, group) = self.admit(request)?;
         let entries: AppendEntriesRequest<Types> = read(&message)?;
         let answer = group.raft.append_entries(entries).await.map_err(stopped)?;
         group.reply(&message, &answer)
     }
 
     async fn vote(&self, request: Request<RaftBytes>) -> Result<Response<RaftBytes>, Status> {
-        let pass = request.extensions().get::<Pass>().cloned();
-        let message = request.into_inner();
-        let group = self.group(&message)?;
-        if let Some(pass) = pass {
-            pass.trust();
-        }
+        let (message, group) = self.admit(request)?;
         let (pre_vote, vote): (bool, VoteRequest<Types>) = read(&message)?;
         let answer = match pre_vote {
             true => group.raft.pre_vote(vote).await,
@@ -133,16 +134,16 @@ async fn receive(
             disk.open(&path, Access::Create)
         }
     };
-    let file = blocking::on(disk, make).await.map_err(lost)?.map_err(failed)?;
+    let file = blocking(disk, make).await.map_err(lost)?.map_err(failed)?;
     let received = Received::new(disk.clone(), path);
     let mut at = 0;
     while let Some(part) = parts.message().await? {
         let (file, offset) = (file.clone(), at);
         at += part.data.len() as u64;
         let write = move || file.write_at(&part.data, offset);
-        blocking::on(disk, write).await.map_err(lost)?.map_err(failed)?;
+        blocking(disk, write).await.map_err(lost)?.map_err(failed)?;
     }
     let check = move || stream::verify(received.read()?).map(|()| received);
-    let checked = blocking::on(disk, check).await.map_err(lost)?;
+    let checked = blocking(disk, check).await.map_err(lost)?;
     checked.map_err(|error| Status::data_loss(error.to_string()))
 }

@@ -9,12 +9,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cairn_host::disk::{Access, Reader, SharedDisk};
+use cairn_host::work::blocking;
 use cairn_metadata::store::{Store, StoreError, Table, View};
 use openraft::RaftSnapshotBuilder;
 use openraft::type_config::alias::SnapshotOf;
 
 use super::types::{LogId, SnapshotMeta, StoredMembership, Types};
-use crate::blocking;
 use crate::store::{RedbStore, stream};
 
 /// Key of the last applied log id in [`Table::Raft`].
@@ -108,7 +108,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
             store.checkpoint()?;
             Ok(snapshot)
         };
-        blocking::on(self.0.disk(), build).await.map_err(io::Error::other)?.map_err(other)
+        blocking(self.0.disk(), build).await.map_err(io::Error::other)?.map_err(other)
     }
 }
 
@@ -134,5 +134,5 @@ pub async fn install(store: Arc<RedbStore>, meta: SnapshotMeta, content: Content
             Ok(())
         })
     };
-    blocking::on(&disk, work).await.map_err(io::Error::other)?.map_err(other)
+    blocking(&disk, work).await.map_err(io::Error::other)?.map_err(other)
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use cairn_host::work::blocking;
 use cairn_metadata::store::{Durability, Store, StoreError, Table, Txn};
 use cairn_proto::fs::CommandBatch;
 use futures::{Stream, StreamExt};
@@ -16,7 +17,6 @@ use serde::Serialize;
 
 use super::snapshot::{self, APPLIED, Builder, Content, HIGHEST_ID, MEMBERSHIP, Snapshot};
 use super::types::{Entry, LogId, Outcomes, SnapshotMeta, StoredMembership, Types};
-use crate::blocking;
 use crate::fatal::Alarm;
 use crate::store::RedbStore;
 
@@ -62,7 +62,7 @@ impl StateMachine {
         let work = move || apply(&store, &entries);
         // Applying takes microseconds, but behind a checkpoint it waits for the disk.
         let result = match self.checkpoints.running.load(Ordering::Relaxed) {
-            true => blocking::on(self.store.disk(), work).await.map_err(io::Error::other)?,
+            true => blocking(self.store.disk(), work).await.map_err(io::Error::other)?,
             false => work(),
         };
         result.map_err(snapshot::other)
@@ -81,7 +81,7 @@ pub async fn checkpoint_loop(store: Arc<RedbStore>, state: Arc<Checkpoints>, eve
         }
         let (store, disk) = (store.clone(), store.disk().clone());
         state.running.store(true, Ordering::Relaxed);
-        let result = blocking::on(&disk, move || store.checkpoint()).await;
+        let result = blocking(&disk, move || store.checkpoint()).await;
         state.running.store(false, Ordering::Relaxed);
         match result {
             Ok(Ok(())) => covered = applied,
