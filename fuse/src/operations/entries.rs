@@ -23,8 +23,12 @@ impl View {
     pub(crate) async fn lookup(&self, caller: Caller, parent: u64, name: &OsStr) -> Result<Attr> {
         let epoch = self.epoch();
         let found = self.cluster.stat(&self.cred(caller), child(parent, name)?, false).await;
-        let attr = found.inspect_err(|_| drop(self.doubts.settle(caller.pid)))?;
-        self.doubts.found(caller.pid, attr.inode);
+        match &found {
+            Ok(attr) => self.doubts.found(caller.pid, attr.inode),
+            // The name leads nowhere: no open follows.
+            Err(_) => _ = self.doubts.settle(caller.pid),
+        }
+        let attr = found?;
         Ok(self.present(attr, epoch))
     }
 
