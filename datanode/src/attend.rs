@@ -245,7 +245,8 @@ impl Stream<'_> {
                     }
                     let space = measure(store.clone(), &self.attendance.measuring, MEASURE).await;
                     let scrub = self.attendance.executor.scrub_info();
-                    self.send(datanode_message::Kind::Heartbeat(Heartbeat { space, scrub })).await
+                    let failed = store.failed_directories();
+                    self.send(datanode_message::Kind::Heartbeat(Heartbeat { space, scrub, failed })).await
                 }
                 _ = inventory.tick() => self.send_inventory().await,
                 () = store.notices().wait() => self.send_news().await,

@@ -5,6 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 
+/// What to do about a namenode whose records are damaged.
+pub(crate) const REMEDY: &str = "if a majority of the other namenodes is up, move this namenode's directory away and \
+                                 start it empty, so that it joins again from them; else restore it from a backup";
+
 /// Raised once, by whoever finds that the namenode must not answer on.
 #[derive(Debug, Clone)]
 pub struct Alarm(Arc<State>);

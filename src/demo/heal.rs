@@ -43,7 +43,8 @@ pub async fn settle(cluster: &Cluster, narrator: &mut Narrator) -> Result<Cluste
     loop {
         let status = status(cluster).await?;
         let repair = status.repair.unwrap_or_default();
-        if status.open_chunks == 0 && repair.under_replicated == 0 && repair.missing == 0 {
+        let is_whole = repair.under_replicated == 0 && repair.missing == 0 && !repair.counting;
+        if status.open_chunks == 0 && is_whole {
             return Ok(status);
         }
         if began.elapsed() > PATIENCE {
@@ -128,7 +129,8 @@ async fn watch(
             }
             (true, Some(since)) => since,
         };
-        if dead && repair.under_replicated == 0 && repair.in_flight == 0 && repair.missing == 0 {
+        let nothing_left = repair.under_replicated == 0 && repair.in_flight == 0 && repair.missing == 0;
+        if dead && nothing_left && !repair.counting {
             let whole = *whole_since.get_or_insert_with(Instant::now);
             if whole.elapsed() >= CALM {
                 healed.repaired = whole - since;

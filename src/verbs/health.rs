@@ -57,6 +57,9 @@ pub fn judge(status: &fs::ClusterStatus) -> Verdict {
     if repair.under_replicated > 0 {
         degraded.push(format!("{} under-replicated", counted(repair.under_replicated, "chunk")));
     }
+    if repair.counting {
+        degraded.push("still counting what lacks replicas".into());
+    }
     for (liveness, word) in [(Liveness::Dead, "dead"), (Liveness::Suspect, "suspect")] {
         let down = status.datanodes.iter().filter(|node| node.liveness() == liveness);
         let count = down.filter(|node| !replaced(status, node)).count() as u64;
@@ -126,6 +129,7 @@ pub fn render(status: &fs::ClusterStatus) -> String {
     text.push_str(&namenodes(status));
     text.push_str("\ndatanodes\n");
     text.push_str(&datanodes(status));
+    text.push_str(&failed_directories(status));
     text.push_str(&format!(
         "\nfiles {}   directories {}   data {}   sessions {}\n",
         status.files,
@@ -168,6 +172,12 @@ fn compaction_line(compaction: &fs::CompactionInfo) -> String {
 
 /// Repair in one line: what is left, how fast it goes, how long it will take.
 pub fn repair_line(repair: &fs::RepairInfo) -> String {
+    if repair.counting {
+        return format!(
+            "counting; {} known to lack replicas so far",
+            counted(repair.under_replicated, "chunk")
+        );
+    }
     if repair.under_replicated == 0 && repair.in_flight == 0 {
         return match repair.chunks_repaired {
             0 => "idle".into(),
@@ -251,6 +261,22 @@ fn namenodes(status: &fs::ClusterStatus) -> String {
     table.render(2)
 }
 
+/// Which directories failed, why, and what to do.
+fn failed_directories(status: &fs::ClusterStatus) -> String {
+    let mut text = String::new();
+    for node in &status.datanodes {
+        for failed in &node.failed {
+            text.push_str(&format!("  datanode {}: {} failed: {}\n", node.node, failed.path, failed.cause));
+        }
+    }
+    if text.is_empty() {
+        return text;
+    }
+    let remedy = "  What they held is copied from other datanodes. Mend or replace the disk, or take the directory out \
+                  of the\n  datanode's configuration, and start the datanode again.\n";
+    format!("\nfailed data directories\n{text}{remedy}")
+}
+
 fn datanodes(status: &fs::ClusterStatus) -> String {
     let headers = [">node", "address", "host", "rack", "state", ">used", ">capacity", ">replicas", ">heard"];
     let mut table = Table::new(&headers);
@@ -310,6 +336,7 @@ pub fn as_json(status: &fs::ClusterStatus) -> Value {
                 "decommissioning": node.admin() == fs::AdminState::Decommissioning,
                 "capacity": node.capacity, "available": node.available, "used": node.used,
                 "replicas": node.replicas, "last_heard_ms": node.last_heard_ms, "failed_dirs": node.failed_dirs,
+                "failed": node.failed.iter().map(|one| json!({"path": one.path, "cause": one.cause})).collect::<Vec<_>>(),
                 "scrub": node.scrub.as_ref().map(scrub_json),
                 "rival": Some(&node.rival).filter(|rival| !rival.is_empty()),
             })
@@ -326,7 +353,7 @@ pub fn as_json(status: &fs::ClusterStatus) -> Value {
             "under_replicated": repair.under_replicated, "missing": repair.missing, "surplus": repair.surplus,
             "in_flight": repair.in_flight, "bytes_left": repair.bytes_left, "bytes_copied": repair.bytes_copied,
             "bytes_per_second": repair.bytes_per_second, "chunks_repaired": repair.chunks_repaired,
-            "seconds_left": repair.seconds_left,
+            "seconds_left": repair.seconds_left, "counting": repair.counting,
         },
         "compaction": {
             "enabled": compaction.enabled, "garbage_bytes": compaction.garbage_bytes,
@@ -381,6 +408,8 @@ mod tests {
             verdict.reasons,
             ["2 chunks under-replicated", "1 datanode dead", "2 datanodes for 3 replicas"]
         );
+        status.repair = Some(fs::RepairInfo { counting: true, ..Default::default() });
+        assert_eq!(judge(&status).reasons[0], "still counting what lacks replicas");
         status.repair = Some(fs::RepairInfo { missing: 1, ..Default::default() });
         assert_eq!(judge(&status).health, Health::Missing);
         assert_eq!(judge(&status).health.exit_code(), 2);

@@ -469,9 +469,11 @@ pub fn all_voters(status: &Value, count: usize) -> bool {
     namenodes.len() == count && namenodes.iter().filter(good).count() == count
 }
 
-/// Whether no chunk lacks or has too many replicas, as far as the leader knows.
+/// Whether no chunk lacks or has too many replicas, and the leader knows all of them.
 pub fn replicated(status: &Value) -> bool {
-    ["under_replicated", "missing", "surplus", "in_flight"]
-        .iter()
-        .all(|key| status["repair"][key].as_u64() == Some(0))
+    let counted = status["repair"]["counting"] == false;
+    counted
+        && ["under_replicated", "missing", "surplus", "in_flight"]
+            .iter()
+            .all(|key| status["repair"][key].as_u64() == Some(0))
 }

@@ -131,6 +131,7 @@ impl Cluster {
             ["under_replicated", "missing", "surplus", "in_flight"]
                 .iter()
                 .all(|key| status["repair"][key].as_u64() == Some(0))
+                && status["repair"]["counting"] == false
                 && status["open_chunks"].as_u64() == Some(0)
         })
     }

@@ -5,8 +5,8 @@
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use cairn_host::disk::{Access, Disk, DiskFile, DiskLock, Found, Handle, SharedDisk, Space};
 use cairn_proto::{Error, ErrorCode, Result};
@@ -58,7 +58,8 @@ pub struct Directory {
     notices: Arc<Notices>,
     used: AtomicU64,
     room: AtomicI64,
-    fenced: AtomicBool,
+    /// Why its disk was given up.
+    fenced: OnceLock<String>,
     open: Mutex<VecDeque<Weak<Replica>>>,
     activity: AtomicU64,
     /// Holds the lock for as long as the directory is in use.
@@ -95,7 +96,7 @@ impl Directory {
             notices,
             used: AtomicU64::new(0),
             room: AtomicI64::new(0),
-            fenced: AtomicBool::new(false),
+            fenced: OnceLock::new(),
             open: Mutex::new(VecDeque::new()),
             activity: AtomicU64::new(0),
             _lock: lock,
@@ -147,12 +148,17 @@ impl Directory {
 
     /// Whether its disk was given up.
     pub fn is_fenced(&self) -> bool {
-        self.fenced.load(Ordering::Acquire)
+        self.fenced.get().is_some()
+    }
+
+    /// Why its disk was given up.
+    pub fn failure(&self) -> Option<&str> {
+        self.fenced.get().map(String::as_str)
     }
 
     /// Gives the disk up until the next start: its replicas are reported gone.
     pub fn fence(&self, cause: &str) {
-        if !self.fenced.swap(true, Ordering::AcqRel) {
+        if self.fenced.set(cause.to_owned()).is_ok() {
             tracing::error!(directory = %self.path.display(), cause, "data directory failed; it is used no more");
             self.notices.everything();
         }
@@ -325,13 +331,19 @@ impl Directory {
         Ok(file)
     }
 
-    /// Writes and syncs a little file: does the disk still work at all?
+    /// Writes, syncs and reads a little file: does the disk still work at all?
     pub fn probe(&self) -> Result<()> {
         self.usable()?;
         let path = self.tmp_path("probe");
         let file = self.create(&path)?;
         self.write_at(&*file, b"probe", 0)?;
         self.sync_file(&*file)?;
+        // From the disk, not from the cache: one that only takes is no better than one that takes nothing.
+        let mut back = [0; 5];
+        self.judged(
+            file.reread().and_then(|()| file.read_exact_at(&mut back, 0)),
+            "read of what was just written",
+        )?;
         self.remove(&path)
     }
 

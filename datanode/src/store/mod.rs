@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use cairn_host::disk::{self, SharedDisk};
 use cairn_proto::control::{DiskSpace, Inventory, ReplicaReport};
+use cairn_proto::fs::FailedDirectory;
 use cairn_proto::{Error, ErrorCode, Result};
 
 pub use directory::Directory;
@@ -73,7 +74,7 @@ pub struct Store {
     disk: SharedDisk,
     dirs: Vec<Arc<Directory>>,
     /// Directories that could not even be opened at the start.
-    lost_dirs: u32,
+    lost: Vec<FailedDirectory>,
     ledger: Arc<Ledger>,
     notices: Arc<Notices>,
     identity: Mutex<Vec<Identity>>,
@@ -349,8 +350,11 @@ impl Store {
 
     /// Space and replicas, for a heartbeat. Directories on one device count its space once.
     pub fn space(&self) -> DiskSpace {
-        let mut space =
-            DiskSpace { used: self.ledger.used(), failed_dirs: self.lost_dirs, ..DiskSpace::default() };
+        let mut space = DiskSpace {
+            used: self.ledger.used(),
+            failed_dirs: self.lost.len() as u32,
+            ..DiskSpace::default()
+        };
         let mut devices = BTreeSet::new();
         for dir in &self.dirs {
             if dir.is_fenced() {
@@ -369,6 +373,15 @@ impl Store {
         }
         space.replicas = self.replica_count();
         space
+    }
+
+    /// The directories that are not used any more, and why, as a heartbeat tells them.
+    pub fn failed_directories(&self) -> Vec<FailedDirectory> {
+        let fenced = self.dirs.iter().filter_map(|dir| {
+            let cause = dir.failure()?;
+            Some(FailedDirectory { path: dir.path().display().to_string(), cause: cause.to_owned() })
+        });
+        self.lost.iter().cloned().chain(fenced).collect()
     }
 
     /// Replicas on disks that work.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 
 use cairn_host::disk::{Disk, DiskLock};
+use cairn_proto::fs::FailedDirectory;
 use cairn_proto::{Error, ErrorCode, Result};
 use uuid::Uuid;
 
@@ -83,9 +84,11 @@ impl Store {
                 notices.bad(replica.chunk(), &flaw);
             }
         }
-        for error in &lost {
+        let failed = lost_paths.iter().zip(&lost).map(|(path, error)| {
             tracing::error!(%error, "a data directory is left out");
-        }
+            FailedDirectory { path: path.display().to_string(), cause: error.to_string() }
+        });
+        let failed = failed.collect();
         if dirs.is_empty()
             && let Some(error) = lost.pop()
         {
@@ -95,7 +98,7 @@ impl Store {
         Ok(Store {
             disk: disk.clone(),
             dirs,
-            lost_dirs: lost.len() as u32,
+            lost: failed,
             ledger,
             notices,
             identity: Mutex::new(identities),

@@ -62,13 +62,14 @@ fn decorate_datanode(leading: &Leading, info: &mut DatanodeInfo, now_ms: u64) {
         info.failed_dirs = space.failed_dirs;
     }
     info.scrub = attendee.scrub;
+    info.failed = attendee.failed.clone();
     let rival = attendee.rival.as_ref().filter(|(_, at_ms)| now_ms < at_ms + RIVAL_MS);
     info.rival = rival.map(|(address, _)| address.clone()).unwrap_or_default();
     let heard_ms = attendee.heard_ms.unwrap_or(leading.since_ms);
     info.last_heard_ms = now_ms.saturating_sub(heard_ms);
 }
 
-fn repair(leading: &Leading) -> RepairInfo {
+pub(super) fn repair(leading: &Leading) -> RepairInfo {
     let totals = leading.problems.totals();
     RepairInfo {
         under_replicated: totals.under_replicated,
@@ -80,5 +81,6 @@ fn repair(leading: &Leading) -> RepairInfo {
         bytes_per_second: leading.progress.bytes_per_second(),
         chunks_repaired: leading.progress.chunks_repaired,
         seconds_left: leading.progress.seconds_for(totals.bytes_left),
+        counting: !leading.scan.is_abreast(),
     }
 }

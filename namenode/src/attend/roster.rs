@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cairn_metadata::plan::liveness::{Patience, judge};
 use cairn_metadata::plan::{Node, Nodes};
 use cairn_proto::control::{DiskSpace, NamenodeMessage};
-use cairn_proto::fs::{Liveness, ScrubInfo};
+use cairn_proto::fs::{FailedDirectory, Liveness, ScrubInfo};
 use cairn_proto::store::Datanode;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
@@ -32,6 +32,8 @@ pub(super) struct Attendee {
     pub space: Option<DiskSpace>,
     /// How far it is with verifying what it holds, as last told.
     pub scrub: Option<ScrubInfo>,
+    /// Its data directories that failed, as last told.
+    pub failed: Vec<FailedDirectory>,
     pub stream: Option<Stream>,
     /// Where another datanode with the same identity was refused last, and when.
     pub rival: Option<(String, u64)>,
@@ -64,6 +66,19 @@ impl Attendee {
     pub fn ask_again(&mut self, at_ms: u64) {
         self.ask_again_ms = Some(self.ask_again_ms.map_or(at_ms, |already| already.min(at_ms)));
     }
+}
+
+/// Failed directories of a datanode that are remembered, and the characters of each text.
+const FAILED: (usize, usize) = (64, 512);
+
+/// What a datanode says of its failed directories, within bounds.
+pub(super) fn bounded(mut failed: Vec<FailedDirectory>) -> Vec<FailedDirectory> {
+    failed.truncate(FAILED.0);
+    for one in &mut failed {
+        one.path = one.path.chars().take(FAILED.1).collect();
+        one.cause = one.cause.chars().take(FAILED.1).collect();
+    }
+    failed
 }
 
 /// All of them, and the planners' view of them.

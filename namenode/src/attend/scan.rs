@@ -32,7 +32,8 @@ pub(super) struct Scan {
 pub(super) struct Job {
     pub touched: Vec<u64>,
     pub table_from: Option<u64>,
-    pub node_from: Option<(u32, u64)>,
+    /// Nodes whose chunks are to be read, and from where on.
+    pub nodes_from: Vec<(u32, u64)>,
     /// A compaction, its chunks, and the most bytes to gather of them.
     pub pieces: Option<(u64, Vec<u64>, u64)>,
 }
@@ -44,8 +45,8 @@ pub(super) struct Read {
     pub chunks: Vec<(u64, Option<Chunk>)>,
     /// A stretch of the table.
     pub stretch: Option<Stretch>,
-    /// Where the node's chunks go on; `None`: they are all read.
-    pub node_next: Option<(u32, Option<u64>)>,
+    /// Where each node's chunks go on; `None`: they are all read.
+    pub nodes_next: Vec<(u32, Option<u64>)>,
     /// What a compaction is to gather.
     pub pieces: Option<(u64, Vec<ChunkPiece>)>,
 }
@@ -73,7 +74,7 @@ impl Scan {
             job.touched.push(chunk);
         }
         // At once: until it is read, a node that died seems to be missed by nobody.
-        job.node_from = self.nodes.first_key_value().map(|(node, from)| (*node, *from));
+        job.nodes_from = self.nodes.iter().map(|(node, from)| (*node, *from)).collect();
         if !due {
             return job;
         }
@@ -93,11 +94,18 @@ impl Scan {
             self.cursor = stretch.next;
             self.passes += u64::from(stretch.next == 0);
         }
-        match read.node_next {
-            Some((node, Some(next))) => drop(self.nodes.insert(node, next)),
-            Some((node, None)) => drop(self.nodes.remove(&node)),
-            None => {}
+        for (node, next) in &read.nodes_next {
+            match next {
+                Some(next) => drop(self.nodes.insert(*node, *next)),
+                None => drop(self.nodes.remove(node)),
+            }
         }
+    }
+
+    /// Whether everything that is known to count differently has been read: all of it once, and the chunks of every
+    /// node whose liveness changed since.
+    pub fn is_abreast(&self) -> bool {
+        self.passes > 0 && self.nodes.is_empty()
     }
 }
 
@@ -116,12 +124,17 @@ pub(super) fn read(store: &dyn Store, job: &Job, slice: usize) -> Result<Read, S
         if let Some((run, chunks, most_bytes)) = &job.pieces {
             read.pieces = Some((*run, compact::pieces(view, chunks, *most_bytes)?));
         }
-        if let Some((node, from)) = job.node_from {
-            let ids = chunks_of(view, node, from, 0, slice)?;
-            read.node_next =
-                Some((node, if ids.len() < slice { None } else { ids.last().map(|last| last + 1) }));
+        let mut room = slice;
+        for &(node, from) in &job.nodes_from {
+            let ids = chunks_of(view, node, from, 0, room)?;
+            let next = if ids.len() < room { None } else { ids.last().map(|last| last + 1) };
+            read.nodes_next.push((node, next));
+            room -= ids.len();
             for chunk in ids {
                 read.chunks.push((chunk, records::chunk(view, chunk)?));
+            }
+            if room == 0 {
+                break;
             }
         }
         Ok(())
@@ -217,7 +230,23 @@ mod tests {
             seen.extend(read.chunks.into_iter().map(|(id, _)| id));
         }
         assert_eq!(seen, [2, 4, 6, 8, 10]);
-        assert_eq!(scan.job(&mut touched, true, 1000, 5).node_from, None);
+        assert!(scan.job(&mut touched, true, 1000, 5).nodes_from.is_empty());
+    }
+
+    #[test]
+    fn nodes_that_change_together_are_read_together_as_far_as_a_slice_goes() {
+        let store = store(10);
+        let (mut scan, mut touched) = (Scan { passes: 1, ..Scan::default() }, BTreeSet::new());
+        scan.want_node(1);
+        scan.want_node(2);
+        let mut rounds = Vec::new();
+        while !scan.is_abreast() {
+            let job = scan.job(&mut touched, false, 1000, 5);
+            let read = read(&store, &job, 7).unwrap();
+            scan.advance(&read);
+            rounds.push(read.chunks.into_iter().map(|(id, _)| id).collect::<Vec<_>>());
+        }
+        assert_eq!(rounds, [vec![2, 4, 6, 8, 10, 1, 3], vec![5, 7, 9]]);
     }
 
     #[test]

@@ -293,7 +293,7 @@ impl Node {
         up_sender.send(up(self.inventory())).await.ok()?;
         loop {
             let answer = tokio::select! {
-                _ = beat.tick() => Some(datanode_message::Kind::Heartbeat(Heartbeat { space: Some(space()), scrub: None })),
+                _ = beat.tick() => Some(datanode_message::Kind::Heartbeat(Heartbeat { space: Some(space()), ..Heartbeat::default() })),
                 message = down.recv() => match message?.ok()?.kind? {
                     namenode_message::Kind::Order(order) => Some(self.obey(order)),
                     namenode_message::Kind::Refused(error) => return Some(error.into()),
@@ -499,6 +499,20 @@ async fn too_few_nodes_at_first_are_made_up_for_when_more_come() {
     fakes.push(bed.start(2).await.unwrap());
     fakes.push(bed.start(3).await.unwrap());
     bed.until("copied", |bed| bed.is_tidy(chunk, &[1, 2, 3])).await;
+}
+
+#[tokio::test]
+async fn what_is_not_counted_yet_is_not_called_well() {
+    let (mut bed, _fakes) = Bed::with_nodes(3).await;
+    let chunk = bed.write();
+    bed.until("sealed", |bed| bed.is_whole(chunk, &[1, 2, 3])).await;
+    bed.until("counted", |bed| !bed.repair().counting).await;
+    let counting = bed.datanodes.0.with(None, |leading, _| {
+        leading.scan.want_node(2);
+        super::report::repair(leading).counting
+    });
+    assert_eq!(counting, Some(true));
+    bed.until("counted again", |bed| !bed.repair().counting).await;
 }
 
 #[tokio::test]

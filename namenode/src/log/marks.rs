@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::record::Position;
 use super::version::{later_version, unknown_version};
+use crate::fatal::REMEDY;
 
 const MAGIC: &[u8; 8] = b"CRNMARK1";
 const NAME: &str = "marks";
@@ -50,7 +51,10 @@ pub fn load(disk: &dyn Disk, dir: &Path) -> io::Result<Marks> {
     if let Some(version) = later_version(&bytes, MAGIC, 7) {
         return Err(unknown_version(&dir.join(NAME), version));
     }
-    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the log's marks file is damaged");
+    let damaged = || {
+        let what = format!("{} is damaged; {REMEDY}", dir.join(NAME).display());
+        io::Error::new(io::ErrorKind::InvalidData, what)
+    };
     let (head, body) = bytes.split_at_checked(HEAD).ok_or_else(damaged)?;
     if &head[..8] != MAGIC || head[8..] != crc32c(body).to_le_bytes() {
         return Err(damaged());

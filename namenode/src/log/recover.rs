@@ -15,6 +15,7 @@ use cairn_host::disk::{self, Disk};
 use super::marks::{self, Marks};
 use super::record::{self, ALIGN, Position};
 use super::segment::{HEADER, Segment, parse_name};
+use crate::fatal::REMEDY;
 
 /// Why a log does not open.
 #[derive(Debug, thiserror::Error)]
@@ -23,10 +24,7 @@ pub enum LogError {
     #[error("log: {0}")]
     Io(#[from] io::Error),
     /// A record that was on disk is not whole any more.
-    #[error(
-        "log record {index} in {path} is damaged although it was written whole; \
-         move this namenode's directory away and start it empty, so that it joins again from the others"
-    )]
+    #[error("log record {index} in {path} is damaged although it was written whole; {REMEDY}")]
     Damaged {
         /// The record.
         index: u64,
@@ -34,7 +32,7 @@ pub enum LogError {
         path: PathBuf,
     },
     /// Records are missing between two that are there.
-    #[error("log records from {from} on are missing before {path}; a segment file was removed")]
+    #[error("log records from {from} on are missing before {path}; a segment file was removed; {REMEDY}")]
     Missing {
         /// First missing record.
         from: u64,

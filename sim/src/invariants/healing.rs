@@ -29,7 +29,12 @@ pub async fn look(cluster: &Cluster, history: &History) -> Vec<String> {
     let repair = status.repair.unwrap_or_default();
     // What was lost before it was synced stays lost; whether that was allowed is seen when it is read.
     let lost = if history.losses() > 0 { repair.missing } else { 0 };
-    if repair.under_replicated > lost || repair.missing > lost || repair.in_flight > 0 || repair.surplus > 0 {
+    if repair.counting
+        || repair.under_replicated > lost
+        || repair.missing > lost
+        || repair.in_flight > 0
+        || repair.surplus > 0
+    {
         wrong.push(format!("repair: {repair:?}"));
     }
     if status.open_chunks > 0 {
