@@ -8,12 +8,14 @@ use std::io;
 use std::path::Path;
 
 use cairn_host::disk::{self, Disk};
-use cairn_proto::{Error, ErrorCode};
+use cairn_proto::{Error, ErrorCode, checked_json};
 use serde::{Deserialize, Serialize};
+
+use crate::fatal::REMEDY;
 
 const NAME: &str = "identity.json";
 /// Of everything in the directory; `docs/formats/store.md` says what each version added.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// How far a namenode has come in belonging to its group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +31,6 @@ pub enum Phase {
 
 /// A namenode's place in a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Identity {
     version: u32,
     /// Its id, never used by another.
@@ -62,8 +63,15 @@ impl Identity {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(ErrorCode::Io.because(format!("{}: {error}", path.display()))),
         };
-        let mut identity: Identity = serde_json::from_slice(&bytes)
-            .map_err(|error| ErrorCode::Io.because(format!("{} is damaged: {error}", path.display())))?;
+        let damaged = |why: &str| {
+            let what = format!("{} is damaged: {why}; {REMEDY}", path.display());
+            ErrorCode::Corrupt.because(what)
+        };
+        if checked_json::is_intact(&bytes) == Some(false) {
+            return Err(damaged("its checksum does not match"));
+        }
+        let mut identity: Identity =
+            serde_json::from_slice(&bytes).map_err(|error| damaged(&error.to_string()))?;
         if identity.version == 0 || identity.version > VERSION {
             return Err(ErrorCode::Version.because(format!(
                 "{}: version {}",
@@ -82,8 +90,9 @@ impl Identity {
     pub fn save(&self, disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
         let failed =
             |error: io::Error| ErrorCode::Io.because(format!("{}: {error}", dir.join(NAME).display()));
-        let bytes = serde_json::to_vec_pretty(self).map_err(|error| failed(error.into()))?;
-        disk::replace(disk, &dir.join(NAME), &bytes).map_err(failed)
+        let text = serde_json::to_string_pretty(self).map_err(|error| failed(error.into()))?;
+        let sealed = checked_json::seal(&text).ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
+        disk::replace(disk, &dir.join(NAME), sealed.as_bytes()).map_err(failed)
     }
 }
 
@@ -101,8 +110,13 @@ mod tests {
         identity.first_members.insert(3, "a:1".into());
         identity.save(&RealDisk, dir.path()).unwrap();
         assert_eq!(Identity::load(&RealDisk, dir.path()).unwrap(), Some(identity));
-        fs::write(dir.path().join(NAME), b"{").unwrap();
-        assert!(Identity::load(&RealDisk, dir.path()).is_err());
+        let text = fs::read_to_string(dir.path().join(NAME)).unwrap();
+        for damage in [text.replace("\"id\": 3", "\"id\": 2"), "{".into()] {
+            assert_ne!(damage, text);
+            fs::write(dir.path().join(NAME), damage).unwrap();
+            let refused = Identity::load(&RealDisk, dir.path()).unwrap_err();
+            assert_eq!(refused.code, ErrorCode::Corrupt, "{refused}");
+        }
     }
 
     #[test]

@@ -95,6 +95,7 @@ impl Member {
             proposer.clone(),
             config.host.clock.clone(),
             config.attend_settings(),
+            alarm.clone(),
         );
         let sessions = Sessions::new(Duration::from_millis(config.session_lease_ms));
         let ready = Arc::new(AtomicBool::new(false));

@@ -2,6 +2,7 @@
 //!
 //! Everything here is pure: no socket, file, clock or randomness.
 
+pub mod checked_json;
 pub mod checksum;
 pub mod error;
 pub mod frame;

@@ -212,16 +212,17 @@ fn all_reachable(status: &Value) -> bool {
 }
 
 #[test]
-fn a_namenode_with_a_damaged_log_refuses_and_is_filled_from_the_others() {
+fn a_namenode_with_damaged_records_refuses_and_is_filled_from_the_others() {
     let cluster = Cluster::usual();
     let tree = cluster.scratch("tree");
     make_tree(&tree, 60, 100_000, 62);
     cluster.ok(&["put", text(&tree), "/tree"]);
     let log_path = cluster.dir().join("logs/nn1.log");
-    for (round, what) in ["log/00000000000000000000.log", "log/marks"].into_iter().enumerate() {
+    let files = ["log/00000000000000000000.log", "log/marks", "identity.json", "store.redb"];
+    for (round, what) in files.into_iter().enumerate() {
         let (during, back) = (format!("/during{round}"), cluster.scratch(&format!("back{round}")));
         cluster.kill("nn1");
-        flip_in_the_middle(&cluster.dir().join("nn1").join(what));
+        damage(&cluster.dir().join("nn1").join(what));
         fs::write(&log_path, "").expect("a file");
         // It may be started before it finds out; either way it ends, and says why and what to do.
         let _ = cluster.run(&["cluster", "start", "nn1", "--dir", text(&cluster.dir())]);
@@ -240,10 +241,12 @@ fn a_namenode_with_a_damaged_log_refuses_and_is_filled_from_the_others() {
     }
 }
 
-fn flip_in_the_middle(path: &Path) {
+/// Flips bits in the middle of a file, one of each page.
+fn damage(path: &Path) {
     let mut content = fs::read(path).expect("a file");
     // What is behind the last byte is room that was set aside.
     let used = content.iter().rposition(|byte| *byte != 0).expect("something in it");
-    content[used / 2] ^= 0x10;
+    let pages = (used / 2..used).step_by(4096);
+    pages.for_each(|at| content[at] ^= 0x10);
     fs::write(path, content).expect("a file");
 }

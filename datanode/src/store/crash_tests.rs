@@ -393,15 +393,23 @@ fn a_read_only_or_failing_disk_is_fenced() {
 }
 
 #[test]
-fn a_disk_that_cannot_be_read_costs_the_replica_and_is_fenced_when_it_cannot_be_written_either() {
+fn a_bad_sector_costs_the_replica_and_a_disk_that_reads_or_writes_nothing_is_fenced() {
     let mut machine = Machine::new(1);
     let store = machine.open().unwrap();
     let mut appender = machine.appender(&store, 1, 0).unwrap();
     append(&mut appender, &[], b"abc").unwrap();
-    machine.disk.fail(DIR, Operation::Read, libc::EIO, None);
+    machine.disk.fail(store.dirs()[0].data_path(1), Operation::Read, libc::EIO, None);
     assert_eq!(read_all(appender.replica()).unwrap_err().code, ErrorCode::DiskFailed);
     assert!(!store.dirs()[0].is_fenced(), "a bad sector is not a bad disk");
-    machine.disk.fail(DIR, Operation::Write, libc::EIO, None);
-    assert_eq!(read_all(appender.replica()).unwrap_err().code, ErrorCode::DiskFailed);
-    assert!(store.dirs()[0].is_fenced());
+    for operation in [Operation::Read, Operation::Write] {
+        let mut machine = Machine::new(1);
+        let store = machine.open().unwrap();
+        let mut appender = machine.appender(&store, 1, 0).unwrap();
+        append(&mut appender, &[], b"abc").unwrap();
+        machine.disk.fail(store.dirs()[0].data_path(1), Operation::Read, libc::EIO, None);
+        machine.disk.fail(DIR, operation, libc::EIO, None);
+        assert_eq!(read_all(appender.replica()).unwrap_err().code, ErrorCode::DiskFailed);
+        assert!(store.dirs()[0].is_fenced(), "{operation:?}");
+        assert_eq!(store.failed_directories().len(), 1);
+    }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use cairn_host::disk::{self, Access, Disk, DiskLock};
-use cairn_proto::{Error, ErrorCode, Result};
+use cairn_proto::{Error, ErrorCode, Result, checked_json};
 use serde::{Deserialize, Serialize};
 
 /// The one layout of a data directory this program knows.
@@ -48,6 +48,13 @@ pub fn load(disk: &dyn Disk, path: &Path) -> Result<Option<Identity>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return fresh(disk, path).map(|()| None),
         Err(error) => return Err(start_error(&file, "cannot be read", &error)),
     };
+    if checked_json::is_intact(&text) == Some(false) {
+        return Err(ErrorCode::Corrupt.because(format!(
+            "{} is damaged: its checksum does not match; move the data directory away and start an empty one: its \
+             chunks are repaired from other datanodes",
+            file.display()
+        )));
+    }
     #[derive(Deserialize)]
     struct Only {
         format: u32,
@@ -79,10 +86,10 @@ fn fresh(disk: &dyn Disk, path: &Path) -> Result<()> {
 
 /// Writes `VERSION` durably, whole or not at all.
 pub fn save(disk: &dyn Disk, path: &Path, identity: &Identity) -> Result<()> {
-    let mut text = serde_json::to_string_pretty(identity)
+    let text = serde_json::to_string_pretty(identity)
         .map_err(|error| ErrorCode::Invalid.because(error.to_string()))?;
-    text.push('\n');
-    let put = disk::replace(disk, &path.join("VERSION"), text.as_bytes());
+    let sealed = checked_json::seal(&text).ok_or_else(|| ErrorCode::Invalid.because("VERSION"))?;
+    let put = disk::replace(disk, &path.join("VERSION"), sealed.as_bytes());
     put.map_err(|error| start_error(path, "cannot be written to", &error))
 }
 

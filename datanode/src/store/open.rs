@@ -145,8 +145,9 @@ fn note_siblings(identities: &mut [Identity], dirs: &[Arc<Directory>], lost: &[&
     }
 }
 
+/// Whether one directory is at fault, and not the datanode's settings.
 fn is_disk_failure(error: &Error) -> bool {
-    matches!(error.code, ErrorCode::DiskFailed | ErrorCode::ReadOnly)
+    matches!(error.code, ErrorCode::DiskFailed | ErrorCode::ReadOnly | ErrorCode::Corrupt)
 }
 
 fn lost_at_load(dir: &Directory, error: &Error) {

@@ -45,6 +45,7 @@ use tonic::{Status, Streaming};
 use self::leading::{Change, Leading, Proposal};
 use self::orders::Task;
 pub use self::settings::Settings;
+use crate::fatal::Alarm;
 use crate::propose::Proposer;
 
 /// Puts a command into the log and waits for its outcome.
@@ -62,6 +63,7 @@ struct Shared {
     propose: Propose,
     clock: Arc<dyn Clock>,
     settings: Settings,
+    alarm: Alarm,
     origin: Instant,
     state: Mutex<State>,
     wake: Notify,
@@ -80,20 +82,28 @@ impl Datanodes {
         proposer: Proposer,
         clock: Arc<dyn Clock>,
         settings: Settings,
+        alarm: Alarm,
     ) -> Datanodes {
         let propose: Propose = Arc::new(move |command| {
             let proposer = proposer.clone();
             Box::pin(async move { proposer.propose(command).await })
         });
-        Datanodes::with(store, propose, clock, settings)
+        Datanodes::with(store, propose, clock, settings, alarm)
     }
 
-    fn with(store: Arc<dyn Store>, propose: Propose, clock: Arc<dyn Clock>, settings: Settings) -> Datanodes {
+    fn with(
+        store: Arc<dyn Store>,
+        propose: Propose,
+        clock: Arc<dyn Clock>,
+        settings: Settings,
+        alarm: Alarm,
+    ) -> Datanodes {
         Datanodes(Arc::new(Shared {
             store,
             propose,
             clock,
             settings,
+            alarm,
             origin: Instant::now(),
             state: Mutex::default(),
             wake: Notify::new(),
@@ -300,7 +310,7 @@ impl Shared {
                         leading.roster.load(records);
                     });
                 }
-                Err(error) => tracing::error!(%error, "cannot read the datanodes' records"),
+                Err(error) => self.alarm.raise(format!("reading the datanodes' records: {error}")),
             }
         }
         let begun = self.with(Some(generation), |leading, now_ms| round::begin(leading, due, now_ms));
@@ -310,7 +320,8 @@ impl Shared {
                 round::end(leading, read, settled, now_ms, self.clock.now_ns());
             }),
             Err(error) => {
-                tracing::error!(%error, "cannot read chunk records");
+                // One that leads and cannot see what to repair is worse than none.
+                self.alarm.raise(format!("reading chunk records: {error}"));
                 self.with(Some(generation), |leading, _| {
                     leading.touched.extend(job.touched);
                     leading.settled.extend(settled);

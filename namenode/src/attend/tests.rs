@@ -28,6 +28,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::{Datanodes, Settings, stream};
+use crate::fatal::Alarm;
 
 const LENGTH: u64 = 1000;
 
@@ -82,7 +83,8 @@ impl Bed {
             let log = log.clone();
             Box::pin(async move { Ok(apply_one(&log, command)) })
         });
-        let datanodes = Datanodes::with(store.clone(), propose, Arc::new(RealClock), settings);
+        let datanodes =
+            Datanodes::with(store.clone(), propose, Arc::new(RealClock), settings, Alarm::default());
         let mut bed = Bed { store, datanodes, disks: Arc::default(), session: 0, seq: 0 };
         bed.run(Op::FormCluster(FormCluster {
             cluster_id: "toy".into(),

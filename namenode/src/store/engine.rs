@@ -8,11 +8,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use cairn_host::disk::{Access, Handle, SharedDisk};
 use cairn_metadata::store::{Durability, ReadBody, Store, StoreError, Table, Txn, View, Visit, WriteBody};
-use redb::backends::FileBackend;
 use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
-use redb::{DatabaseError, StorageBackend, StorageError, WriteTransaction};
+use redb::{DatabaseError, StorageError, WriteTransaction};
 
 use super::engine;
+use super::pages::Pages;
 
 /// Tables of a store, opened on first use.
 const TABLES: usize = Table::ALL.len();
@@ -84,32 +84,9 @@ impl RedbStore {
 }
 
 fn failed(path: &Path, error: io::Error) -> StoreError {
-    StoreError::Engine(format!("{}: {error}", path.display()))
-}
-
-/// A file of a disk that is not the operating system's.
-#[derive(Debug)]
-struct Backend(Handle);
-
-impl StorageBackend for Backend {
-    fn len(&self) -> io::Result<u64> {
-        self.0.length()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_exact_at(out, offset)
-    }
-
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.0.set_length(length)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_at(data, offset)
+    match error.kind() {
+        io::ErrorKind::InvalidData => StoreError::Damaged(error.to_string()),
+        _ => StoreError::Engine(format!("{}: {error}", path.display())),
     }
 }
 
@@ -129,7 +106,7 @@ fn put_in_place(path: &Path, disk: &SharedDisk) -> Result<(), StoreError> {
 /// An empty store at `path`, in the place of whatever an earlier process left there.
 fn make_database(path: &Path, cache_bytes: usize, disk: &SharedDisk) -> Result<Database, StoreError> {
     let file = disk.open(path, Access::Create).map_err(|error| failed(path, error))?;
-    use_file(file, path, cache_bytes)
+    use_pages(Pages::fresh(file, path), path, cache_bytes)
 }
 
 fn open_database(path: &Path, cache_bytes: usize, disk: &SharedDisk) -> Result<Database, StoreError> {
@@ -138,27 +115,39 @@ fn open_database(path: &Path, cache_bytes: usize, disk: &SharedDisk) -> Result<D
     file.reread()
         .and_then(|()| disk.sync_dir(path.parent().unwrap_or(path)))
         .map_err(|error| failed(path, error))?;
-    use_file(file, path, cache_bytes)
+    let mut head = [0; 16];
+    let file = match file.read_at(&mut head, 0) {
+        Ok(_) if Pages::is_plain(&head) => add_checksums(&file, path, disk)?,
+        Ok(_) => file,
+        Err(error) => return Err(failed(path, error)),
+    };
+    let pages = Pages::open(file, path).map_err(|error| failed(path, error))?;
+    use_pages(pages, path, cache_bytes)
 }
 
-fn use_file(file: Handle, path: &Path, cache_bytes: usize) -> Result<Database, StoreError> {
+/// Puts a store with checksums in the place of one that has none yet.
+fn add_checksums(plain: &Handle, path: &Path, disk: &SharedDisk) -> Result<Handle, StoreError> {
+    tracing::info!(store = %path.display(), "adding checksums to the store's pages");
+    let fresh = fresh_path(path);
+    let file = disk.open(&fresh, Access::Create).map_err(|error| failed(&fresh, error))?;
+    Pages::fresh(file.clone(), path).copy_plain(plain).map_err(|error| failed(&fresh, error))?;
+    put_in_place(path, disk)?;
+    Ok(file)
+}
+
+fn use_pages(pages: Pages, path: &Path, cache_bytes: usize) -> Result<Database, StoreError> {
     let damaged = |error: String| StoreError::Damaged(format!("{}: {error}", path.display()));
     let mut builder = Database::builder();
     builder.set_cache_size(cache_bytes);
-    let opened = match file.as_file() {
-        Some(file) => FileBackend::new(file.try_clone().map_err(|error| failed(path, error))?)
-            .and_then(|backend| builder.create_with_backend(backend)),
-        None => builder.create_with_backend(Backend(file)),
-    };
-    let database = opened.map_err(|error| match error {
+    let database = builder.create_with_backend(pages).map_err(|error| match error {
         DatabaseError::Storage(StorageError::Corrupted(what)) => damaged(what),
-        DatabaseError::Storage(StorageError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
-            damaged("not a store of this program".into())
-        }
+        DatabaseError::Storage(StorageError::Io(error)) => failed(path, error),
         DatabaseError::UpgradeRequired(version) => damaged(format!("file format {version} is too old")),
         other => StoreError::Engine(format!("{}: {other}", path.display())),
     })?;
-    let transaction = database.begin_write().map_err(engine)?;
+    let mut transaction = database.begin_write().map_err(engine)?;
+    // Every commit that reaches the disk: where a crash left one half done, nobody has to read what is not whole.
+    transaction.set_quick_repair(true);
     for table in Table::ALL {
         transaction.open_table(definition(table)).map_err(engine)?;
     }
@@ -303,6 +292,8 @@ mod tests {
     use std::ops::ControlFlow;
 
     use cairn_host::disk::real;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
 
     use super::*;
 
@@ -376,6 +367,59 @@ mod tests {
         std::fs::write(&path, vec![7u8; 100_000]).unwrap();
         assert!(matches!(RedbStore::open(&path, 1 << 20, real()), Err(StoreError::Damaged(_))));
         assert_eq!(std::fs::read(&path).unwrap(), vec![7u8; 100_000]);
+    }
+
+    #[test]
+    fn a_flipped_bit_is_never_read_as_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let content = |store: &RedbStore| {
+            let mut bytes = Vec::new();
+            super::super::stream::write(&*store.snapshot().unwrap(), &mut bytes).map(|_| bytes)
+        };
+        let expected = {
+            let store = RedbStore::open(&path, 1 << 20, real()).unwrap();
+            for number in 0..500u64 {
+                put(&store, Durability::Applied, &number.to_be_bytes(), &[number as u8; 100]);
+            }
+            store.checkpoint().unwrap();
+            content(&store).unwrap()
+        };
+        let good = std::fs::read(&path).unwrap();
+        let mut dice = StdRng::seed_from_u64(1);
+        let mut found = 0;
+        for _ in 0..300 {
+            let mut bad = good.clone();
+            let at = dice.random_range(0..bad.len());
+            bad[at] ^= 1 << dice.random_range(0..8);
+            std::fs::write(&path, &bad).unwrap();
+            match RedbStore::open(&path, 1 << 20, real()).and_then(|store| content(&store)) {
+                Ok(read) => assert!(read == expected, "byte {at}"),
+                Err(StoreError::Damaged(_)) => found += 1,
+                Err(other) => panic!("byte {at}: {other}"),
+            }
+        }
+        assert!(found > 0);
+    }
+
+    #[test]
+    fn a_store_without_checksums_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        {
+            let database = Database::create(&path).unwrap();
+            let transaction = database.begin_write().unwrap();
+            {
+                let mut table = transaction.open_table(definition(Table::Inode)).unwrap();
+                table.insert(b"a".as_slice(), b"1".as_slice()).unwrap();
+            }
+            transaction.commit().unwrap();
+        }
+        for _ in 0..2 {
+            let store = RedbStore::open(&path, 1 << 20, real()).unwrap();
+            assert_eq!(get(&store, b"a").unwrap(), b"1");
+            assert!(!Pages::is_plain(&std::fs::read(&path).unwrap()));
+        }
     }
 
     #[test]

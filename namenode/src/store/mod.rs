@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod crash_tests;
 mod engine;
+mod pages;
 pub mod stream;
 
 pub use engine::RedbStore;
@@ -17,6 +18,9 @@ use cairn_metadata::store::StoreError;
 fn engine(error: impl Into<redb::Error>) -> StoreError {
     match error.into() {
         redb::Error::Corrupted(what) => StoreError::Damaged(what),
+        redb::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+            StoreError::Damaged(error.to_string())
+        }
         other => StoreError::Engine(other.to_string()),
     }
 }

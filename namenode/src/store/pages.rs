@@ -1,0 +1,357 @@
+//! The file below the database, with a checksum for every page.
+//!
+//! redb keeps checksums of its pages but looks at them only when it repairs: a bit that flips on the disk later would
+//! become a wrong answer, or be spread by a snapshot. So every 1,020 pages are preceded by one with their CRC-32Cs, and
+//! a page that does not match is an error to whoever reads it (`docs/formats/store.md`).
+//!
+//! Sums go to the disk with the sync that makes their pages durable. What was written after the last one may lie there
+//! after a crash without its sum; nobody reads it, since redb never writes over a page that the last durable commit
+//! needs. Page 0 is the exception, which is written in place: redb keeps two copies of what it says, with checksums.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use cairn_host::disk::Handle;
+use cairn_proto::checksum::{crc32c, crc32c_append};
+use redb::StorageBackend;
+
+use crate::fatal::REMEDY;
+
+/// Bytes of a page.
+const PAGE: u64 = 4096;
+/// `"CRNPAGE" | version u8 | group u32 | 0 u32`, then the sums.
+const HEAD: usize = 16;
+/// Pages of a group, without the one that holds their sums.
+const GROUP: u64 = (PAGE - HEAD as u64) / 4;
+const MAGIC: &[u8; 7] = b"CRNPAGE";
+const VERSION: u8 = 1;
+
+/// The sums of a group's pages; 0 for one that was never written.
+#[derive(Debug)]
+struct Group {
+    sums: Vec<u32>,
+    /// Not on the disk yet.
+    changed: bool,
+}
+
+impl Group {
+    fn new() -> Group {
+        Group { sums: vec![0; GROUP as usize], changed: true }
+    }
+}
+
+/// A file of pages with checksums.
+#[derive(Debug)]
+pub(super) struct Pages {
+    file: Handle,
+    path: PathBuf,
+    /// Whoever reads or writes pages holds this, so that a page and its sum are always seen together.
+    groups: RwLock<Vec<Group>>,
+}
+
+impl Pages {
+    /// An empty file that is to become one of pages.
+    pub fn fresh(file: Handle, path: &Path) -> Pages {
+        Pages { file, path: path.to_owned(), groups: RwLock::default() }
+    }
+
+    /// A file that is one already.
+    pub fn open(file: Handle, path: &Path) -> io::Result<Pages> {
+        let pages = file.length()? / PAGE;
+        if pages < 2 {
+            return Err(damaged(path, "is too short"));
+        }
+        let mut groups = Vec::new();
+        for number in 0..pages.div_ceil(GROUP + 1) {
+            let mut page = vec![0; PAGE as usize];
+            file.read_exact_at(&mut page, number * (GROUP + 1) * PAGE)?;
+            groups.push(decode(&page, number, path)?);
+        }
+        Ok(Pages { file, path: path.to_owned(), groups: RwLock::new(groups) })
+    }
+
+    /// Whether `head`, the first bytes of a file, is a database without checksums, as version 2 kept it.
+    pub fn is_plain(head: &[u8]) -> bool {
+        head.starts_with(b"redb\x1a\x0a")
+    }
+
+    /// Takes in a database without checksums.
+    pub fn copy_plain(&self, plain: &Handle) -> io::Result<()> {
+        let length = plain.length()?.next_multiple_of(PAGE);
+        self.set_len(length)?;
+        let mut buffer = vec![0; (GROUP * PAGE) as usize];
+        for at in (0..length).step_by(buffer.len()) {
+            let bytes = &mut buffer[..((length - at) as usize).min((GROUP * PAGE) as usize)];
+            plain.read_exact_at(bytes, at)?;
+            self.write(at, bytes)?;
+        }
+        self.sync_data()
+    }
+
+    fn shared(&self) -> RwLockReadGuard<'_, Vec<Group>> {
+        self.groups.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn exclusive(&self) -> RwLockWriteGuard<'_, Vec<Group>> {
+        self.groups.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check(&self, groups: &[Group], number: u64, page: &[u8]) -> io::Result<()> {
+        let group = groups.get((number / GROUP) as usize);
+        let sum = group.map_or(0, |group| group.sums[(number % GROUP) as usize]);
+        if sum != 0 && sum != sum_of(page, number) {
+            return Err(damaged(&self.path, &format!("is damaged in page {number}")));
+        }
+        Ok(())
+    }
+}
+
+/// Where a page lies in the file.
+fn place(number: u64) -> u64 {
+    (number / GROUP * (GROUP + 1) + 1 + number % GROUP) * PAGE
+}
+
+/// The checksum of a page at its place: one that is written or found at another does not match.
+fn sum_of(page: &[u8], number: u64) -> u32 {
+    crc32c_append(crc32c(page), &number.to_le_bytes()).max(1)
+}
+
+fn damaged(path: &Path, what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{} {what}; {REMEDY}", path.display()))
+}
+
+fn encode(group: &Group, number: u64) -> Vec<u8> {
+    let mut page = MAGIC.to_vec();
+    page.push(VERSION);
+    page.extend((number as u32).to_le_bytes());
+    page.extend([0; 4]);
+    group.sums.iter().for_each(|sum| page.extend(sum.to_le_bytes()));
+    page
+}
+
+fn decode(page: &[u8], number: u64, path: &Path) -> io::Result<Group> {
+    if page.iter().all(|byte| *byte == 0) {
+        // The file grew, and what was written into it was not synced before a crash.
+        return Ok(Group::new());
+    }
+    let group = u32::from_le_bytes([page[8], page[9], page[10], page[11]]);
+    if &page[..7] != MAGIC || u64::from(group) != number {
+        return Err(damaged(path, &format!("is damaged in the checksums of group {number}")));
+    }
+    if page[7] != VERSION {
+        return Err(damaged(path, &format!("has pages of version {}; this program knows 1", page[7])));
+    }
+    let sums = page[HEAD..].chunks_exact(4).map(|sum| u32::from_le_bytes([sum[0], sum[1], sum[2], sum[3]]));
+    Ok(Group { sums: sums.collect(), changed: false })
+}
+
+/// The parts of `[offset, offset + length)` that lie in one page each: `(page, start in it, bytes)`.
+fn parts(offset: u64, length: usize) -> impl Iterator<Item = (u64, usize, usize)> {
+    let end = offset + length as u64;
+    let mut at = offset;
+    std::iter::from_fn(move || {
+        let start = at % PAGE;
+        let bytes = (PAGE - start).min(end - at);
+        at += bytes;
+        (bytes > 0).then_some(((at - bytes) / PAGE, start as usize, bytes as usize))
+    })
+}
+
+/// The parts of `[offset, offset + length)` that lie behind one another in the file: `(place, bytes)`.
+fn runs(offset: u64, length: usize) -> impl Iterator<Item = (u64, usize)> {
+    let end = offset + length as u64;
+    let mut at = offset;
+    std::iter::from_fn(move || {
+        let from = at;
+        at = end.min((at / (GROUP * PAGE) + 1) * GROUP * PAGE);
+        (from < at).then(|| (place(from / PAGE) + from % PAGE, (at - from) as usize))
+    })
+}
+
+impl StorageBackend for Pages {
+    fn len(&self) -> io::Result<u64> {
+        let pages = self.file.length()? / PAGE;
+        let rest = (pages % (GROUP + 1)).saturating_sub(1);
+        Ok((pages / (GROUP + 1) * GROUP + rest) * PAGE)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let groups = self.shared();
+        let mut done = 0;
+        for (place, bytes) in runs(offset, out.len()) {
+            self.file.read_exact_at(&mut out[done..done + bytes], place)?;
+            done += bytes;
+        }
+        let mut done = 0;
+        for (number, start, bytes) in parts(offset, out.len()) {
+            if bytes as u64 == PAGE {
+                self.check(&groups, number, &out[done..done + bytes])?;
+            } else if number > 0 {
+                let mut page = vec![0; PAGE as usize];
+                self.file.read_exact_at(&mut page, place(number))?;
+                self.check(&groups, number, &page)?;
+                out[done..done + bytes].copy_from_slice(&page[start..start + bytes]);
+            }
+            done += bytes;
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        if length % PAGE != 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{length} bytes are not whole pages"),
+            ));
+        }
+        let mut groups = self.exclusive();
+        let pages = length / PAGE;
+        self.file.set_length(if pages == 0 { 0 } else { place(pages - 1) + PAGE })?;
+        groups.resize_with(pages.div_ceil(GROUP) as usize, Group::new);
+        let inside = pages % GROUP;
+        if inside > 0
+            && let Some(last) = groups.last_mut()
+        {
+            last.sums[inside as usize..].fill(0);
+            last.changed = true;
+        }
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        {
+            let mut groups = self.exclusive();
+            for (number, group) in groups.iter_mut().enumerate().filter(|(_, group)| group.changed) {
+                let number = number as u64;
+                self.file.write_at(&encode(group, number), number * (GROUP + 1) * PAGE)?;
+                group.changed = false;
+            }
+        }
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut groups = self.exclusive();
+        let mut done = 0;
+        for (place, bytes) in runs(offset, data.len()) {
+            self.file.write_at(&data[done..done + bytes], place)?;
+            done += bytes;
+        }
+        let mut done = 0;
+        for (number, _, bytes) in parts(offset, data.len()) {
+            let page = &data[done..done + bytes];
+            done += bytes;
+            // Redb's own, see above.
+            if number == 0 {
+                continue;
+            }
+            let sum = if bytes as u64 == PAGE {
+                sum_of(page, number)
+            } else {
+                let mut page = vec![0; PAGE as usize];
+                self.file.read_exact_at(&mut page, place(number))?;
+                sum_of(&page, number)
+            };
+            let outside =
+                || io::Error::new(io::ErrorKind::InvalidInput, format!("page {number} is past the end"));
+            let group = groups.get_mut((number / GROUP) as usize).ok_or_else(outside)?;
+            group.sums[(number % GROUP) as usize] = sum;
+            group.changed = true;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_host::disk::{Access, Disk, RealDisk};
+    use rand::rngs::StdRng;
+    use rand::{Rng, RngCore, SeedableRng};
+
+    use super::*;
+
+    fn file(path: &Path, access: Access) -> Handle {
+        RealDisk.open(path, access).unwrap()
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_the_length_is_that_of_the_pages() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let mut dice = StdRng::seed_from_u64(1);
+        let mut model: Vec<u8> = Vec::new();
+        let mut pages = Pages::fresh(file(&path, Access::Create), &path);
+        for round in 0..200 {
+            match dice.random_range(0..10) {
+                0 | 1 => {
+                    let length = dice.random_range(0..3 * GROUP) * PAGE;
+                    pages.set_len(length).unwrap();
+                    model.resize(length as usize, 0);
+                }
+                2 => {
+                    pages.sync_data().unwrap();
+                    if model.is_empty() {
+                        continue;
+                    }
+                    pages = Pages::open(file(&path, Access::Write), &path).unwrap();
+                }
+                3..7 if !model.is_empty() => {
+                    let at = dice.random_range(0..model.len());
+                    let bytes = dice.random_range(0..=(model.len() - at).min(60_000));
+                    dice.fill_bytes(&mut model[at..at + bytes]);
+                    pages.write(at as u64, &model[at..at + bytes]).unwrap();
+                }
+                _ if !model.is_empty() => {
+                    let at = dice.random_range(0..model.len());
+                    let mut out = vec![1; dice.random_range(0..=model.len() - at)];
+                    pages.read(at as u64, &mut out).unwrap();
+                    assert!(out == model[at..at + out.len()], "round {round}");
+                }
+                _ => {}
+            }
+            assert_eq!(pages.len().unwrap(), model.len() as u64, "round {round}");
+        }
+    }
+
+    #[test]
+    fn any_flipped_bit_is_found_by_who_reads_the_page() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let pages = Pages::fresh(file(&path, Access::Create), &path);
+        let length = (GROUP + 10) * PAGE;
+        pages.set_len(length).unwrap();
+        let mut content = vec![0; length as usize];
+        StdRng::seed_from_u64(2).fill_bytes(&mut content);
+        pages.write(0, &content).unwrap();
+        pages.sync_data().unwrap();
+        let good = std::fs::read(&path).unwrap();
+        let mut dice = StdRng::seed_from_u64(3);
+        for _ in 0..200 {
+            let mut bad = good.clone();
+            // Behind page 0, which is for redb to check.
+            let at = dice.random_range(2 * PAGE as usize..bad.len());
+            bad[at] ^= 1 << dice.random_range(0..8);
+            std::fs::write(&path, &bad).unwrap();
+            let read = Pages::open(file(&path, Access::Write), &path)
+                .and_then(|pages| pages.read(PAGE, &mut vec![0; (length - PAGE) as usize]));
+            let in_the_unused = (GROUP + 1) * PAGE + HEAD as u64 + 10 * 4;
+            let unused = in_the_unused..(GROUP + 2) * PAGE;
+            let reserved = (GROUP + 1) * PAGE + 12..(GROUP + 1) * PAGE + 16;
+            if unused.contains(&(at as u64)) || reserved.contains(&(at as u64)) {
+                continue;
+            }
+            assert_eq!(read.unwrap_err().kind(), io::ErrorKind::InvalidData, "byte {at}");
+        }
+        // Two pages that changed places.
+        let mut bad = good;
+        let (one, other) = (place(5) as usize, place(6) as usize);
+        let page = bad[one..one + PAGE as usize].to_vec();
+        bad.copy_within(other..other + PAGE as usize, one);
+        bad[other..other + PAGE as usize].copy_from_slice(&page);
+        std::fs::write(&path, &bad).unwrap();
+        let pages = Pages::open(file(&path, Access::Write), &path).unwrap();
+        assert!(pages.read(5 * PAGE, &mut [0; PAGE as usize]).is_err());
+        assert!(pages.read(7 * PAGE, &mut [0; PAGE as usize]).is_ok());
+    }
+}
