@@ -1,5 +1,7 @@
 //! A datanode dies and the cluster heals by itself.
 
+use std::path::Path;
+
 use serde_json::Value;
 
 use crate::support::{Cluster, digests, make_tree, text};
@@ -60,7 +62,7 @@ fn a_damaged_replica_is_never_served_and_is_replaced() {
     make_tree(&tree, 20, 1 << 20, 10);
     cluster.ok(&["put", text(&tree), "/tree"]);
     cluster.wait_healed();
-    let damaged = damage_one_node(&cluster);
+    let damaged = damage(&cluster.dir().join(cluster.busiest_datanode()));
     assert!(damaged > 0, "there was something to damage");
     // Every replica is tried in turn over several reads; none may give wrong bytes.
     for round in 0..4 {
@@ -76,10 +78,10 @@ fn count(status: &Value, liveness: &str) -> usize {
     nodes.iter().filter(|node| node["liveness"] == liveness).count()
 }
 
-/// Flips one byte in the middle of every data file of dn1.
-fn damage_one_node(cluster: &Cluster) -> usize {
+/// Flips one byte in the middle of every data file of a datanode.
+fn damage(node: &Path) -> usize {
     let mut damaged = 0;
-    let mut todo = vec![cluster.dir().join("dn1")];
+    let mut todo = vec![node.to_path_buf()];
     while let Some(directory) = todo.pop() {
         for entry in std::fs::read_dir(directory).unwrap().flatten() {
             let path = entry.path();

@@ -122,11 +122,17 @@ fn a_moved_file_has_one_name(mounts: &TwoMounts) {
         fs::rename(here.join("right"), here.join("left")).unwrap();
     };
     let mut seen = BTreeSet::new();
-    beside(200, swing, || {
-        let names = names_in(&there);
-        assert_eq!(names.len(), 1, "{names:?}");
-        seen.extend(names);
-    });
+    // On a busy machine the names may not change once while it is looked 200 times.
+    for _ in 0..100 {
+        beside(200, swing, || {
+            let names = names_in(&there);
+            assert_eq!(names.len(), 1, "{names:?}");
+            seen.extend(names);
+        });
+        if seen.len() == 2 {
+            break;
+        }
+    }
     assert_eq!(seen.len(), 2, "it was seen under both names, one at a time");
 }
 

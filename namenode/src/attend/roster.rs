@@ -135,8 +135,9 @@ impl Roster {
         self.attendees.iter().filter(|(_, attendee)| attendee.stream.is_some()).map(|(node, _)| *node)
     }
 
+    /// What the last round made of it; one that registered since is not known yet.
     pub fn liveness(&self, node: u32) -> Liveness {
-        self.nodes.get(&node).map_or(Liveness::Dead, |node| node.liveness)
+        self.nodes.get(&node).map_or(Liveness::Unknown, |node| node.liveness)
     }
 
     pub fn live(&self) -> u64 {

@@ -518,6 +518,17 @@ async fn what_is_not_counted_yet_is_not_called_well() {
 }
 
 #[tokio::test]
+async fn a_datanode_that_no_round_has_seen_is_not_dead() {
+    let (bed, _fakes) = Bed::with_nodes(1).await;
+    let datanodes = vec![fs::DatanodeInfo { node: 99, ..fs::DatanodeInfo::default() }];
+    let status = fs::ClusterStatus { datanodes, ..fs::ClusterStatus::default() };
+    let mut answer = fs::Answer { result: Some(fs::answer::Result::Status(status)) };
+    bed.datanodes.decorate(&mut answer);
+    let Some(fs::answer::Result::Status(status)) = answer.result else { panic!() };
+    assert_eq!(status.datanodes[0].liveness(), Liveness::Unknown);
+}
+
+#[tokio::test]
 async fn strangers_twins_and_the_unled_are_refused() {
     let (bed, fakes) = Bed::with_nodes(1).await;
     let foreign = Register { cluster_id: "other".into(), ..register(2) };
