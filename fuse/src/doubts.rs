@@ -5,7 +5,7 @@
 //! `/proc/self/fd/N` of a file that it holds, and may. Refused as stale, the kernel tries once more with every name
 //! asked for again. Whoever comes back to the same inode without having asked for a name did not come by one. Whoever
 //! asked, and found an inode that lost its name since, comes in time: the name led there when it was asked for, and the
-//! kernel does not try a third time.
+//! kernel does not try a third time. For the same reason the inode that was found is kept alive until the open comes.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,6 +19,8 @@ struct Doubt {
     inode: u64,
     /// What the last name led to that the thread asked for since.
     found: Option<u64>,
+    /// A file that was found is kept alive for the open to come.
+    kept: bool,
 }
 
 /// The doubts of a mount.
@@ -64,14 +66,22 @@ impl Doubts {
         if doubts.len() >= MOST {
             doubts.pop_front();
         }
-        doubts.push_back(Doubt { thread, inode, found: None });
+        doubts.push_back(Doubt { thread, inode, found: None, kept: false });
     }
 
-    /// The thread asked for a name, which leads to this inode.
-    pub(crate) fn found(&self, thread: u32, inode: u64) {
+    /// The thread asked for a name, which leads to this inode. True if it was refused an open before, and nothing is
+    /// kept alive for it yet.
+    pub(crate) fn found(&self, thread: u32, inode: u64) -> bool {
         let mut doubts = self.lock();
-        if let Some(doubt) = doubts.iter_mut().find(|doubt| doubt.thread == thread) {
-            doubt.found = Some(inode);
+        let Some(doubt) = doubts.iter_mut().find(|doubt| doubt.thread == thread) else { return false };
+        doubt.found = Some(inode);
+        !doubt.kept
+    }
+
+    /// What the thread found is kept alive until it comes to open it.
+    pub(crate) fn kept(&self, thread: u32) {
+        if let Some(doubt) = self.lock().iter_mut().find(|doubt| doubt.thread == thread) {
+            doubt.kept = true;
         }
     }
 
@@ -113,6 +123,16 @@ mod tests {
         assert_eq!(open(&doubts, 1, 8), Verdict::Refuse);
         doubts.found(1, 9);
         assert_eq!(open(&doubts, 1, 8), Verdict::Refuse, "the name leads elsewhere");
+    }
+
+    #[test]
+    fn one_file_is_kept_for_an_open_that_was_refused() {
+        let doubts = Doubts::default();
+        assert!(!doubts.found(1, 7), "in no doubt");
+        assert_eq!(open(&doubts, 1, 7), Verdict::Refuse);
+        assert!(doubts.found(1, 8) && doubts.found(1, 9), "gone before it was kept");
+        doubts.kept(1);
+        assert!(!doubts.found(1, 10), "a thread that looks at many files and opens none");
     }
 
     #[test]

@@ -148,7 +148,7 @@ fn a_replaced_file_is_always_there_and_whole(mounts: &TwoMounts) {
         fs::write(&replacement, content(version)).unwrap();
         fs::rename(&replacement, &here).unwrap();
     };
-    beside(100, replace, || {
+    beside(400, replace, || {
         let found = fs::read(&there).unwrap();
         assert!(found == content(found[0]), "{} bytes of {}", found.len(), found[0]);
     });

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use bytes::Bytes;
-use cairn_proto::fs::{Attr, Link, Mkdir, Mknod, Rename, RenameMode, Symlink};
+use cairn_proto::fs::{Attr, FileKind, Link, Mkdir, Mknod, Rename, RenameMode, Symlink};
 use cairn_proto::{ErrorCode, Result};
 use fuser::RenameFlags;
 
@@ -21,15 +21,25 @@ pub(crate) struct NewMode {
 impl View {
     /// The inode under a name.
     pub(crate) async fn lookup(&self, caller: Caller, parent: u64, name: &OsStr) -> Result<Attr> {
-        let epoch = self.epoch();
-        let found = self.cluster.stat(&self.cred(caller), child(parent, name)?, false).await;
-        match &found {
-            Ok(attr) => self.doubts.found(caller.pid, attr.inode),
-            // The name leads nowhere: no open follows.
-            Err(_) => _ = self.doubts.settle(caller.pid),
+        loop {
+            let epoch = self.epoch();
+            let found = self.cluster.stat(&self.cred(caller), child(parent, name)?, false).await;
+            // A name that leads nowhere: no open follows.
+            let attr = found.inspect_err(|_| _ = self.doubts.settle(caller.pid))?;
+            if self.doubts.found(caller.pid, attr.inode) && attr.kind() == FileKind::File {
+                // The kernel does not look a third time if this one is gone as well before it is opened.
+                match self.holds.hold(&self.cluster, attr.inode).await {
+                    // It stays registered for a while.
+                    Ok(_) => {
+                        self.holds.let_go(attr.inode);
+                        self.doubts.kept(caller.pid);
+                    }
+                    Err(error) if error.code == ErrorCode::Stale => continue,
+                    Err(error) => return Err(error),
+                }
+            }
+            return Ok(self.present(attr, epoch));
         }
-        let attr = found?;
-        Ok(self.present(attr, epoch))
     }
 
     /// Where a symbolic link leads.

@@ -94,7 +94,13 @@ impl View {
         let before = self.doubts.settle(caller.pid);
         let wanted = Wanted::from(flags);
         let epoch = self.epoch();
-        let attr = match self.holds.hold(&self.cluster, inode).await? {
+        let held = self.holds.hold(&self.cluster, inode).await.inspect_err(|error| {
+            if error.code == ErrorCode::Stale {
+                // The kernel asks for the name again; what that finds must be there when it comes back.
+                self.doubts.remember(caller.pid, inode);
+            }
+        });
+        let attr = match held? {
             Some(attr) => attr,
             None => match self.cluster.stat(&ROOT, node(inode), false).await {
                 Ok(attr) => attr,
