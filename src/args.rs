@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{cluster, demo, roles, verbs};
+use crate::{bench, cluster, demo, roles, verbs};
 
 /// CairnFS: a replicated file system. Files in, files out, and it heals itself.
 #[derive(Parser)]
@@ -137,6 +137,11 @@ pub enum Command {
     Cluster(cluster::Verb),
     /// Watch a cluster survive: start one, fill it, kill parts of it, verify every byte
     Demo(demo::Demo),
+    /// Measure how fast the cluster is
+    Bench(On<bench::Bench>),
+    /// Take datanodes out of service, and back in
+    #[command(subcommand)]
+    Node(verbs::node::Node),
 }
 
 #[cfg(test)]

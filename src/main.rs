@@ -1,6 +1,7 @@
 //! The `cairn` program: parse, dispatch, exit. No logic of the system lives here.
 
 mod args;
+mod bench;
 mod client;
 mod cluster;
 mod config;
@@ -112,6 +113,15 @@ async fn dispatch(cli: Cli) -> u8 {
             verb!("admin transfer-leader", on, verbs::admin::transfer_leader)
         }
         Command::Admin(verbs::admin::Admin::Scrub(on)) => verb!("admin scrub", on, verbs::admin::scrub),
+        Command::Node(verbs::node::Node::Decommission(on)) => {
+            verb!("node decommission", on, verbs::node::decommission)
+        }
+        Command::Node(verbs::node::Node::Maintenance(on)) => {
+            verb!("node maintenance", on, verbs::node::maintenance)
+        }
+        Command::Node(verbs::node::Node::Recommission(on)) => {
+            verb!("node recommission", on, verbs::node::recommission)
+        }
         Command::Mount(on) => {
             let connection = on.connection.merged(&top);
             start_log(connection.log.as_deref(), SERVING);
@@ -131,6 +141,14 @@ async fn dispatch(cli: Cli) -> u8 {
         Command::Cluster(verb) => {
             start_log(top.log.as_deref(), "off");
             finish("cluster", Box::pin(cluster::run(verb)).await)
+        }
+        Command::Bench(on) => {
+            let connection = on.connection.merged(&top);
+            let run = {
+                let connection = connection.clone();
+                move |client| -> Work { Box::pin(bench::run(client, connection, on.args)) }
+            };
+            on_cluster("bench", connection, run).await
         }
         Command::Demo(demo) => {
             start_log(top.log.as_deref(), "off");

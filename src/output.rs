@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::CStr;
 use std::io::{BufWriter, Stdout, Write};
 use std::mem::MaybeUninit;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use nix::unistd::{Gid, Group, Uid, User};
@@ -81,6 +82,22 @@ pub fn parse_size(text: &str) -> Result<u64> {
         Some(value) => Ok(value),
         None => bail!("{text}: not a size (as in 4096, 64M or 1.5GiB)"),
     }
+}
+
+/// Reads `30s`, `90m`, `2h`, `1d`.
+pub fn parse_span(text: &str) -> std::result::Result<Duration, String> {
+    let expected = || format!("{text}: not a time (as in 30s, 90m, 2h or 1d)");
+    let split = text.len().saturating_sub(1);
+    let (number, unit) = text.split_at_checked(split).ok_or_else(expected)?;
+    let seconds: u64 = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(expected()),
+    };
+    let number: u64 = number.parse().map_err(|_| expected())?;
+    number.checked_mul(seconds).filter(|seconds| *seconds > 0).map(Duration::from_secs).ok_or_else(expected)
 }
 
 /// A span in words: `850 ms`, `12 s`, `3 min 20 s`, `2 h 5 min`.

@@ -76,6 +76,11 @@ impl Cluster {
         self.engine.channel.scrub(ask).await
     }
 
+    /// Takes a datanode out of service, or back in.
+    pub async fn set_datanode(&self, ask: control::SetDatanodeRequest) -> Result<()> {
+        self.engine.channel.set_datanode(ask).await.map(drop)
+    }
+
     /// A file to read and write; local state only. All `File`s of one inode share it, so a program sees its own
     /// writes through every one of them.
     pub fn open(&self, cred: &fs::Cred, attr: fs::Attr) -> File {

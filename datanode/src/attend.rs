@@ -268,7 +268,11 @@ impl Stream<'_> {
             Some(namenode_message::Kind::Refused(refused)) => {
                 Err(refusal(refused.into(), message.leader_address))
             }
-            Some(namenode_message::Kind::Ack(_) | namenode_message::Kind::Registered(_)) | None => Ok(()),
+            Some(namenode_message::Kind::Ack(ack)) => {
+                self.attendance.store().set_leaving(ack.leaving);
+                Ok(())
+            }
+            Some(namenode_message::Kind::Registered(_)) | None => Ok(()),
         }
     }
 

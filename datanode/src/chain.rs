@@ -245,6 +245,7 @@ impl<'a> Chain<'a> {
         append: Append,
         data: &[u8],
     ) -> Result<bool> {
+        self.shared.store.takes_appends()?;
         let admission = appender.admit(append.offset, &append.crcs, data)?;
         let crcs = append.crcs.clone();
         if let Some(next) = next

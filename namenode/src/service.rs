@@ -9,7 +9,8 @@ use cairn_proto::control::membership_request::Action;
 use cairn_proto::control::namenode_server::Namenode;
 use cairn_proto::control::{
     BadReplica, BadReplicaReply, CallBatch, DatanodeMessage, MembershipReply, MembershipRequest,
-    NamenodeMessage, ReplyBatch, ScrubReply, ScrubRequest, WhoLeadsReply, WhoLeadsRequest, namenode_message,
+    NamenodeMessage, ReplyBatch, ScrubReply, ScrubRequest, SetDatanodeReply, SetDatanodeRequest,
+    WhoLeadsReply, WhoLeadsRequest, namenode_message,
 };
 use cairn_proto::{Error, ErrorCode};
 use tokio::sync::{mpsc, watch};
@@ -184,6 +185,24 @@ impl Namenode for NamenodeService {
                 let leader_address = self.seat.who_leads().leader_address;
                 ScrubReply { error: Some(error.into()), leader_address, datanodes: 0 }
             }
+        };
+        Ok(Response::new(reply))
+    }
+
+    async fn set_datanode(
+        &self,
+        request: Request<SetDatanodeRequest>,
+    ) -> Result<Response<SetDatanodeReply>, Status> {
+        let done = match self.leader() {
+            Ok(member) => member.datanodes.set_state(request.get_ref()).await,
+            Err(error) => Err(error),
+        };
+        let reply = match done {
+            Ok(()) => SetDatanodeReply::default(),
+            Err(error) => SetDatanodeReply {
+                error: Some(error.into()),
+                leader_address: self.seat.who_leads().leader_address,
+            },
         };
         Ok(Response::new(reply))
     }

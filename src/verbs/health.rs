@@ -3,6 +3,7 @@
 use cairn_client::fs::{self, Liveness};
 use serde_json::{Value, json};
 
+use super::node::is_drained;
 use crate::output::{self, Table};
 
 /// How a cluster is.
@@ -61,7 +62,14 @@ pub fn judge(status: &fs::ClusterStatus) -> Verdict {
         degraded.push("still counting what lacks replicas".into());
     }
     for (liveness, word) in [(Liveness::Dead, "dead"), (Liveness::Suspect, "suspect")] {
-        let down = status.datanodes.iter().filter(|node| node.liveness() == liveness);
+        // What was taken out, or is away as was said, is as it should be.
+        let gone = |node: &&fs::DatanodeInfo| match node.admin() {
+            fs::AdminState::Normal => false,
+            fs::AdminState::Decommissioning => is_drained(node, &repair),
+            fs::AdminState::Maintenance => liveness == Liveness::Suspect,
+        };
+        let down =
+            status.datanodes.iter().filter(|node| node.liveness() == liveness).filter(|node| !gone(node));
         let count = down.filter(|node| !replaced(status, node)).count() as u64;
         if count > 0 {
             degraded.push(format!("{} {word}", counted(count, "datanode")));
@@ -79,7 +87,10 @@ pub fn judge(status: &fs::ClusterStatus) -> Verdict {
         degraded.push(format!("{} unreachable", counted(down, "namenode")));
     }
     let fs = status.fs.clone().unwrap_or_default();
-    let usable = status.datanodes.iter().filter(|node| node.liveness() != Liveness::Dead).count() as u64;
+    let stays = |node: &&fs::DatanodeInfo| {
+        node.liveness() != Liveness::Dead && node.admin() != fs::AdminState::Decommissioning
+    };
+    let usable = status.datanodes.iter().filter(stays).count() as u64;
     if usable < u64::from(fs.default_replication) {
         let wanted = fs.default_replication;
         degraded.push(format!("{} for {wanted} replicas", counted(usable, "datanode")));
@@ -285,8 +296,15 @@ fn datanodes(status: &fs::ClusterStatus) -> String {
         if replaced(status, node) {
             state.push_str(", replaced");
         }
-        if node.admin() == fs::AdminState::Decommissioning {
-            state.push_str(", leaving");
+        match node.admin() {
+            fs::AdminState::Normal => {}
+            fs::AdminState::Decommissioning if is_drained(node, &status.repair.unwrap_or_default()) => {
+                state.push_str(", drained");
+            }
+            fs::AdminState::Decommissioning => state.push_str(", leaving"),
+            fs::AdminState::Maintenance => {
+                state.push_str(&format!(", maintenance until {}", output::local_time(node.until_ns, false)));
+            }
         }
         if node.failed_dirs > 0 {
             state.push_str(&format!(", {} dirs failed", node.failed_dirs));
@@ -334,6 +352,8 @@ pub fn as_json(status: &fs::ClusterStatus) -> Value {
                 "node": node.node, "uuid": node.uuid, "address": node.address, "host": node.host,
                 "rack": node.rack, "liveness": liveness_name(node.liveness()),
                 "decommissioning": node.admin() == fs::AdminState::Decommissioning,
+                "drained": node.admin() == fs::AdminState::Decommissioning && is_drained(node, &repair),
+                "maintenance_until_ns": Some(node.until_ns).filter(|until| *until != 0),
                 "capacity": node.capacity, "available": node.available, "used": node.used,
                 "replicas": node.replicas, "last_heard_ms": node.last_heard_ms, "failed_dirs": node.failed_dirs,
                 "failed": node.failed.iter().map(|one| json!({"path": one.path, "cause": one.cause})).collect::<Vec<_>>(),

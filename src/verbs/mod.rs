@@ -17,6 +17,7 @@ pub mod ln;
 pub mod ls;
 pub mod mkdir;
 pub mod mv;
+pub mod node;
 pub mod put;
 pub mod rm;
 pub mod setrep;

@@ -27,6 +27,13 @@ pub struct Rm {
     force: bool,
 }
 
+impl Rm {
+    /// A directory and all it holds.
+    pub fn tree(path: ClusterPath) -> Rm {
+        Rm { paths: vec![path], recursive: true, force: true }
+    }
+}
+
 /// Removes.
 pub async fn run(client: Arc<Client>, args: Rm) -> Result<()> {
     for path in &args.paths {

@@ -17,6 +17,7 @@ mod mount_command;
 mod mounting;
 mod permissions;
 mod ranges;
+mod service;
 mod sharing;
 mod strangers;
 mod support;

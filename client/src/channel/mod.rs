@@ -240,6 +240,17 @@ impl Channel {
         .await
     }
 
+    pub(crate) async fn set_datanode(
+        &self,
+        ask: control::SetDatanodeRequest,
+    ) -> Result<control::SetDatanodeReply> {
+        self.ask_leader(
+            |mut stub| async move { stub.set_datanode(ask).await },
+            |reply| Some((reply.error.clone()?, reply.leader_address.clone())),
+        )
+        .await
+    }
+
     /// One call outside of the conversation, to whoever leads. `refusal` finds the error in a reply, and where it
     /// says the leader is.
     async fn ask_leader<R, F>(

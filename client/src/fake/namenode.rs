@@ -9,8 +9,8 @@ use cairn_metadata::store::{Durability, Store};
 use cairn_proto::control::namenode_server::{Namenode, NamenodeServer};
 use cairn_proto::control::{
     BadReplica, BadReplicaReply, Call, CallBatch, DatanodeMessage, MembershipReply, MembershipRequest,
-    NamenodeMessage, Reply, ReplyBatch, ScrubReply, ScrubRequest, WhoLeadsReply, WhoLeadsRequest, call,
-    reply,
+    NamenodeMessage, Reply, ReplyBatch, ScrubReply, ScrubRequest, SetDatanodeReply, SetDatanodeRequest,
+    WhoLeadsReply, WhoLeadsRequest, call, reply,
 };
 use cairn_proto::{ErrorCode, fs};
 use futures::Stream;
@@ -292,6 +292,13 @@ impl Namenode for Server {
         &self,
         _: Request<MembershipRequest>,
     ) -> Result<Response<MembershipReply>, Status> {
+        Err(Status::unimplemented("test"))
+    }
+
+    async fn set_datanode(
+        &self,
+        _: Request<SetDatanodeRequest>,
+    ) -> Result<Response<SetDatanodeReply>, Status> {
         Err(Status::unimplemented("test"))
     }
 

@@ -22,6 +22,7 @@ mod verify;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -81,6 +82,8 @@ pub struct Store {
     replicas: RwLock<BTreeMap<u64, Arc<Replica>>>,
     claims: Mutex<HashSet<u64>>,
     released: Condvar,
+    /// The cluster takes this datanode out: nobody writes to it any more.
+    leaving: AtomicBool,
 }
 
 /// The right to make, seal, replace or delete the files of one chunk.
@@ -137,6 +140,21 @@ impl Store {
         Ok(replica)
     }
 
+    /// Whether the cluster takes this datanode out of service.
+    pub fn set_leaving(&self, leaving: bool) {
+        if self.leaving.swap(leaving, Ordering::Relaxed) != leaving {
+            tracing::info!(leaving, "this datanode's service was changed");
+        }
+    }
+
+    /// Refuses when this datanode is leaving: a chunk that is open here could never be copied elsewhere.
+    pub fn takes_appends(&self) -> Result<()> {
+        if self.leaving.load(Ordering::Relaxed) {
+            return Err(ErrorCode::Unavailable.because("this datanode is being taken out of service"));
+        }
+        Ok(())
+    }
+
     /// Opens a chunk for appending, for the chain that came by `upstream`. It is made if there is none and
     /// `length` is 0; otherwise `length` must be its length.
     pub fn open_appender<U: Upstream + 'static>(
@@ -145,6 +163,7 @@ impl Store {
         length: u64,
         upstream: &Arc<U>,
     ) -> Result<Appender> {
+        self.takes_appends()?;
         let _claim = self.claim(chunk)?;
         let replica = match self.get(chunk) {
             Ok(replica) => replica,

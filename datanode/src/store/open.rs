@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 
 use cairn_host::disk::{Disk, DiskLock};
@@ -105,6 +106,7 @@ impl Store {
             replicas: RwLock::new(replicas),
             claims: Mutex::new(HashSet::new()),
             released: Condvar::new(),
+            leaving: AtomicBool::new(false),
         })
     }
 }

@@ -66,6 +66,13 @@ impl Namenode for Script {
         Err(Status::unimplemented(""))
     }
 
+    async fn set_datanode(
+        &self,
+        _: Request<cairn_proto::control::SetDatanodeRequest>,
+    ) -> Result<Response<cairn_proto::control::SetDatanodeReply>, Status> {
+        Err(Status::unimplemented("test"))
+    }
+
     async fn change_membership(
         &self,
         _: Request<MembershipRequest>,

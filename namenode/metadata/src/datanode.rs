@@ -29,14 +29,15 @@ pub(crate) fn register(core: &mut Core, ask: &RegisterDatanode) -> Fallible<outc
             node
         }
     };
-    let admin = records::datanode(core, node)?.map_or(AdminState::Normal.into(), |known| known.admin);
+    let known = records::datanode(core, node)?.unwrap_or_default();
     let record = Datanode {
         uuid: ask.uuid.clone(),
         address: ask.address.clone(),
         host: ask.host.clone(),
         rack: ask.rack.clone(),
         capacity: ask.capacity,
-        admin,
+        admin: known.admin,
+        until_ns: known.until_ns,
     };
     core.set_record(Table::Datanode, &key::node(node), &record);
     Ok(outcome::Result::Datanode(DatanodeRegistered { node }))
@@ -46,7 +47,11 @@ pub(crate) fn set_state(core: &mut Core, ask: &SetDatanodeState) -> Fallible<out
     let Some(mut record) = records::datanode(core, ask.node)? else {
         return Err(ErrorCode::NotFound.because(format!("node {}", ask.node)).into());
     };
+    if AdminState::try_from(ask.state).is_err() {
+        return Err(ErrorCode::Invalid.because(format!("a datanode's state of {}", ask.state)).into());
+    }
     record.admin = ask.state;
+    record.until_ns = if ask.state() == AdminState::Maintenance { ask.until_ns } else { 0 };
     core.set_record(Table::Datanode, &key::node(ask.node), &record);
     Ok(apply::NOTHING)
 }
@@ -60,6 +65,7 @@ pub(crate) fn list(view: &dyn View) -> Result<Vec<fs::DatanodeInfo>, StoreError>
         host: record.host,
         rack: record.rack,
         admin: record.admin,
+        until_ns: record.until_ns,
         capacity: record.capacity,
         ..fs::DatanodeInfo::default()
     };

@@ -16,6 +16,7 @@ mod report;
 mod roster;
 mod round;
 mod scan;
+mod service;
 mod settings;
 mod stream;
 #[cfg(test)]
@@ -313,7 +314,9 @@ impl Shared {
                 Err(error) => self.alarm.raise(format!("reading the datanodes' records: {error}")),
             }
         }
-        let begun = self.with(Some(generation), |leading, now_ms| round::begin(leading, due, now_ms));
+        let begun = self.with(Some(generation), |leading, now_ms| {
+            round::begin(leading, due, now_ms, self.clock.now_ns())
+        });
         let Some((job, settled)) = begun else { return false };
         match scan::read(self.store.as_ref(), &job, self.settings.scan_slice) {
             Ok(read) => self.with(Some(generation), |leading, now_ms| {

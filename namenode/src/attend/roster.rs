@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cairn_metadata::plan::liveness::{Patience, judge};
 use cairn_metadata::plan::{Node, Nodes};
 use cairn_proto::control::{DiskSpace, NamenodeMessage};
-use cairn_proto::fs::{FailedDirectory, Liveness, ScrubInfo};
+use cairn_proto::fs::{AdminState, FailedDirectory, Liveness, ScrubInfo};
 use cairn_proto::store::Datanode;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
@@ -100,7 +100,7 @@ impl Roster {
     pub fn judge(
         &mut self,
         since_ms: u64,
-        now_ms: u64,
+        (now_ms, now_ns): (u64, i64),
         patience: Patience,
         promised: &BTreeMap<u32, u64>,
     ) -> Vec<u32> {
@@ -110,10 +110,15 @@ impl Roster {
             if liveness == Liveness::Live && attendee.is_lost(now_ms) {
                 liveness = Liveness::Suspect;
             }
+            let admin = wanted(&attendee.record, now_ns);
+            if liveness == Liveness::Dead && admin == AdminState::Maintenance {
+                // Expected back: a chunk is only made up for if it is down to its last replica.
+                liveness = Liveness::Suspect;
+            }
             let free = attendee.space.as_ref().map_or(attendee.record.capacity, |space| space.available);
             let now = Node {
                 liveness,
-                admin: attendee.record.admin(),
+                admin,
                 host: attendee.record.host.clone(),
                 rack: attendee.record.rack.clone(),
                 available: free.saturating_sub(promised.get(&id).copied().unwrap_or(0)),
@@ -121,8 +126,7 @@ impl Roster {
             };
             // The replicas of a node seen for the first time are met by the scan of all chunks.
             if let Some(before) = self.nodes.insert(id, now) {
-                let admin = before.admin != attendee.record.admin();
-                if admin || counts_differently(before.liveness, liveness) {
+                if before.admin != admin || counts_differently(before.liveness, liveness) {
                     changed.push(id);
                 }
             }
@@ -142,6 +146,14 @@ impl Roster {
 
     pub fn live(&self) -> u64 {
         self.nodes.values().filter(|node| node.liveness == Liveness::Live).count() as u64
+    }
+}
+
+/// What is wanted of a datanode now: a maintenance that took too long is over.
+fn wanted(record: &Datanode, now_ns: i64) -> AdminState {
+    match record.admin() {
+        AdminState::Maintenance if now_ns >= record.until_ns => AdminState::Normal,
+        state => state,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_metadata::plan::Node;
 use cairn_proto::control::{
     DatanodeMessage, HeartbeatAck, Inventory, NamenodeMessage, OrderDone, Register, Registered, ReplicaBad,
     datanode_message, namenode_message,
@@ -137,6 +138,7 @@ async fn register(
         rack: ask.rack.clone(),
         capacity: space.capacity,
         admin: known.as_ref().map(|(_, record)| record.admin).unwrap_or_default(),
+        until_ns: known.as_ref().map(|(_, record)| record.until_ns).unwrap_or_default(),
     };
     if let Some((node, record)) = known
         && record == wanted
@@ -246,7 +248,11 @@ async fn hear(
         .ok_or_else(not_leading)?;
     match kind {
         datanode_message::Kind::Heartbeat(_) => {
-            let kind = Some(namenode_message::Kind::Ack(HeartbeatAck {}));
+            let leaving = shared.with(Some(seat.generation), |leading, _| {
+                leading.roster.nodes.get(&seat.node).is_some_and(Node::is_leaving)
+            });
+            let ack = HeartbeatAck { leaving: leaving.unwrap_or(false) };
+            let kind = Some(namenode_message::Kind::Ack(ack));
             // A full stream says itself that somebody is there.
             let _ = outgoing.try_send(Ok(NamenodeMessage { kind, ..NamenodeMessage::default() }));
         }

@@ -46,6 +46,11 @@ impl Node {
         matches!(self.liveness, Liveness::Live | Liveness::Unknown)
     }
 
+    /// What it holds is to be held by others instead.
+    pub fn is_leaving(&self) -> bool {
+        self.admin == AdminState::Decommissioning
+    }
+
     /// New replicas may be put here.
     pub fn takes_replicas(&self) -> bool {
         self.is_present() && self.admin == AdminState::Normal

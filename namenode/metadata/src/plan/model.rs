@@ -188,7 +188,10 @@ impl Cluster {
             Event::Leave(node) => {
                 let state = AdminState::Decommissioning;
                 self.nodes.get_mut(&node).unwrap().admin = state;
-                self.propose(0, Op::SetDatanodeState(SetDatanodeState { node, state: state.into() }));
+                self.propose(
+                    0,
+                    Op::SetDatanodeState(SetDatanodeState { node, state: state.into(), until_ns: 0 }),
+                );
             }
             Event::Fail(times) => self.failing = times,
             Event::Run(ticks) => (0..ticks).for_each(|_| self.tick()),

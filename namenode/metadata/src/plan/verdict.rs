@@ -113,10 +113,9 @@ impl Verdict {
 /// A replica on a node that is leaving is a source and a survivor, but is not counted.
 /// Nothing is given up or deleted unless a good replica is on a node heard just now.
 pub fn judge(chunk: &Holding, nodes: &Nodes) -> Verdict {
-    let normal = |node: &Node| node.admin == AdminState::Normal;
     let survivors = chunk.good(nodes, Node::is_present).count();
-    let firm = chunk.good(nodes, |node| node.is_present() && normal(node)).count();
-    let weak = chunk.good(nodes, |node| node.liveness == Liveness::Suspect && normal(node)).count();
+    let firm = chunk.good(nodes, |node| node.is_present() && !node.is_leaving()).count();
+    let weak = chunk.good(nodes, |node| node.liveness == Liveness::Suspect && !node.is_leaving()).count();
     let heard = chunk.good(nodes, |node| node.liveness == Liveness::Live).count();
     let reachable = |node: u32| nodes.get(&node).is_some_and(|node| node.liveness == Liveness::Live);
 
@@ -162,9 +161,8 @@ fn first_to_go(chunk: &Holding, nodes: &Nodes) -> Option<u32> {
 /// nodes with the least free space.
 fn surplus(chunk: &Holding, nodes: &Nodes) -> Option<u32> {
     let is_live = |node: &Node| node.liveness == Liveness::Live;
-    let staying: Vec<u32> =
-        chunk.good(nodes, |node| is_live(node) && node.admin == AdminState::Normal).collect();
-    let leaving = chunk.good(nodes, |node| is_live(node) && node.admin != AdminState::Normal).max();
+    let staying: Vec<u32> = chunk.good(nodes, |node| is_live(node) && !node.is_leaving()).collect();
+    let leaving = chunk.good(nodes, |node| is_live(node) && node.is_leaving()).max();
     if staying.len() >= chunk.wanted && leaving.is_some() {
         return leaving;
     }
@@ -251,6 +249,19 @@ mod tests {
         assert_eq!((verdict.lack, verdict.survivors, verdict.surplus), (1, 3, None));
         assert_eq!(chunk(&[1, 2, 3]).sources(&five), [1, 2, 3]);
         assert_eq!(judge(&chunk(&[1, 2, 3, 4]), &five).surplus, Some(1));
+    }
+
+    #[test]
+    fn a_node_in_maintenance_is_counted_and_gets_nothing_new() {
+        let mut four = nodes(&[Live, Live, Suspect, Live]);
+        four.get_mut(&3).unwrap().admin = AdminState::Maintenance;
+        assert_eq!(judge(&chunk(&[1, 2, 3]), &four).lack, 0);
+        assert!(!four[&3].takes_replicas());
+        four.get_mut(&2).unwrap().liveness = Dead;
+        assert_eq!(judge(&chunk(&[1, 2, 3]), &four).lack, 2, "down to its last");
+        four.values_mut().for_each(|node| node.liveness = Live);
+        assert_eq!(judge(&chunk(&[1, 2, 3, 4]), &four).lack, 0);
+        assert!(judge(&chunk(&[1, 2, 3, 4]), &four).surplus.is_some());
     }
 
     #[test]

@@ -1,0 +1,111 @@
+//! `cairn bench`: how fast this cluster is for this client, in two numbers a line: throughput and latency.
+//!
+//! Everything happens in a directory of its own, which is removed at the end. The figures are those of the client
+//! library; what a mount adds is measured through the mount.
+
+mod data;
+mod figures;
+mod meta;
+mod small;
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow};
+use cairn_client::fs;
+use clap::{Args, Subcommand};
+
+use crate::args::Connection;
+use crate::client::{self, Client};
+use crate::output;
+use crate::paths::{ClusterPath, temporary_name};
+use crate::verbs::rm;
+
+use figures::Line;
+
+/// Arguments of `cairn bench`.
+#[derive(Args)]
+pub struct Bench {
+    /// What to measure
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Create, stat, list, rename and delete empty files, by several numbers of clients
+    Meta(meta::Meta),
+    /// Write and read one large file
+    Data(data::Data),
+    /// Write and read many small files
+    Small(small::Small),
+}
+
+/// Where a benchmark works, and how it shows what it saw.
+#[derive(Args)]
+struct Place {
+    /// The directory in which it makes one of its own
+    #[arg(long, value_name = "PATH", default_value = "/")]
+    dir: ClusterPath,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Measures, prints, and removes what it made, also when it failed.
+pub async fn run(client: Arc<Client>, connection: Connection, bench: Bench) -> Result<()> {
+    let place = match &bench.what {
+        What::Meta(meta) => &meta.place,
+        What::Data(data) => &data.place,
+        What::Small(small) => &small.place,
+    };
+    let json = place.json;
+    let dir = place.dir.join(&temporary_name(b"", "bench"));
+    make_directory(&client, &dir).await?;
+    let measured = match bench.what {
+        What::Meta(meta) => meta::run(&connection, &dir, &meta).await,
+        What::Data(data) => data::run(&client, &dir, &data).await,
+        What::Small(small) => small::run(&client, &dir, &small).await,
+    };
+    rm::run(client.clone(), rm::Rm::tree(dir)).await?;
+    show(&measured?, json)
+}
+
+fn show(lines: &[Line], json: bool) -> Result<()> {
+    if json {
+        let lines: Vec<_> = lines.iter().map(Line::json).collect();
+        return output::print_json(&lines.into());
+    }
+    print!("{}", figures::table(lines));
+    Ok(())
+}
+
+/// Clients with sessions of their own, as so many programs would have.
+async fn connect(connection: &Connection, count: usize) -> Result<Vec<Arc<Client>>> {
+    let mut clients = Vec::new();
+    for _ in 0..count {
+        let cluster = client::connect("bench", connection, None).await?;
+        clients.push(Arc::new(Client::over(cluster, "bench")));
+    }
+    Ok(clients)
+}
+
+async fn make_directory(client: &Client, path: &ClusterPath) -> Result<()> {
+    let ask = fs::Mkdir {
+        at: Some(path.node()),
+        mode: 0o755,
+        uid: client.cred.uid,
+        gid: client.cred.gid,
+        ..fs::Mkdir::default()
+    };
+    client.cluster.mkdir(&client.cred, ask).await.map_err(|error| anyhow!("{path}: {error}"))?;
+    Ok(())
+}
+
+/// Runs tasks to their end; the first error is everybody's.
+async fn all<T: Send + 'static>(tasks: Vec<tokio::task::JoinHandle<Result<T>>>) -> Result<Vec<T>> {
+    let mut results = Vec::new();
+    for task in tasks {
+        results.push(task.await.context("a task of the benchmark ended")??);
+    }
+    Ok(results)
+}
