@@ -1,132 +1,11 @@
-//! Judges a cluster by its status, and renders it.
+//! Renders the status of a cluster.
 
 use cairn_client::fs::{self, Liveness};
-use serde_json::{Value, json};
+pub use cairn_ops::health::{counted, judge, liveness_name};
+use cairn_ops::health::{is_drained, replaced};
+pub use cairn_ops::status::as_json;
 
-use super::node::is_drained;
 use crate::output::{self, Table};
-
-/// How a cluster is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Health {
-    /// Everything that should be there is.
-    Healthy,
-    /// All data can be read, but something is down or has too few replicas.
-    Degraded,
-    /// Some data cannot be read.
-    Missing,
-}
-
-impl Health {
-    /// In words.
-    pub fn name(self) -> &'static str {
-        match self {
-            Health::Healthy => "healthy",
-            Health::Degraded => "degraded",
-            Health::Missing => "data missing",
-        }
-    }
-
-    /// What `cairn status` exits with.
-    pub fn exit_code(self) -> u8 {
-        match self {
-            Health::Healthy => 0,
-            Health::Degraded => 1,
-            Health::Missing => 2,
-        }
-    }
-}
-
-/// A judgement with its reasons.
-pub struct Verdict {
-    /// How the cluster is.
-    pub health: Health,
-    /// Why it is not healthy.
-    pub reasons: Vec<String>,
-}
-
-/// Judges.
-pub fn judge(status: &fs::ClusterStatus) -> Verdict {
-    let mut reasons = Vec::new();
-    let repair = status.repair.unwrap_or_default();
-    let mut health = Health::Healthy;
-    if repair.missing > 0 {
-        health = Health::Missing;
-        reasons.push(format!("{} without any live replica", counted(repair.missing, "chunk")));
-    }
-    let mut degraded = Vec::new();
-    if repair.under_replicated > 0 {
-        degraded.push(format!("{} under-replicated", counted(repair.under_replicated, "chunk")));
-    }
-    if repair.counting {
-        degraded.push("still counting what lacks replicas".into());
-    }
-    for (liveness, word) in [(Liveness::Dead, "dead"), (Liveness::Suspect, "suspect")] {
-        // What was taken out, or is away as was said, is as it should be.
-        let gone = |node: &&fs::DatanodeInfo| match node.admin() {
-            fs::AdminState::Normal => false,
-            fs::AdminState::Decommissioning => is_drained(node, &repair),
-            fs::AdminState::Maintenance => liveness == Liveness::Suspect,
-        };
-        let down =
-            status.datanodes.iter().filter(|node| node.liveness() == liveness).filter(|node| !gone(node));
-        let count = down.filter(|node| !replaced(status, node)).count() as u64;
-        if count > 0 {
-            degraded.push(format!("{} {word}", counted(count, "datanode")));
-        }
-    }
-    let failed_dirs: u64 = status.datanodes.iter().map(|node| u64::from(node.failed_dirs)).sum();
-    if failed_dirs > 0 {
-        degraded.push(format!("{} failed", counted(failed_dirs, "data directory").replace("ys", "ies")));
-    }
-    for node in status.datanodes.iter().filter(|node| !node.rival.is_empty()) {
-        degraded.push(format!("the identity of datanode {} is claimed from {} too", node.node, node.rival));
-    }
-    let down = status.namenodes.iter().filter(|node| !node.reachable && !node.leader).count() as u64;
-    if down > 0 {
-        degraded.push(format!("{} unreachable", counted(down, "namenode")));
-    }
-    let fs = status.fs.clone().unwrap_or_default();
-    let stays = |node: &&fs::DatanodeInfo| {
-        node.liveness() != Liveness::Dead && node.admin() != fs::AdminState::Decommissioning
-    };
-    let usable = status.datanodes.iter().filter(stays).count() as u64;
-    if usable < u64::from(fs.default_replication) {
-        let wanted = fs.default_replication;
-        degraded.push(format!("{} for {wanted} replicas", counted(usable, "datanode")));
-    }
-    if fs.capacity > 0 && fs.available < fs.capacity / 20 {
-        degraded.push("less than 5% of the space is left".into());
-    }
-    if !degraded.is_empty() {
-        health = health.max(Health::Degraded);
-    }
-    reasons.extend(degraded);
-    Verdict { health, reasons }
-}
-
-/// Whether another datanode, which lost its disks or got new ones, has taken this one's address.
-fn replaced(status: &fs::ClusterStatus, node: &fs::DatanodeInfo) -> bool {
-    node.liveness() == Liveness::Dead
-        && status.datanodes.iter().any(|other| {
-            other.address == node.address && other.node != node.node && other.liveness() == Liveness::Live
-        })
-}
-
-/// `1 chunk`, `2 chunks`.
-pub fn counted(count: u64, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
-}
-
-/// One word for a liveness.
-pub fn liveness_name(liveness: Liveness) -> &'static str {
-    match liveness {
-        Liveness::Unknown => "unknown",
-        Liveness::Live => "live",
-        Liveness::Suspect => "suspect",
-        Liveness::Dead => "dead",
-    }
-}
 
 /// The whole status as text for people.
 pub fn render(status: &fs::ClusterStatus) -> String {
@@ -244,14 +123,6 @@ fn scrub_line(status: &fs::ClusterStatus) -> String {
     line
 }
 
-fn scrub_json(scrub: &fs::ScrubInfo) -> Value {
-    json!({
-        "enabled": scrub.enabled, "verified": scrub.verified, "left": scrub.left,
-        "pass_began_ns": scrub.pass_began_ns, "full_pass_ns": scrub.full_pass_ns,
-        "next_pass_ns": scrub.next_pass_ns, "found": scrub.found, "mended": scrub.mended,
-    })
-}
-
 fn namenodes(status: &fs::ClusterStatus) -> String {
     let mut table = Table::new(&[">id", "address", "role", ">log", "state"]);
     for node in &status.namenodes {
@@ -328,62 +199,6 @@ fn datanodes(status: &fs::ClusterStatus) -> String {
     table.render(2)
 }
 
-/// The whole status for programs.
-pub fn as_json(status: &fs::ClusterStatus) -> Value {
-    let verdict = judge(status);
-    let fs = status.fs.clone().unwrap_or_default();
-    let repair = status.repair.unwrap_or_default();
-    let compaction = status.compaction.unwrap_or_default();
-    let namenodes: Vec<Value> = status
-        .namenodes
-        .iter()
-        .map(|node| {
-            json!({
-                "id": node.id, "address": node.address, "leader": node.leader, "voter": node.voter,
-                "matched": node.matched, "reachable": node.reachable,
-            })
-        })
-        .collect();
-    let datanodes: Vec<Value> = status
-        .datanodes
-        .iter()
-        .map(|node| {
-            json!({
-                "node": node.node, "uuid": node.uuid, "address": node.address, "host": node.host,
-                "rack": node.rack, "liveness": liveness_name(node.liveness()),
-                "decommissioning": node.admin() == fs::AdminState::Decommissioning,
-                "drained": node.admin() == fs::AdminState::Decommissioning && is_drained(node, &repair),
-                "maintenance_until_ns": Some(node.until_ns).filter(|until| *until != 0),
-                "capacity": node.capacity, "available": node.available, "used": node.used,
-                "replicas": node.replicas, "last_heard_ms": node.last_heard_ms, "failed_dirs": node.failed_dirs,
-                "failed": node.failed.iter().map(|one| json!({"path": one.path, "cause": one.cause})).collect::<Vec<_>>(),
-                "scrub": node.scrub.as_ref().map(scrub_json),
-                "rival": Some(&node.rival).filter(|rival| !rival.is_empty()),
-            })
-        })
-        .collect();
-    json!({
-        "health": verdict.health.name(), "reasons": verdict.reasons, "cluster_id": fs.cluster_id,
-        "term": status.term, "applied": status.applied, "namenodes": namenodes, "datanodes": datanodes,
-        "files": status.files, "directories": status.directories, "sessions": status.sessions,
-        "capacity": fs.capacity, "available": fs.available, "live_bytes": fs.live_bytes,
-        "default_replication": fs.default_replication, "chunk_size": fs.chunk_size,
-        "open_chunks": status.open_chunks, "sealed_chunks": status.sealed_chunks,
-        "repair": {
-            "under_replicated": repair.under_replicated, "missing": repair.missing, "surplus": repair.surplus,
-            "in_flight": repair.in_flight, "bytes_left": repair.bytes_left, "bytes_copied": repair.bytes_copied,
-            "bytes_per_second": repair.bytes_per_second, "chunks_repaired": repair.chunks_repaired,
-            "seconds_left": repair.seconds_left, "counting": repair.counting,
-        },
-        "compaction": {
-            "enabled": compaction.enabled, "garbage_bytes": compaction.garbage_bytes,
-            "dead_chunks": compaction.dead_chunks, "candidates": compaction.candidates,
-            "in_flight": compaction.in_flight, "bytes_copied": compaction.bytes_copied,
-            "chunks_emptied": compaction.chunks_emptied,
-        },
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -410,29 +225,8 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_cluster_is_healthy() {
-        let verdict = judge(&cluster());
-        assert_eq!(verdict.health, Health::Healthy);
-        assert!(verdict.reasons.is_empty());
+    fn a_healthy_cluster_is_called_so() {
         assert!(render(&cluster()).contains("healthy"));
-    }
-
-    #[test]
-    fn a_dead_datanode_degrades_and_a_lost_chunk_is_worse() {
-        let mut status = cluster();
-        status.datanodes[0].liveness = Liveness::Dead as i32;
-        status.repair = Some(fs::RepairInfo { under_replicated: 2, ..Default::default() });
-        let verdict = judge(&status);
-        assert_eq!(verdict.health, Health::Degraded);
-        assert_eq!(
-            verdict.reasons,
-            ["2 chunks under-replicated", "1 datanode dead", "2 datanodes for 3 replicas"]
-        );
-        status.repair = Some(fs::RepairInfo { counting: true, ..Default::default() });
-        assert_eq!(judge(&status).reasons[0], "still counting what lacks replicas");
-        status.repair = Some(fs::RepairInfo { missing: 1, ..Default::default() });
-        assert_eq!(judge(&status).health, Health::Missing);
-        assert_eq!(judge(&status).health.exit_code(), 2);
     }
 
     #[test]
@@ -458,7 +252,6 @@ mod tests {
         let mut old = status.datanodes[0].clone();
         (old.node, old.liveness) = (9, Liveness::Dead as i32);
         status.datanodes.push(old);
-        assert_eq!(judge(&status).health, Health::Healthy);
         assert!(render(&status).contains("dead, replaced"));
     }
 }

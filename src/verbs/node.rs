@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 use cairn_client::{control, fs};
+use cairn_ops::health::is_drained;
 use clap::{Args, Subcommand};
 use fs::{AdminState, Liveness};
 
@@ -145,37 +146,9 @@ async fn drained(client: &Client, nodes: &[u32]) -> Result<()> {
     }
 }
 
-/// Whether nobody misses a datanode that is leaving.
-pub fn is_drained(node: &fs::DatanodeInfo, repair: &fs::RepairInfo) -> bool {
-    match node.liveness() {
-        // It cannot be told to delete anything; what it holds is made up for when nothing lacks replicas.
-        Liveness::Dead => !repair.counting && repair.under_replicated == 0,
-        // What it has is only known from what it said.
-        Liveness::Unknown => false,
-        Liveness::Live | Liveness::Suspect => node.capacity > 0 && node.replicas == 0,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_datanode_is_drained_when_it_said_so_or_is_dead_and_nothing_lacks() {
-        let node = |liveness: Liveness, capacity, replicas| fs::DatanodeInfo {
-            liveness: liveness.into(),
-            capacity,
-            replicas,
-            ..Default::default()
-        };
-        let well = fs::RepairInfo::default();
-        assert!(is_drained(&node(Liveness::Live, 9, 0), &well));
-        assert!(!is_drained(&node(Liveness::Live, 9, 1), &well));
-        assert!(!is_drained(&node(Liveness::Live, 0, 0), &well), "it did not say yet");
-        assert!(!is_drained(&node(Liveness::Unknown, 9, 0), &well));
-        assert!(is_drained(&node(Liveness::Dead, 9, 4), &well));
-        assert!(!is_drained(&node(Liveness::Dead, 9, 4), &fs::RepairInfo { under_replicated: 1, ..well }));
-    }
 
     #[test]
     fn a_datanode_goes_by_number_address_and_host() {

@@ -1,0 +1,213 @@
+//! Judges a cluster by its status: healthy, degraded, or missing data, with the reasons.
+
+use cairn_proto::fs::{self, Liveness};
+
+/// How a cluster is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Health {
+    /// Everything that should be there is.
+    Healthy,
+    /// All data can be read, but something is down or has too few replicas.
+    Degraded,
+    /// Some data cannot be read.
+    Missing,
+}
+
+impl Health {
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Health::Healthy => "healthy",
+            Health::Degraded => "degraded",
+            Health::Missing => "data missing",
+        }
+    }
+
+    /// What `cairn status` exits with.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Health::Healthy => 0,
+            Health::Degraded => 1,
+            Health::Missing => 2,
+        }
+    }
+}
+
+/// A judgement with its reasons.
+pub struct Verdict {
+    /// How the cluster is.
+    pub health: Health,
+    /// Why it is not healthy.
+    pub reasons: Vec<String>,
+}
+
+/// Judges.
+pub fn judge(status: &fs::ClusterStatus) -> Verdict {
+    let mut reasons = Vec::new();
+    let repair = status.repair.unwrap_or_default();
+    let mut health = Health::Healthy;
+    if repair.missing > 0 {
+        health = Health::Missing;
+        reasons.push(format!("{} without any live replica", counted(repair.missing, "chunk")));
+    }
+    let mut degraded = Vec::new();
+    if repair.under_replicated > 0 {
+        degraded.push(format!("{} under-replicated", counted(repair.under_replicated, "chunk")));
+    }
+    if repair.counting {
+        degraded.push("still counting what lacks replicas".into());
+    }
+    for (liveness, word) in [(Liveness::Dead, "dead"), (Liveness::Suspect, "suspect")] {
+        // What was taken out, or is away as was said, is as it should be.
+        let gone = |node: &&fs::DatanodeInfo| match node.admin() {
+            fs::AdminState::Normal => false,
+            fs::AdminState::Decommissioning => is_drained(node, &repair),
+            fs::AdminState::Maintenance => liveness == Liveness::Suspect,
+        };
+        let down =
+            status.datanodes.iter().filter(|node| node.liveness() == liveness).filter(|node| !gone(node));
+        let count = down.filter(|node| !replaced(status, node)).count() as u64;
+        if count > 0 {
+            degraded.push(format!("{} {word}", counted(count, "datanode")));
+        }
+    }
+    let failed_dirs: u64 = status.datanodes.iter().map(|node| u64::from(node.failed_dirs)).sum();
+    if failed_dirs > 0 {
+        degraded.push(format!("{} failed", counted(failed_dirs, "data directory").replace("ys", "ies")));
+    }
+    for node in status.datanodes.iter().filter(|node| !node.rival.is_empty()) {
+        degraded.push(format!("the identity of datanode {} is claimed from {} too", node.node, node.rival));
+    }
+    let down = status.namenodes.iter().filter(|node| !node.reachable && !node.leader).count() as u64;
+    if down > 0 {
+        degraded.push(format!("{} unreachable", counted(down, "namenode")));
+    }
+    let fs = status.fs.clone().unwrap_or_default();
+    let stays = |node: &&fs::DatanodeInfo| {
+        node.liveness() != Liveness::Dead && node.admin() != fs::AdminState::Decommissioning
+    };
+    let usable = status.datanodes.iter().filter(stays).count() as u64;
+    if usable < u64::from(fs.default_replication) {
+        let wanted = fs.default_replication;
+        degraded.push(format!("{} for {wanted} replicas", counted(usable, "datanode")));
+    }
+    if fs.capacity > 0 && fs.available < fs.capacity / 20 {
+        degraded.push("less than 5% of the space is left".into());
+    }
+    if !degraded.is_empty() {
+        health = health.max(Health::Degraded);
+    }
+    reasons.extend(degraded);
+    Verdict { health, reasons }
+}
+
+/// Whether nobody misses a datanode that is leaving.
+pub fn is_drained(node: &fs::DatanodeInfo, repair: &fs::RepairInfo) -> bool {
+    match node.liveness() {
+        // It cannot be told to delete anything; what it holds is made up for when nothing lacks replicas.
+        Liveness::Dead => !repair.counting && repair.under_replicated == 0,
+        // What it has is only known from what it said.
+        Liveness::Unknown => false,
+        Liveness::Live | Liveness::Suspect => node.capacity > 0 && node.replicas == 0,
+    }
+}
+
+/// Whether another datanode, which lost its disks or got new ones, has taken this one's address.
+pub fn replaced(status: &fs::ClusterStatus, node: &fs::DatanodeInfo) -> bool {
+    node.liveness() == Liveness::Dead
+        && status.datanodes.iter().any(|other| {
+            other.address == node.address && other.node != node.node && other.liveness() == Liveness::Live
+        })
+}
+
+/// `1 chunk`, `2 chunks`.
+pub fn counted(count: u64, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
+/// One word for a liveness.
+pub fn liveness_name(liveness: Liveness) -> &'static str {
+    match liveness {
+        Liveness::Unknown => "unknown",
+        Liveness::Live => "live",
+        Liveness::Suspect => "suspect",
+        Liveness::Dead => "dead",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster() -> fs::ClusterStatus {
+        let node = |number: u32| fs::DatanodeInfo {
+            node: number,
+            address: format!("dn{number}:1"),
+            liveness: Liveness::Live as i32,
+            ..Default::default()
+        };
+        fs::ClusterStatus {
+            fs: Some(fs::FsStats {
+                capacity: 100,
+                available: 50,
+                default_replication: 3,
+                ..Default::default()
+            }),
+            datanodes: vec![node(1), node(2), node(3)],
+            namenodes: vec![fs::NamenodeInfo { leader: true, reachable: true, ..Default::default() }],
+            repair: Some(fs::RepairInfo::default()),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_whole_cluster_is_healthy() {
+        let verdict = judge(&cluster());
+        assert_eq!(verdict.health, Health::Healthy);
+        assert!(verdict.reasons.is_empty());
+    }
+
+    #[test]
+    fn a_dead_datanode_degrades_and_a_lost_chunk_is_worse() {
+        let mut status = cluster();
+        status.datanodes[0].liveness = Liveness::Dead as i32;
+        status.repair = Some(fs::RepairInfo { under_replicated: 2, ..Default::default() });
+        let verdict = judge(&status);
+        assert_eq!(verdict.health, Health::Degraded);
+        assert_eq!(
+            verdict.reasons,
+            ["2 chunks under-replicated", "1 datanode dead", "2 datanodes for 3 replicas"]
+        );
+        status.repair = Some(fs::RepairInfo { counting: true, ..Default::default() });
+        assert_eq!(judge(&status).reasons[0], "still counting what lacks replicas");
+        status.repair = Some(fs::RepairInfo { missing: 1, ..Default::default() });
+        assert_eq!(judge(&status).health, Health::Missing);
+        assert_eq!(judge(&status).health.exit_code(), 2);
+    }
+
+    #[test]
+    fn a_dead_datanode_whose_address_is_served_again_is_history() {
+        let mut status = cluster();
+        let mut old = status.datanodes[0].clone();
+        (old.node, old.liveness) = (9, Liveness::Dead as i32);
+        status.datanodes.push(old);
+        assert_eq!(judge(&status).health, Health::Healthy);
+    }
+
+    #[test]
+    fn a_datanode_is_drained_when_it_said_so_or_is_dead_and_nothing_lacks() {
+        let node = |liveness: Liveness, capacity, replicas| fs::DatanodeInfo {
+            liveness: liveness.into(),
+            capacity,
+            replicas,
+            ..Default::default()
+        };
+        let well = fs::RepairInfo::default();
+        assert!(is_drained(&node(Liveness::Live, 9, 0), &well));
+        assert!(!is_drained(&node(Liveness::Live, 9, 1), &well));
+        assert!(!is_drained(&node(Liveness::Live, 0, 0), &well), "it did not say yet");
+        assert!(!is_drained(&node(Liveness::Unknown, 9, 0), &well));
+        assert!(is_drained(&node(Liveness::Dead, 9, 4), &well));
+        assert!(!is_drained(&node(Liveness::Dead, 9, 4), &fs::RepairInfo { under_replicated: 1, ..well }));
+    }
+}

@@ -1,0 +1,10 @@
+//! What every role shows of itself: whether it is well, its metrics, and the HTTP server they are read from.
+//!
+//! [`http`] is a server that answers GET and nothing else, within fixed bounds. [`metrics`] has what is counted on hot
+//! paths, without locks, and how it is written down for Prometheus. [`health`] judges a cluster by its status, for
+//! `cairn status` and for the dashboard alike; [`status`] is the status as JSON.
+
+pub mod health;
+pub mod http;
+pub mod metrics;
+pub mod status;
