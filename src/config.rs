@@ -1,6 +1,7 @@
 //! The one configuration file, and where a command finds its cluster.
 
 use std::env;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -48,6 +49,10 @@ pub struct MountSection {
     pub threads: Option<usize>,
     /// Options as `mount -o` has them.
     pub options: Option<String>,
+    /// Where it serves metrics over HTTP; nowhere unless it is given.
+    pub http: Option<SocketAddr>,
+    /// Names under which it is asked for over HTTP, besides every address.
+    pub http_names: Vec<String>,
     /// Kernel read-ahead.
     pub read_ahead_kib: Option<usize>,
 }

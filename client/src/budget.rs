@@ -12,12 +12,19 @@ use tokio::time::timeout;
 #[derive(Clone)]
 pub(crate) struct Budget {
     bytes: Arc<Semaphore>,
+    limit: usize,
 }
 
 impl Budget {
     /// Room for `bytes`, at least for a few appends.
     pub(crate) fn new(bytes: usize) -> Budget {
-        Budget { bytes: Arc::new(Semaphore::new(bytes.clamp(4 * MAX_PAYLOAD, u32::MAX as usize))) }
+        let limit = bytes.clamp(4 * MAX_PAYLOAD, u32::MAX as usize);
+        Budget { bytes: Arc::new(Semaphore::new(limit)), limit }
+    }
+
+    /// Bytes that are taken, and bytes that there are.
+    pub(crate) fn taken(&self) -> (u64, u64) {
+        (self.limit.saturating_sub(self.bytes.available_permits()) as u64, self.limit as u64)
     }
 
     /// Takes `bytes` if they are there.

@@ -1,6 +1,7 @@
 //! A connection to a cluster.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -142,7 +143,9 @@ impl Cluster {
 
     /// What this client did so far.
     pub fn metrics(&self) -> Metrics {
-        self.engine.counters.reading()
+        let (bytes_waiting, bytes_waiting_limit) = self.engine.budget().taken();
+        let layout_bytes = self.engine.layout_bytes.load(Ordering::Relaxed) as u64;
+        Metrics { bytes_waiting, bytes_waiting_limit, layout_bytes, ..self.engine.counters.reading() }
     }
 
     pub(crate) fn engine(&self) -> &Arc<Engine> {

@@ -15,6 +15,12 @@ pub struct Metrics {
     pub leader_changes: u64,
     /// Calls, appends and reads that were sent again.
     pub retries: u64,
+    /// Bytes that were written and that wait for their replicas.
+    pub bytes_waiting: u64,
+    /// Bytes that may wait so; whoever writes more waits itself.
+    pub bytes_waiting_limit: u64,
+    /// Memory that known layouts take, about.
+    pub layout_bytes: u64,
     /// Reads for which a second replica was asked because the first was slow.
     pub hedged_reads: u64,
 }
@@ -40,6 +46,7 @@ impl Counters {
             leader_changes: get(&self.leader_changes),
             retries: get(&self.retries),
             hedged_reads: get(&self.hedged_reads),
+            ..Metrics::default()
         }
     }
 

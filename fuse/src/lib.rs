@@ -8,6 +8,7 @@
 
 mod accesses;
 mod attr;
+mod counted;
 mod directory;
 mod dispatch;
 mod doubts;
@@ -23,6 +24,7 @@ mod mount;
 mod mount_point;
 mod operations;
 mod shown;
+mod site;
 mod sparse;
 mod versions;
 mod view;

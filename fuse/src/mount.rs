@@ -6,6 +6,7 @@ use std::time::Duration;
 use std::{io, thread};
 
 use cairn_client::Cluster;
+use cairn_ops::http::Role;
 use cairn_proto::{Error, ErrorCode, Result};
 use fuser::{Config, MountOption, Session, SessionACL};
 use tokio::runtime::Handle;
@@ -14,6 +15,7 @@ use crate::filesystem::CairnFs;
 use crate::holds::LINGER;
 use crate::mount_point;
 use crate::shown::Shown;
+use crate::site::Site;
 use crate::view::View;
 
 /// Rounds of tidying up, of a second each, from one report of what was read to the next.
@@ -151,7 +153,8 @@ pub fn mount(cluster: Cluster, runtime: Handle, mut options: MountOptions) -> Re
             });
         }
     });
-    let session = Session::new(filesystem, &path, &config).map_err(|error| refusal(&path, &error))?;
+    let mut session = Session::new(filesystem, &path, &config).map_err(|error| refusal(&path, &error))?;
+    session.watch(view.counted.clone());
     // Set before any request is read.
     let _ = view.notifier.set(session.notifier());
     runtime.spawn(tidy_up(Arc::downgrade(&view)));
@@ -160,7 +163,7 @@ pub fn mount(cluster: Cluster, runtime: Handle, mut options: MountOptions) -> Re
     start(session, ended.clone()).map_err(|error| refusal(&path, &error))?;
     mount_point::raise_read_ahead(&path, read_ahead_kib);
     tracing::info!(mount_point = %path.display(), "mounted");
-    Ok(Mounted { mount_point: path, ended })
+    Ok(Mounted { mount_point: path, ended, view: Arc::downgrade(&view) })
 }
 
 /// Serves the session in threads of its own, and says when it has ended.
@@ -229,9 +232,15 @@ impl Ended {
 pub struct Mounted {
     mount_point: PathBuf,
     ended: Arc<Ended>,
+    view: Weak<View>,
 }
 
 impl Mounted {
+    /// What it shows over HTTP.
+    pub fn site(&self) -> Arc<dyn Role> {
+        Arc::new(Site { view: self.view.clone() })
+    }
+
     /// Where it is mounted.
     pub fn mount_point(&self) -> &Path {
         &self.mount_point

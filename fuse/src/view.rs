@@ -2,8 +2,8 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::accesses::{Accesses, counts_now};
 use crate::attr::file_attr;
+use crate::counted::Counted;
 use crate::directory::DirectoryStream;
 use crate::doubts::Doubts;
 use crate::handles::{FileHandle, Handles};
@@ -57,6 +58,7 @@ pub(crate) struct View {
     pub interrupts: Interrupts,
     pub accesses: Accesses,
     pub doubts: Doubts,
+    pub counted: Arc<Counted>,
     /// The way to tell the kernel something unasked; there once the mount is made.
     pub notifier: OnceLock<Notifier>,
     epoch: AtomicU64,
@@ -89,6 +91,7 @@ impl View {
             interrupts: Interrupts::default(),
             accesses: Accesses::default(),
             doubts: Doubts::default(),
+            counted: Arc::default(),
             notifier: OnceLock::new(),
             epoch: AtomicU64::new(0),
         }

@@ -5,12 +5,14 @@ pub mod helper;
 mod log;
 mod options;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use cairn_fuse::MountOptions;
+use cairn_ops::http::{self, Names};
 use clap::Args;
 
 use super::shutdown;
@@ -43,6 +45,9 @@ pub struct Mount {
     /// How long the kernel may believe attributes and names, in milliseconds
     #[arg(long, value_name = "MS")]
     ttl_ms: Option<u64>,
+    /// Where it serves metrics over HTTP (else nowhere)
+    #[arg(long, value_name = "IP:PORT")]
+    http: Option<SocketAddr>,
     /// Threads that answer the kernel
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -90,15 +95,17 @@ fn plan(mut connection: Connection, args: Mount) -> Result<Plan> {
     };
     let list = section.options.iter().chain(&args.options).cloned().collect::<Vec<String>>().join(",");
     let log_file = args.log_file.clone();
+    let http = args.http.or(section.http).map(|address| (address, section.http_names.clone()));
     let mut options = options_of(section, args);
     let mut asides = options::apply(&list, false, &mut options, &mut connection)?;
+    asides.http = http;
     asides.log_file = log_file.or(asides.log_file);
     Ok(Plan { connection, options, asides })
 }
 
 /// Mounts, calls `ready` when the mount can be used, and serves until it is unmounted or told to stop.
 async fn serve(plan: Plan, ready: impl FnOnce()) -> Result<()> {
-    let Plan { connection, options, .. } = plan;
+    let Plan { connection, options, asides } = plan;
     let mut stop = shutdown()?;
     let dir = options.mount_point.clone();
     let cluster = client::connect("mount", &connection, None).await?;
@@ -108,6 +115,13 @@ async fn serve(plan: Plan, ready: impl FnOnce()) -> Result<()> {
         .await
         .context("mounting")?
         .map_err(|error| anyhow!("{error}"))?;
+    let _http = match asides.http {
+        Some((address, names)) => {
+            let names = Names::new(names.iter().map(String::as_str));
+            Some(http::start(address, names, mounted.site()).await.map_err(|error| anyhow!(error))?)
+        }
+        None => None,
+    };
     tracing::info!(dir = %dir.display(), "mount ready");
     ready();
     let mounted = Arc::new(mounted);

@@ -1,5 +1,6 @@
 //! Mount options, as `mount -o` and `/etc/fstab` have them.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ pub struct Asides {
     pub remount: bool,
     /// Where a daemon writes its log, instead of the system's.
     pub log_file: Option<PathBuf>,
+    /// Where it serves metrics over HTTP, and under which names.
+    pub http: Option<(SocketAddr, Vec<String>)>,
 }
 
 /// Takes a list of options apart, the later ones winning. `sloppy`: what is not known is passed over.
@@ -192,7 +195,7 @@ mod tests {
         assert_eq!((options.attr_ttl, options.entry_ttl), (Duration::from_millis(500), Duration::ZERO));
         assert_eq!(options.fs_name, "a:1,b:2");
         assert_eq!(connection.timeout, Some(Duration::from_secs(3)));
-        assert_eq!(asides, Asides { remount: true, log_file: Some("/l".into()) });
+        assert_eq!(asides, Asides { remount: true, log_file: Some("/l".into()), http: None });
     }
 
     #[test]

@@ -2,15 +2,17 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use nix::errno::Errno;
 
 use crate::dev_fuse::DevFuse;
 use crate::passthrough::BackingId;
+use crate::watcher::Watcher;
 
 /// A raw communication channel to the FUSE kernel driver
 #[derive(Debug, Clone)]
-pub(crate) struct Channel(Arc<DevFuse>);
+pub(crate) struct Channel(Arc<DevFuse>, pub(crate) Option<Arc<dyn Watcher>>);
 
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -23,7 +25,7 @@ impl Channel {
     /// given path. The kernel driver will delegate filesystem operations of
     /// the given path to the channel.
     pub(crate) fn new(device: Arc<DevFuse>) -> Self {
-        Self(device)
+        Self(device, None)
     }
 
     /// Receives data up to the capacity of the given buffer (can block).
@@ -53,7 +55,7 @@ impl Channel {
     pub(crate) fn sender(&self) -> ChannelSender {
         // Since write/writev syscalls are threadsafe, we can simply create
         // a sender by using the same file and use it in other threads.
-        ChannelSender(self.0.clone())
+        ChannelSender(self.0.clone(), None)
     }
 
     /// Clone the FUSE device fd using FUSE_DEV_IOC_CLONE ioctl.
@@ -75,15 +77,45 @@ impl Channel {
             crate::ll::ioctl::fuse_dev_ioc_clone(new_dev.as_raw_fd(), &mut source_fd)?;
         }
 
-        Ok(Channel::new(Arc::new(new_dev)))
+        Ok(Channel(Arc::new(new_dev), self.1.clone()))
     }
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct ChannelSender(Arc<DevFuse>);
+pub(crate) struct ChannelSender(Arc<DevFuse>, Option<Watched>);
+
+/// A request whose answer somebody is told of.
+#[derive(Clone, Debug)]
+struct Watched {
+    watcher: Arc<dyn Watcher>,
+    operation: u32,
+    since: Instant,
+}
+
+impl Watched {
+    /// The answer begins with its length and its error.
+    fn answered(&self, header: &[u8]) {
+        let error = header.get(4..8).and_then(|error| error.try_into().ok());
+        let errno = error.map_or(0, |error| -i32::from_ne_bytes(error));
+        self.watcher.answered(self.operation, errno, self.since.elapsed());
+    }
+}
 
 impl ChannelSender {
+    /// The same for the answer to one request, which is watched if any are.
+    pub(crate) fn watched(&self, watcher: Option<&Arc<dyn Watcher>>, operation: u32) -> Self {
+        let watched = |watcher: &Arc<dyn Watcher>| Watched {
+            watcher: watcher.clone(),
+            operation,
+            since: Instant::now(),
+        };
+        Self(self.0.clone(), watcher.map(watched))
+    }
+
     pub(crate) fn send(&self, bufs: &[io::IoSlice<'_>]) -> io::Result<()> {
+        if let (Some(watched), Some(header)) = (&self.1, bufs.first()) {
+            watched.answered(header);
+        }
         let rc = nix::sys::uio::writev(&self.0, bufs)?;
         // writev is atomic, so do not need to check how many bytes are written.
         // libfuse does not do it either

@@ -50,6 +50,7 @@ pub use crate::ll::request::Version;
 pub use crate::mnt::mount_options::Config;
 pub use crate::mnt::mount_options::MountOption;
 pub use crate::interrupt::Interrupted;
+pub use crate::watcher::Watcher;
 pub use crate::notify::Notifier;
 pub use crate::notify::PollHandle;
 pub use crate::notify::PollNotifier;
@@ -83,6 +84,7 @@ pub use crate::session::SessionUnmounter;
 
 mod access_flags;
 mod bsd_file_flags;
+mod watcher;
 mod channel;
 mod dev_fuse;
 /// Experimental APIs

@@ -5,6 +5,7 @@
 //!
 //! TODO: This module is meant to go away soon in favor of `ll::Request`.
 
+use std::sync::Arc;
 use std::convert::TryFrom;
 use std::path::Path;
 
@@ -27,6 +28,7 @@ use crate::reply::ReplyDirectory;
 use crate::reply::ReplyDirectoryPlus;
 use crate::reply::ReplyRaw;
 use crate::reply::ReplySender;
+use crate::watcher::Watcher;
 use crate::session::SessionACL;
 use crate::session::SessionEventLoop;
 
@@ -41,7 +43,11 @@ pub(crate) struct RequestWithSender<'a> {
 
 impl<'a> RequestWithSender<'a> {
     /// Create a new request from the given data
-    pub(crate) fn new(ch: ChannelSender, data: &'a [u8]) -> Option<RequestWithSender<'a>> {
+    pub(crate) fn new(
+        ch: ChannelSender,
+        watcher: Option<&Arc<dyn Watcher>>,
+        data: &'a [u8],
+    ) -> Option<RequestWithSender<'a>> {
         let request = match ll::AnyRequest::try_from(data) {
             Ok(request) => request,
             Err(err) => {
@@ -50,6 +56,7 @@ impl<'a> RequestWithSender<'a> {
             }
         };
 
+        let ch = ch.watched(watcher, request.header().opcode);
         Some(Self { ch, request })
     }
 

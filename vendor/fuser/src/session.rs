@@ -193,6 +193,11 @@ impl<FS: Filesystem> Session<FS> {
         Ok(session)
     }
 
+    /// Has `watcher` told of every answer from now on. Set before the session is served.
+    pub fn watch(&mut self, watcher: Arc<dyn crate::Watcher>) {
+        self.ch.1 = Some(watcher);
+    }
+
     /// Wrap an existing /dev/fuse file descriptor. This doesn't mount the
     /// filesystem anywhere; that must be done separately.
     pub fn from_fd(
@@ -530,7 +535,7 @@ impl<FS: Filesystem> SessionEventLoop<FS> {
             // Read the next request from the given channel to kernel driver
             // The kernel driver makes sure that we get exactly one request per read
             match self.ch.receive_retrying(buf) {
-                Ok(size) => match RequestWithSender::new(self.ch.sender(), &buf[..size]) {
+                Ok(size) => match RequestWithSender::new(self.ch.sender(), self.ch.1.as_ref(), &buf[..size]) {
                     // Dispatch request
                     Some(req) => {
                         if let Ok(Operation::Destroy(_)) = req.request.operation() {
