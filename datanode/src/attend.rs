@@ -21,6 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::counters::Counters;
 use crate::orders::Executor;
 use crate::store::Store;
 
@@ -50,6 +51,8 @@ pub struct Attendance {
     pub store: Arc<Store>,
     /// Learns this datanode's number; 0 until it is registered.
     pub node: Arc<AtomicU32>,
+    /// What it counts; whether it attends is noted there.
+    pub counters: Arc<Counters>,
     /// Carries out orders.
     pub executor: Executor,
     /// The way to the namenodes.
@@ -133,6 +136,7 @@ impl Attendance {
                 let (node, cluster) = (registered.node, &registered.cluster_id);
                 tracing::info!(node, %cluster, %leader, "attending");
                 let stream = Stream { attendance: self, outbox, heartbeat_ms: registered.heartbeat_ms };
+                let _attending = self.counters.attend();
                 stream.run(inbox, shutdown).await
             }
             Err(end) => end,
@@ -246,7 +250,9 @@ impl Stream<'_> {
                     let space = measure(store.clone(), &self.attendance.measuring, MEASURE).await;
                     let scrub = self.attendance.executor.scrub_info();
                     let failed = store.failed_directories();
-                    self.send(datanode_message::Kind::Heartbeat(Heartbeat { space, scrub, failed })).await
+                    let traffic = Some(self.attendance.counters.traffic());
+                    let heartbeat = Heartbeat { space, scrub, failed, traffic };
+                    self.send(datanode_message::Kind::Heartbeat(heartbeat)).await
                 }
                 _ = inventory.tick() => self.send_inventory().await,
                 () = store.notices().wait() => self.send_news().await,

@@ -222,9 +222,13 @@ impl<'a> Chain<'a> {
                 Some((Request { kind: Some(request::Kind::Append(append)) }, length)) => {
                     reader.payload(length, &mut payload, &mut |waiting: Waiting| patience.check(waiting))?;
                     let below = next.as_deref_mut();
-                    if !self.append(appender, below, append, &payload[..length])? {
+                    let counters = &self.shared.counters;
+                    let since = Instant::now();
+                    let appended = self.append(appender, below, append, &payload[..length]);
+                    if !appended.inspect_err(|_| counters.append_refused())? {
                         return Ok(());
                     }
+                    counters.appended(length, since.elapsed());
                     unacked += length as u64;
                 }
                 Some((Request { kind: Some(request::Kind::Sync(_)) }, 0)) => {
@@ -269,7 +273,9 @@ impl<'a> Chain<'a> {
                 return Ok(false);
             }
         }
+        let since = Instant::now();
         let synced = appender.sync()?;
+        self.shared.counters.syncs.observe(since.elapsed());
         let mut progress = self.progress();
         progress.local = Mark { length: appender.length(), synced };
         self.acknowledge(&mut progress)?;

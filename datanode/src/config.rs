@@ -32,6 +32,10 @@ pub struct Config {
     pub reserve_bytes: u64,
     /// Most bytes that all replicas together may hold: for several datanodes on one disk.
     pub capacity_limit: Option<u64>,
+    /// Where metrics are served over HTTP; nowhere unless it is given.
+    pub http: Option<SocketAddr>,
+    /// Names under which it is asked for over HTTP, besides those of `advertise` and every address.
+    pub http_names: Vec<String>,
     /// Data-plane connections at once.
     pub max_connections: usize,
     /// Milliseconds without an acknowledgement after which the next link of a chain is given up.
@@ -66,6 +70,8 @@ impl Default for Config {
             host: String::new(),
             reserve_bytes: 1 << 30,
             capacity_limit: None,
+            http: None,
+            http_names: Vec::new(),
             max_connections: 1024,
             chain_stall_ms: 1_200,
             sync_stall_ms: 15_000,

@@ -2,6 +2,7 @@
 
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::time::Instant;
 
 use cairn_proto::data::{
     Data, Hello, HelloReply, ListReplicas, ListedReplica, Read, ReplicaList, ReplicaStat, Request, Response,
@@ -54,7 +55,17 @@ fn converse(reader: &mut FrameReader, guest: &Guest, shared: &Arc<Shared>) -> Re
         guest.is_busy();
         match request {
             None => return Ok(()),
-            Some(request::Kind::Read(read)) => serve_read(reader.stream(), shared, &read, &mut scratch)?,
+            Some(request::Kind::Read(read)) => {
+                let since = Instant::now();
+                let refused = serve_read(reader.stream(), shared, &read, &mut scratch)?;
+                match refused {
+                    None => shared.counters.reads.observe(since.elapsed()),
+                    Some(error) => {
+                        shared.counters.read_refused();
+                        refuse(reader.stream(), shared, error)?;
+                    }
+                }
+            }
             Some(request::Kind::Stat(ask)) => serve_stat(reader.stream(), shared, &ask)?,
             Some(request::Kind::List(ask)) => serve_list(reader.stream(), shared, &ask)?,
             Some(request::Kind::Open(open)) => return chain::serve(reader, shared, open),
@@ -105,13 +116,19 @@ fn refuse(stream: &TcpStream, shared: &Shared, error: Error) -> Result<()> {
     socket::write_message(stream, &shared.failure(error, shared.node()), shared.settings.frame)
 }
 
-fn serve_read(stream: &TcpStream, shared: &Shared, read: &Read, scratch: &mut Scratch) -> Result<()> {
+/// Sends what was asked for; returns why it cannot, if it cannot.
+fn serve_read(
+    stream: &TcpStream,
+    shared: &Shared,
+    read: &Read,
+    scratch: &mut Scratch,
+) -> Result<Option<Error>> {
     let replica = match shared.store.get(read.chunk) {
         Ok(replica) => replica,
-        Err(error) => return refuse(stream, shared, error),
+        Err(error) => return Ok(Some(error)),
     };
     if let Err(error) = replica.check_range(read.offset, read.length) {
-        return refuse(stream, shared, error);
+        return Ok(Some(error));
     }
     let end = read.offset + read.length;
     let mut at = read.offset;
@@ -125,7 +142,7 @@ fn serve_read(stream: &TcpStream, shared: &Shared, read: &Read, scratch: &mut Sc
                 if matches!(error.code, ErrorCode::Corrupt | ErrorCode::DiskFailed) {
                     shared.store.notices().bad(read.chunk, &error.to_string());
                 }
-                return refuse(stream, shared, error);
+                return Ok(Some(error));
             }
         };
         let next = at + length as u64;
@@ -133,9 +150,10 @@ fn serve_read(stream: &TcpStream, shared: &Shared, read: &Read, scratch: &mut Sc
         let head = frame::encode_head(&Response { kind: Some(response::Kind::Data(data)) }, length)?;
         socket::write_frame(stream, &head, scratch.bytes(range), shared.settings.frame)
             .map_err(|error| socket::broken(&error))?;
+        shared.counters.sent(length);
         at = next;
         if at == end {
-            return Ok(());
+            return Ok(None);
         }
     }
 }

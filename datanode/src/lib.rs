@@ -9,6 +9,7 @@ mod chain;
 mod config;
 mod connection;
 mod copy;
+pub mod counters;
 mod gather;
 mod link;
 pub mod orders;
@@ -17,6 +18,7 @@ mod peer;
 pub mod scrub;
 pub mod server;
 pub mod settings;
+mod site;
 pub mod socket;
 pub mod store;
 #[cfg(test)]
@@ -28,6 +30,7 @@ use std::time::Duration;
 
 use cairn_host::descriptors;
 use cairn_host::net::RealNetwork;
+use cairn_ops::http::{self, Names};
 use cairn_proto::{ErrorCode, Result};
 use tokio::sync::{Semaphore, watch};
 
@@ -37,6 +40,7 @@ use attend::{Attendance, stopped};
 use orders::{Executor, Fetch};
 use scrub::Scrubber;
 use server::Server;
+use site::Site;
 use store::Store;
 
 /// How long a stop lets connections finish.
@@ -63,6 +67,7 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
     let attendance = Attendance {
         store: store.clone(),
         node: server.shared().numbered().clone(),
+        counters: server.shared().counters.clone(),
         executor: executor.clone(),
         network: Arc::new(RealNetwork),
         namenodes: config.namenodes.clone(),
@@ -70,6 +75,15 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
         rack: config.rack.clone(),
         host: config.host_name(),
         measuring: Arc::new(Semaphore::new(1)),
+    };
+    let _http = match config.http {
+        Some(address) => {
+            let names = config.http_names.iter().chain([&advertise]).map(String::as_str);
+            let site = Site { shared: server.shared().clone(), scrubber: scrubber.clone() };
+            let serving = http::start(address, Names::new(names), Arc::new(site)).await;
+            Some(serving.map_err(|error| ErrorCode::Unavailable.because(error))?)
+        }
+        None => None,
     };
     tracing::info!(
         listen = %server.local_addr(), %advertise, uuid = store.uuid(), replicas = store.space().replicas,

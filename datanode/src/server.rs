@@ -12,6 +12,7 @@ use cairn_proto::{Error, ErrorCode, Result};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::connection;
+use crate::counters::Counters;
 use crate::settings::Settings;
 use crate::socket;
 use crate::store::{Store, locked};
@@ -27,6 +28,8 @@ pub struct Shared {
     pub store: Arc<Store>,
     /// Limits and times.
     pub settings: Arc<Settings>,
+    /// What they did.
+    pub counters: Arc<Counters>,
     node: Arc<AtomicU32>,
     stopping: AtomicBool,
     next: AtomicU64,
@@ -94,6 +97,11 @@ impl Shared {
         &self.node
     }
 
+    /// Connections that are open.
+    pub fn connections(&self) -> usize {
+        locked(&self.connections).len()
+    }
+
     /// A refusal as a frame; its own number names this datanode as the failed link.
     pub fn failure(&self, error: Error, node: u32) -> Response {
         Response { kind: Some(response::Kind::Failure(Failure { error: Some(error.into()), node })) }
@@ -129,6 +137,7 @@ impl Server {
         let shared = Arc::new(Shared {
             store,
             settings: Arc::new(settings),
+            counters: Arc::default(),
             node: Arc::default(),
             stopping: AtomicBool::new(false),
             next: AtomicU64::new(0),

@@ -29,6 +29,10 @@ pub struct Config {
     pub default_replication: u32,
     /// Bytes of a chunk, for a cluster that is being formed.
     pub chunk_size: u64,
+    /// Where metrics and the dashboard are served over HTTP; nowhere unless it is given.
+    pub http: Option<SocketAddr>,
+    /// Names under which browsers ask for it, besides those of `advertise` and every address.
+    pub http_names: Vec<String>,
     /// Connections at once, of clients, datanodes and namenodes; strangers make room for them.
     pub max_connections: usize,
     /// Memory for the store's cache, in bytes.
@@ -85,6 +89,8 @@ impl Default for Config {
             peers: Vec::new(),
             default_replication: REPLICATION,
             chunk_size: CHUNK_SIZE,
+            http: None,
+            http_names: Vec::new(),
             max_connections: 4096,
             cache_bytes: 256 << 20,
             election_timeout_ms: (150, 300),

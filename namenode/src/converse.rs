@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
+use cairn_metadata::store::{StoreError, View};
 use cairn_proto::control::{Call, CallBatch, Reply, ReplyBatch, call, reply};
-use cairn_proto::fs::{self, Answer, Command, Cred, Outcome, Query, mutation};
+use cairn_proto::fs::{self, Answer, Command, Cred, Outcome, Query, answer, mutation};
 use cairn_proto::limits::MAX_BATCH_CALLS;
 use cairn_proto::{Error, ErrorCode};
 use prost::Message;
@@ -14,6 +15,7 @@ use tokio::sync::mpsc::{self, OwnedPermit};
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
+use crate::counters::query_number;
 use crate::edge;
 use crate::member::Member;
 use crate::seat::Seat;
@@ -214,6 +216,15 @@ struct Asked {
     room: Room,
 }
 
+fn answered(member: &Member, view: &dyn View, asked: &Asked) -> Result<Answer, StoreError> {
+    let since = Instant::now();
+    let answer = cairn_metadata::answer(view, &asked.cred, &asked.query)?;
+    let done = !matches!(answer.result, Some(answer::Result::Error(_)));
+    let operation = asked.query.op.as_ref().map_or(usize::MAX, query_number);
+    member.counters.queries.record(operation, done, since.elapsed());
+    Ok(answer)
+}
+
 /// Answers queries in place: each takes microseconds, less than handing it to another thread.
 async fn answer_all(member: &Member, asked: Vec<Asked>) {
     let mut asked = asked.into_iter();
@@ -222,9 +233,7 @@ async fn answer_all(member: &Member, asked: Vec<Asked>) {
         if some.is_empty() {
             return;
         }
-        let answered = member.view(|view| {
-            some.iter().map(|asked| cairn_metadata::answer(view, &asked.cred, &asked.query)).collect()
-        });
+        let answered = member.view(|view| some.iter().map(|asked| answered(member, view, asked)).collect());
         match answered {
             Ok::<Vec<Answer>, Error>(answers) => {
                 for (Asked { id, room, .. }, mut answer) in some.into_iter().zip(answers) {

@@ -73,6 +73,22 @@ impl Door {
         let guests = Arc::new(Guests { limit: limit.max(1), patience: PATIENCE, inside: Mutex::default() });
         Door { listener, guests, pause: None }
     }
+
+    /// A count of those inside.
+    pub fn census(&self) -> Census {
+        Census(self.guests.clone())
+    }
+}
+
+/// Counts those inside.
+#[derive(Clone)]
+pub struct Census(Arc<Guests>);
+
+impl Census {
+    /// Connections that are open.
+    pub fn open(&self) -> usize {
+        self.0.lock().passes.len()
+    }
 }
 
 impl Pass {

@@ -8,6 +8,7 @@ mod attend;
 mod channel;
 mod config;
 mod converse;
+mod counters;
 mod door;
 mod edge;
 mod fatal;
@@ -21,6 +22,7 @@ mod run;
 mod seat;
 mod service;
 mod sessions;
+mod site;
 pub mod store;
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use tokio::task::AbortHandle;
 
 use crate::attend::Datanodes;
 use crate::config::Config;
+use crate::counters::Counters;
 use crate::fatal::Alarm;
 use crate::identity::{Identity, Phase};
 use crate::log::{Log, LogError, LogOptions};
@@ -29,8 +30,10 @@ use crate::raft::{Group, GroupSettings};
 use crate::sessions::Sessions;
 use crate::store::RedbStore;
 
-const LOG: &str = "log";
-const STORE: &str = "store.redb";
+/// The log, below a namenode's directory.
+pub const LOG: &str = "log";
+/// The store, below it.
+pub const STORE: &str = "store.redb";
 const INCOMING: &str = "incoming";
 /// How often a leader looks for learners that have caught up, and retries what failed when it took over.
 const LEADER_ROUND: Duration = Duration::from_millis(200);
@@ -47,6 +50,8 @@ pub struct Member {
     pub datanodes: Datanodes,
     /// Clients' leases, as the leader keeps them.
     pub sessions: Sessions,
+    /// What it counts.
+    pub counters: Arc<Counters>,
     /// Where fatal errors go.
     pub alarm: Alarm,
     log: Log,
@@ -89,7 +94,8 @@ impl Member {
             // group has a membership already.
             group.initialize(&identity.first_members).await?;
         }
-        let proposer = Proposer::start(group.clone(), config.host.clock.clone());
+        let counters = Arc::new(Counters::default());
+        let proposer = Proposer::start(group.clone(), config.host.clock.clone(), counters.clone());
         let datanodes = Datanodes::new(
             store.clone(),
             proposer.clone(),
@@ -113,7 +119,19 @@ impl Member {
         let tasks = vec![tokio::spawn(leader.watch()).abort_handle(), tokio::spawn(expiring).abort_handle()];
         tracing::info!(id = identity.id, cluster = %identity.cluster_id, "this namenode is a member of its group");
         let disk = config.disk.clone();
-        Ok(Arc::new(Member { group, store, proposer, datanodes, sessions, alarm, log, disk, ready, tasks }))
+        Ok(Arc::new(Member {
+            group,
+            store,
+            proposer,
+            datanodes,
+            sessions,
+            counters,
+            alarm,
+            log,
+            disk,
+            ready,
+            tasks,
+        }))
     }
 
     /// Why this namenode cannot serve clients now; nothing if it leads.

@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_host::clock::Clock;
-use cairn_proto::fs::{Command, CommandBatch, Outcome};
+use cairn_proto::fs::{Command, CommandBatch, Outcome, outcome};
 use cairn_proto::limits::MAX_MESSAGE;
 use cairn_proto::{Error, ErrorCode};
 use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 
+use crate::counters::{Counters, mutation_number};
 use crate::raft::{Group, Pending};
 
 /// Commands that may wait.
@@ -35,20 +37,38 @@ pub type Settle = Box<dyn FnOnce(Result<Outcome, Error>) + Send>;
 pub struct Proposer {
     queue: mpsc::Sender<Waiting>,
     group: Group,
+    counters: Arc<Counters>,
 }
 
 struct Waiting {
     command: Command,
     bytes: usize,
+    asked: Asked,
+}
+
+/// Who waits for an outcome, and what is counted when it is there.
+struct Asked {
     settle: Settle,
+    operation: usize,
+    since: Instant,
+    counters: Arc<Counters>,
+}
+
+impl Asked {
+    fn settle(self, result: Result<Outcome, Error>) {
+        let done =
+            matches!(&result, Ok(Outcome { result }) if !matches!(result, Some(outcome::Result::Error(_))));
+        self.counters.mutations.record(self.operation, done, self.since.elapsed());
+        (self.settle)(result);
+    }
 }
 
 impl Proposer {
     /// Starts the queue of a group; it ends with the last clone.
-    pub fn start(group: Group, clock: Arc<dyn Clock>) -> Proposer {
+    pub fn start(group: Group, clock: Arc<dyn Clock>, counters: Arc<Counters>) -> Proposer {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(drain(group.clone(), clock, waiting));
-        Proposer { queue, group }
+        tokio::spawn(drain(group.clone(), clock, counters.clone(), waiting));
+        Proposer { queue, group, counters }
     }
 
     /// Puts a command into the log and waits for its outcome. An error means that it was not executed, or, with
@@ -67,20 +87,28 @@ impl Proposer {
 
     /// Queues a command; `settle` is called exactly once, possibly before this returns. Waits while the queue is full.
     pub async fn submit(&self, command: Command, settle: Settle) {
+        let op = command.mutation.as_ref().and_then(|mutation| mutation.op.as_ref());
+        let operation = op.map_or(usize::MAX, mutation_number);
+        let asked = Asked { settle, operation, since: Instant::now(), counters: self.counters.clone() };
         if let Some(error) = self.group.refusal() {
-            return settle(Err(error));
+            return asked.settle(Err(error));
         }
         let bytes = command.encoded_len();
         if bytes > MAX_MESSAGE {
-            return settle(Err(ErrorCode::TooLarge.because(format!("a change of {bytes} bytes"))));
+            return asked.settle(Err(ErrorCode::TooLarge.because(format!("a change of {bytes} bytes"))));
         }
-        if let Err(unsent) = self.queue.send(Waiting { command, bytes, settle }).await {
-            (unsent.0.settle)(Err(ErrorCode::Unavailable.because("the namenode is stopping")));
+        if let Err(unsent) = self.queue.send(Waiting { command, bytes, asked }).await {
+            unsent.0.asked.settle(Err(ErrorCode::Unavailable.because("the namenode is stopping")));
         }
     }
 }
 
-async fn drain(group: Group, clock: Arc<dyn Clock>, mut waiting: mpsc::Receiver<Waiting>) {
+async fn drain(
+    group: Group,
+    clock: Arc<dyn Clock>,
+    counters: Arc<Counters>,
+    mut waiting: mpsc::Receiver<Waiting>,
+) {
     let entries = Arc::new(Semaphore::new(ENTRIES_AHEAD));
     let mut held: Option<Waiting> = None;
     loop {
@@ -93,7 +121,7 @@ async fn drain(group: Group, clock: Arc<dyn Clock>, mut waiting: mpsc::Receiver<
         };
         let mut bytes = first.bytes;
         let mut commands = vec![first.command];
-        let mut settles = vec![first.settle];
+        let mut settles = vec![first.asked];
         while commands.len() < BATCH_COMMANDS {
             let Ok(next) = waiting.try_recv() else { break };
             if bytes + next.bytes > BATCH_BYTES {
@@ -102,18 +130,31 @@ async fn drain(group: Group, clock: Arc<dyn Clock>, mut waiting: mpsc::Receiver<
             }
             bytes += next.bytes;
             commands.push(next.command);
-            settles.push(next.settle);
+            settles.push(next.asked);
         }
         let batch = CommandBatch { time_ns: clock.now_ns(), commands };
+        counters.proposed(settles.len());
+        let since = Instant::now();
         // In order: the next entry is handed over only when this one is.
         match group.write(Bytes::from(batch.encode_to_vec())).await {
-            Ok(pending) => drop(tokio::spawn(deliver(pending, settles, permit))),
-            Err(error) => settles.into_iter().for_each(|settle| settle(Err(error.clone()))),
+            Ok(pending) => {
+                let counters = counters.clone();
+                drop(tokio::spawn(async move {
+                    deliver(pending, settles, permit, || counters.commits.observe(since.elapsed())).await;
+                }));
+            }
+            Err(error) => settles.into_iter().for_each(|asked| asked.settle(Err(error.clone()))),
         }
     }
 }
 
-async fn deliver(pending: Pending, settles: Vec<Settle>, permit: OwnedSemaphorePermit) {
+/// Tells everybody the outcome; `applied` is called when there is one.
+async fn deliver(
+    pending: Pending,
+    settles: Vec<Asked>,
+    permit: OwnedSemaphorePermit,
+    applied: impl FnOnce(),
+) {
     let result = match pending.await {
         Ok(result) => result,
         Err(_) => Err(ErrorCode::Unavailable.because("the namenode is stopping")),
@@ -121,12 +162,13 @@ async fn deliver(pending: Pending, settles: Vec<Settle>, permit: OwnedSemaphoreP
     drop(permit);
     match result {
         Ok(outcomes) => {
+            applied();
             let mut outcomes = outcomes.into_iter();
-            for settle in settles {
+            for asked in settles {
                 let missing = || ErrorCode::Io.because("the log gave no outcome for a command");
-                settle(outcomes.next().ok_or_else(missing));
+                asked.settle(outcomes.next().ok_or_else(missing));
             }
         }
-        Err(error) => settles.into_iter().for_each(|settle| settle(Err(error.clone()))),
+        Err(error) => settles.into_iter().for_each(|asked| asked.settle(Err(error.clone()))),
     }
 }

@@ -1,11 +1,13 @@
 //! From options to a serving namenode, and back down.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_host::descriptors;
 use cairn_host::disk::{self, DiskLock};
-use cairn_host::net::{Listener, Network};
+use cairn_host::net::Network;
+use cairn_ops::http::{self, Names, Serving};
 use cairn_proto::control::namenode_server::NamenodeServer;
 use cairn_proto::control::raft_server::RaftServer;
 use cairn_proto::limits::MAX_MESSAGE;
@@ -14,7 +16,7 @@ use tokio::sync::watch;
 use tonic::transport::Server;
 
 use crate::config::Config;
-use crate::door::Door;
+use crate::door::{Census, Door};
 use crate::fatal::Alarm;
 use crate::formation;
 use crate::identity::{Identity, Phase};
@@ -22,6 +24,7 @@ use crate::member::Member;
 use crate::raft::{MESSAGE_LIMIT, RaftService};
 use crate::seat::Seat;
 use crate::service::NamenodeService;
+use crate::site::Site;
 
 /// One process at a time holds this file of the directory.
 const LOCK: &str = "lock";
@@ -48,15 +51,14 @@ pub async fn run_checked(config: Config, shutdown: watch::Receiver<bool>) -> Res
     if let Some(identity) = Identity::load(&*config.disk, &config.dir)? {
         seat.identify(identity);
     }
+    let door = Door::new(listener, config.max_connections);
+    let _http = match config.http {
+        Some(address) => Some(open_site(address, &config, &seat, door.census()).await?),
+        None => None,
+    };
     let alarm = Alarm::default();
     let (closing, closed) = watch::channel(false);
-    let mut server = tokio::spawn(serve(
-        seat.clone(),
-        config.host.network.clone(),
-        listener,
-        config.max_connections,
-        closed,
-    ));
+    let mut server = tokio::spawn(serve(seat.clone(), config.host.network.clone(), door, closed));
     let stopped = stop_asked(shutdown);
     tokio::pin!(stopped);
 
@@ -84,6 +86,19 @@ pub async fn run_checked(config: Config, shutdown: watch::Receiver<bool>) -> Res
         server.abort();
     }
     result
+}
+
+/// Serves metrics and the dashboard.
+async fn open_site(
+    address: SocketAddr,
+    config: &Config,
+    seat: &Arc<Seat>,
+    census: Census,
+) -> Result<Serving, Error> {
+    let names = config.http_names.iter().chain([&config.advertise]);
+    let names = Names::new(names.map(String::as_str));
+    let site = Site::new(config, seat.clone(), census);
+    http::start(address, names, Arc::new(site)).await.map_err(|error| ErrorCode::Unavailable.because(error))
 }
 
 fn take_directory(config: &Config) -> Result<Box<dyn DiskLock>, Error> {
@@ -117,8 +132,7 @@ async fn take_place(config: &Config, seat: &Seat, alarm: &Alarm) -> Result<bool,
 async fn serve(
     seat: Arc<Seat>,
     network: Arc<dyn Network>,
-    listener: Box<dyn Listener>,
-    connections: usize,
+    door: Door,
     mut closed: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
     let namenode = NamenodeServer::new(NamenodeService::new(seat.clone(), network, closed.clone()))
@@ -135,7 +149,7 @@ async fn serve(
         .initial_connection_window_size(8 << 20)
         .add_service(namenode)
         .add_service(raft)
-        .serve_with_incoming_shutdown(Door::new(listener, connections), async move {
+        .serve_with_incoming_shutdown(door, async move {
             // Nobody left who could close counts as closing.
             let _ = closed.wait_for(|&closed| closed).await;
         })

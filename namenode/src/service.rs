@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_host::net::Network;
+use cairn_ops::http::Asked;
 use cairn_proto::control::membership_request::Action;
 use cairn_proto::control::namenode_server::Namenode;
 use cairn_proto::control::{
-    BadReplica, BadReplicaReply, CallBatch, DatanodeMessage, MembershipReply, MembershipRequest,
-    NamenodeMessage, ReplyBatch, ScrubReply, ScrubRequest, SetDatanodeReply, SetDatanodeRequest,
-    WhoLeadsReply, WhoLeadsRequest, namenode_message,
+    BadReplica, BadReplicaReply, CallBatch, DatanodeMessage, LookReply, LookRequest, MembershipReply,
+    MembershipRequest, NamenodeMessage, ReplyBatch, ScrubReply, ScrubRequest, SetDatanodeReply,
+    SetDatanodeRequest, WhoLeadsReply, WhoLeadsRequest, namenode_message,
 };
 use cairn_proto::{Error, ErrorCode};
 use tokio::sync::{mpsc, watch};
@@ -22,6 +23,7 @@ use crate::converse::converse;
 use crate::door::Pass;
 use crate::member::Member;
 use crate::seat::Seat;
+use crate::site::{self, Look};
 
 /// Messages of one stream between a handler and the network.
 const OUTGOING: usize = 64;
@@ -174,6 +176,22 @@ impl Namenode for NamenodeService {
             let leader_address = self.seat.who_leads().leader_address;
             MembershipReply { error: Some(error.into()), leader_address, ..MembershipReply::default() }
         });
+        Ok(Response::new(reply))
+    }
+
+    async fn look(&self, request: Request<LookRequest>) -> Result<Response<LookReply>, Status> {
+        let LookRequest { path, query } = request.into_inner();
+        let reply = match (self.leader(), site::question(&Asked { path, query })) {
+            (Err(error), _) => {
+                let leader_address = self.seat.who_leads().leader_address;
+                LookReply { error: Some(error.into()), leader_address, ..LookReply::default() }
+            }
+            (Ok(_), None) => LookReply { status: 404, ..LookReply::default() },
+            (Ok(member), Some(question)) => {
+                let Look { status, json } = site::answer(&member, &question);
+                LookReply { status, json: json.into(), ..LookReply::default() }
+            }
+        };
         Ok(Response::new(reply))
     }
 

@@ -47,6 +47,9 @@ pub struct Node {
     pub role: Role,
     /// Where it listens; for a mount, the directory.
     pub address: String,
+    /// Where it serves metrics and the dashboard; empty: nowhere.
+    #[serde(default)]
+    pub http: String,
     /// The rack of a datanode.
     #[serde(default)]
     pub rack: String,
@@ -97,27 +100,18 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// A cluster of this shape at these addresses: first those of the namenodes.
+    /// A cluster of this shape at these addresses: those of the namenodes, those of the datanodes, and then, for
+    /// HTTP, one more for each of them.
     pub fn new(shape: Shape, addresses: &[String], mount: Option<&Path>) -> Layout {
         let mut nodes = Vec::new();
-        for (index, address) in addresses.iter().enumerate() {
-            let node = match index.checked_sub(shape.namenodes) {
-                None => Node {
-                    name: format!("nn{}", index + 1),
-                    role: Role::Namenode,
-                    address: address.clone(),
-                    rack: String::new(),
-                    process: None,
-                },
-                Some(index) => Node {
-                    name: format!("dn{}", index + 1),
-                    role: Role::Datanode,
-                    address: address.clone(),
-                    rack: rack(index, shape.racks),
-                    process: None,
-                },
+        let (own, http) = addresses.split_at((shape.namenodes + shape.datanodes).min(addresses.len()));
+        for (index, address) in own.iter().enumerate() {
+            let (role, name, rack) = match index.checked_sub(shape.namenodes) {
+                None => (Role::Namenode, format!("nn{}", index + 1), String::new()),
+                Some(index) => (Role::Datanode, format!("dn{}", index + 1), rack(index, shape.racks)),
             };
-            nodes.push(node);
+            let http = http.get(index).cloned().unwrap_or_default();
+            nodes.push(Node { name, role, address: address.clone(), http, rack, process: None });
         }
         if let Some(dir) = mount {
             nodes.push(mount_node(dir));
@@ -179,8 +173,14 @@ impl Layout {
         self.of_role(Role::Mount).next().map(|node| PathBuf::from(&node.address))
     }
 
-    /// Adds a namenode or datanode at `address` under the next free name.
-    pub fn add(&mut self, role: Role, address: String) -> String {
+    /// Where a running cluster's dashboard is: of any namenode, they all show the same.
+    pub fn dashboard(&self) -> Option<String> {
+        let first = self.of_role(Role::Namenode).find(|node| !node.http.is_empty())?;
+        Some(format!("http://{}", first.http))
+    }
+
+    /// Adds a namenode or datanode at `address` under the next free name, with HTTP at `http`.
+    pub fn add(&mut self, role: Role, address: String, http: String) -> String {
         let prefix = if role == Role::Namenode { "nn" } else { "dn" };
         let last = self
             .of_role(role)
@@ -189,7 +189,7 @@ impl Layout {
             .unwrap_or(0);
         let name = format!("{prefix}{}", last + 1);
         let rack = if role == Role::Datanode { rack(last, self.shape.racks) } else { String::new() };
-        let node = Node { name: name.clone(), role, address, rack, process: None };
+        let node = Node { name: name.clone(), role, address, http, rack, process: None };
         let end = self.nodes.iter().rposition(|node| node.role == role).map_or(0, |index| index + 1);
         self.nodes.insert(end, node);
         name
@@ -202,6 +202,7 @@ pub fn mount_node(dir: &Path) -> Node {
         name: "mount".into(),
         role: Role::Mount,
         address: dir.to_string_lossy().into_owned(),
+        http: String::new(),
         rack: String::new(),
         process: None,
     }
@@ -245,14 +246,16 @@ mod tests {
 
     #[test]
     fn nodes_are_named_and_spread() {
-        let addresses: Vec<String> = (1..=7).map(|port| format!("127.0.0.1:{port}")).collect();
+        let addresses: Vec<String> = (1..=14).map(|port| format!("127.0.0.1:{port}")).collect();
         let mut layout = Layout::new(shape(), &addresses, Some(Path::new("/mnt")));
         let names: Vec<&str> = layout.nodes.iter().map(|node| node.name.as_str()).collect();
         assert_eq!(names, ["nn1", "nn2", "nn3", "dn1", "dn2", "dn3", "dn4", "mount"]);
         assert_eq!(layout.node("dn4").unwrap().rack, "/rack2");
         assert_eq!(layout.namenodes(), addresses[..3]);
-        assert_eq!(layout.add(Role::Datanode, "127.0.0.1:8".into()), "dn5");
-        assert_eq!(layout.add(Role::Namenode, "127.0.0.1:9".into()), "nn4");
+        assert_eq!(layout.node("dn1").unwrap().http, "127.0.0.1:11");
+        assert_eq!(layout.dashboard().unwrap(), "http://127.0.0.1:8");
+        assert_eq!(layout.add(Role::Datanode, "127.0.0.1:15".into(), String::new()), "dn5");
+        assert_eq!(layout.add(Role::Namenode, "127.0.0.1:16".into(), String::new()), "nn4");
         assert_eq!(layout.nodes[3].name, "nn4");
         assert!(layout.node("dn9").unwrap_err().to_string().contains("nn1, nn2"));
     }

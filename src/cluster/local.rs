@@ -34,7 +34,7 @@ impl LocalCluster {
             bail!("there is a cluster in {} already", dir.display());
         }
         let mount = mount.map(prepared_mount_point).transpose()?;
-        let addresses = ports::choose(shape.namenodes + shape.datanodes, shape.base_port)?;
+        let addresses = ports::choose(2 * (shape.namenodes + shape.datanodes), shape.base_port)?;
         let layout = Layout::new(shape, &addresses, mount.as_deref());
         fs::create_dir_all(dir.join("logs"))?;
         let cluster = LocalCluster { dir, layout, _lock: lock };
@@ -127,8 +127,9 @@ impl LocalCluster {
 
     /// Adds a namenode or datanode and starts it.
     pub fn add(&mut self, role: Role) -> Result<String> {
-        let address = ports::choose(1, 0)?.remove(0);
-        let name = self.layout.add(role, address);
+        let mut addresses = ports::choose(2, 0)?;
+        let (address, http) = (addresses.remove(0), addresses.remove(0));
+        let name = self.layout.add(role, address, http);
         self.save()?;
         self.start(&name)?;
         Ok(name)
@@ -270,6 +271,9 @@ impl LocalCluster {
         let mut add = |flag: &str, value: OsString| arguments.extend([OsString::from(flag), value]);
         let namenodes = OsString::from(self.layout.namenodes().join(","));
         let shape = &self.layout.shape;
+        if !node.http.is_empty() {
+            add("--http", node.http.clone().into());
+        }
         match node.role {
             Role::Namenode => {
                 add("--dir", self.data(&node.name).into());

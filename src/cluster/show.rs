@@ -34,7 +34,7 @@ pub async fn leader(layout: &Layout) -> Option<String> {
 
 /// For people.
 pub fn table(dir: &Path, layout: &Layout, leader: Option<&str>) -> String {
-    let mut table = Table::new(&["name", "role", "address", ">pid", "state", "log"]);
+    let mut table = Table::new(&["name", "role", "address", "http", ">pid", "state", "log"]);
     for node in &layout.nodes {
         let pid =
             node.process.filter(|_| alive(dir, node)).map_or("-".into(), |process| process.pid.to_string());
@@ -44,6 +44,7 @@ pub fn table(dir: &Path, layout: &Layout, leader: Option<&str>) -> String {
             node.name.clone(),
             role.into(),
             node.address.clone(),
+            if node.http.is_empty() { "-".into() } else { node.http.clone() },
             pid,
             state(dir, node).into(),
             log_path(dir, &node.name).display().to_string(),
@@ -60,7 +61,7 @@ pub fn as_json(dir: &Path, layout: &Layout, leader: Option<&str>) -> Value {
         .map(|node| {
             let running = alive(dir, node);
             json!({
-                "name": node.name, "role": node.role.name(), "address": node.address, "rack": node.rack,
+                "name": node.name, "role": node.role.name(), "address": node.address, "http": Some(&node.http).filter(|http| !http.is_empty()), "rack": node.rack,
                 "state": state(dir, node), "running": running,
                 "pid": node.process.filter(|_| running).map(|process| process.pid),
                 "leader": node.role == Role::Namenode && leader == Some(node.address.as_str()),
@@ -71,6 +72,6 @@ pub fn as_json(dir: &Path, layout: &Layout, leader: Option<&str>) -> Value {
         .collect();
     json!({
         "dir": dir, "config": dir.join("cairn.toml"), "namenodes": layout.namenodes(),
-        "mount": layout.mount_point(), "leader": leader, "nodes": nodes,
+        "mount": layout.mount_point(), "dashboard": layout.dashboard(), "leader": leader, "nodes": nodes,
     })
 }

@@ -301,6 +301,9 @@ pub fn hints(cluster: &LocalCluster) -> String {
         line(format!("ls {}", mount.display()), "the same files, mounted");
     }
     line(format!("{program} cluster down"), "stop it; `cluster up` starts it again");
+    if let Some(dashboard) = cluster.layout.dashboard() {
+        text.push_str(&format!("dashboard {dashboard}\n"));
+    }
     text.push_str(&format!("from elsewhere: export CAIRN_CONFIG={dir}/cairn.toml\n"));
     text
 }

@@ -24,6 +24,9 @@ pub struct Datanode {
     /// Its address for others (else the one it listens on)
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Option<String>,
+    /// Where it serves metrics over HTTP (else nowhere)
+    #[arg(long, value_name = "IP:PORT")]
+    http: Option<SocketAddr>,
     /// The rack it stands in; replicas are spread over racks
     #[arg(long, value_name = "NAME")]
     rack: Option<String>,
@@ -60,6 +63,7 @@ fn apply(config: &mut cairn_datanode::Config, args: Datanode) -> Result<()> {
     if let Some(listen) = args.listen {
         config.listen = listen;
     }
+    config.http = args.http.or(config.http);
     if let Some(rack) = args.rack {
         config.rack = rack;
     }

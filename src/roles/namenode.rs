@@ -25,6 +25,9 @@ pub struct Namenode {
     /// Its address for others (else the one it listens on)
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Option<String>,
+    /// Where it serves metrics and the dashboard over HTTP (else nowhere)
+    #[arg(long, value_name = "IP:PORT")]
+    http: Option<SocketAddr>,
     /// The advertised addresses of all namenodes, this one among them
     #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',')]
     peers: Vec<String>,
@@ -72,6 +75,7 @@ fn apply(config: &mut cairn_namenode::Config, args: Namenode) -> Result<()> {
     if let Some(listen) = args.listen {
         config.listen = listen;
     }
+    config.http = args.http.or(config.http);
     if !args.peers.is_empty() {
         config.peers = args.peers;
     }

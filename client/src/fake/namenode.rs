@@ -8,9 +8,9 @@ use cairn_metadata::memory::MemoryStore;
 use cairn_metadata::store::{Durability, Store};
 use cairn_proto::control::namenode_server::{Namenode, NamenodeServer};
 use cairn_proto::control::{
-    BadReplica, BadReplicaReply, Call, CallBatch, DatanodeMessage, MembershipReply, MembershipRequest,
-    NamenodeMessage, Reply, ReplyBatch, ScrubReply, ScrubRequest, SetDatanodeReply, SetDatanodeRequest,
-    WhoLeadsReply, WhoLeadsRequest, call, reply,
+    BadReplica, BadReplicaReply, Call, CallBatch, DatanodeMessage, LookReply, LookRequest, MembershipReply,
+    MembershipRequest, NamenodeMessage, Reply, ReplyBatch, ScrubReply, ScrubRequest, SetDatanodeReply,
+    SetDatanodeRequest, WhoLeadsReply, WhoLeadsRequest, call, reply,
 };
 use cairn_proto::{ErrorCode, fs};
 use futures::Stream;
@@ -264,6 +264,10 @@ impl Namenode for Server {
         &self,
         _: Request<Streaming<DatanodeMessage>>,
     ) -> Result<Response<Self::AttendStream>, Status> {
+        Err(Status::unimplemented("test"))
+    }
+
+    async fn look(&self, _: Request<LookRequest>) -> Result<Response<LookReply>, Status> {
         Err(Status::unimplemented("test"))
     }
 

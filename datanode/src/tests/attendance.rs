@@ -7,9 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use cairn_proto::control::namenode_server::{Namenode, NamenodeServer};
 use cairn_proto::control::{
-    BadReplica, BadReplicaReply, CallBatch, CopyReplica, DatanodeMessage, DeleteReplica, MembershipReply,
-    MembershipRequest, NamenodeMessage, Order, OrderDone, Registered, ReplyBatch, ScrubReply, ScrubRequest,
-    SealReplica, WhoLeadsReply, WhoLeadsRequest, datanode_message, namenode_message, order,
+    BadReplica, BadReplicaReply, CallBatch, CopyReplica, DatanodeMessage, DeleteReplica, LookReply,
+    LookRequest, MembershipReply, MembershipRequest, NamenodeMessage, Order, OrderDone, Registered,
+    ReplyBatch, ScrubReply, ScrubRequest, SealReplica, WhoLeadsReply, WhoLeadsRequest, datanode_message,
+    namenode_message, order,
 };
 use cairn_proto::{Error, ErrorCode};
 use tempfile::TempDir;
@@ -51,6 +52,10 @@ impl Namenode for Script {
         let handed = self.attended.send((request.into_inner(), orders)).await;
         handed.map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn look(&self, _: Request<LookRequest>) -> Result<Response<LookReply>, Status> {
+        Err(Status::unimplemented("test"))
     }
 
     async fn who_leads(&self, _: Request<WhoLeadsRequest>) -> Result<Response<WhoLeadsReply>, Status> {

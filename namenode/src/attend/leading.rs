@@ -13,6 +13,7 @@ use cairn_proto::fs::ChunkPiece;
 use cairn_proto::store::{Chunk, Meta};
 
 use super::compaction::{self, Compactor};
+use super::map::ChunkMap;
 use super::orders::{Orders, Sent, Task, message};
 use super::progress::{Allowance, Progress};
 use super::roster::Roster;
@@ -96,6 +97,7 @@ pub(super) struct Leading {
     pub allowance: Allowance,
     pub progress: Progress,
     pub scan: Scan,
+    pub map: ChunkMap,
     pub resume: Option<Rank>,
     /// Where the next look at surplus and dropped replicas starts.
     pub waste_from: u64,
@@ -128,6 +130,7 @@ impl Leading {
             allowance: Allowance::default(),
             progress: Progress::default(),
             scan: Scan::default(),
+            map: ChunkMap::default(),
             resume: None,
             waste_from: 0,
             touched: BTreeSet::new(),

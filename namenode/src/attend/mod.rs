@@ -10,6 +10,7 @@ mod answers;
 mod compaction;
 mod inventory;
 mod leading;
+mod map;
 mod orders;
 mod progress;
 mod report;
@@ -44,6 +45,7 @@ use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use self::leading::{Change, Leading, Proposal};
+pub use self::map::Tally;
 use self::orders::Task;
 pub use self::settings::Settings;
 use crate::fatal::Alarm;
@@ -163,6 +165,12 @@ impl Datanodes {
     /// progress of repair. Leaves it as it is when this namenode does not lead.
     pub fn decorate(&self, answer: &mut fs::Answer) {
         self.0.with(None, |leading, now_ms| report::decorate(leading, answer, now_ms));
+    }
+
+    /// How many chunks of each stretch of ids are in which state, and how many ids are in a stretch; nothing when this
+    /// namenode does not lead.
+    pub fn map(&self) -> Option<(Vec<Tally>, u64)> {
+        self.0.with(None, |leading, _| leading.map.read())
     }
 
     /// Serves a datanode's stream to its end.

@@ -62,6 +62,7 @@ fn decorate_datanode(leading: &Leading, info: &mut DatanodeInfo, now_ms: u64) {
         info.failed_dirs = space.failed_dirs;
     }
     info.scrub = attendee.scrub;
+    info.traffic = attendee.traffic;
     info.failed = attendee.failed.clone();
     let rival = attendee.rival.as_ref().filter(|(_, at_ms)| now_ms < at_ms + RIVAL_MS);
     info.rival = rival.map(|(address, _)| address.clone()).unwrap_or_default();

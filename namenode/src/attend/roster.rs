@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cairn_metadata::plan::liveness::{Patience, judge};
 use cairn_metadata::plan::{Node, Nodes};
 use cairn_proto::control::{DiskSpace, NamenodeMessage};
-use cairn_proto::fs::{AdminState, FailedDirectory, Liveness, ScrubInfo};
+use cairn_proto::fs::{AdminState, FailedDirectory, Liveness, ScrubInfo, Traffic};
 use cairn_proto::store::Datanode;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
@@ -34,6 +34,8 @@ pub(super) struct Attendee {
     pub scrub: Option<ScrubInfo>,
     /// Its data directories that failed, as last told.
     pub failed: Vec<FailedDirectory>,
+    /// What it has carried since it started, as last told.
+    pub traffic: Option<Traffic>,
     pub stream: Option<Stream>,
     /// Where another datanode with the same identity was refused last, and when.
     pub rival: Option<(String, u64)>,

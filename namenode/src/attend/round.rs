@@ -61,9 +61,14 @@ pub(super) fn end(leading: &mut Leading, read: Read, settled: Vec<(u64, u32)>, n
         let known = stretch.chunks.iter().map(|(id, _)| *id).collect();
         leading.problems.forget_others(stretch.from, stretch.next, &known);
         leading.compactor.pass(&stretch, &known);
+        if stretch.from == 0 {
+            leading.map.begin(leading.meta.next_chunk);
+        }
         for (id, record) in &stretch.chunks {
             leading.file(*id, Some(record), now_ms, now_ns);
+            leading.map.count(*id, record, leading.problems.get(*id));
         }
+        leading.map.advance(stretch.next);
     }
     if let Some((run, pieces)) = read.pieces {
         leading.compactor.learn_pieces(run, pieces);

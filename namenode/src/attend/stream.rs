@@ -241,6 +241,7 @@ async fn hear(
                 if let datanode_message::Kind::Heartbeat(heartbeat) = &kind {
                     attendee.space = heartbeat.space.or(attendee.space);
                     attendee.scrub = heartbeat.scrub.or(attendee.scrub);
+                    attendee.traffic = heartbeat.traffic;
                     attendee.failed = roster::bounded(heartbeat.failed.clone());
                 }
             }

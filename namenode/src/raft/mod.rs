@@ -226,6 +226,11 @@ impl Group {
         self.raft.metrics().borrow_watched().last_applied.map_or(0, |id| id.index())
     }
 
+    /// Index of the last entry of this namenode's log.
+    pub fn last_log(&self) -> u64 {
+        self.raft.metrics().borrow_watched().last_log_index.unwrap_or(0)
+    }
+
     /// Puts an encoded `CommandBatch` into the log, in the order of calls. The outcomes come later, or an error:
     /// after `Unavailable` nobody knows whether the batch will be applied.
     pub async fn write(&self, batch: Bytes) -> Result<Pending, Error> {

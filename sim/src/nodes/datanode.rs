@@ -107,6 +107,7 @@ pub async fn run(setup: Setup, mut stop: watch::Receiver<bool>) -> Result<()> {
     let attendance = Attendance {
         store: store.clone(),
         node: number,
+        counters: Arc::default(),
         executor: Executor::new(store.clone(), Arc::new(SimulatedCopier(setup.network.clone())), 2),
         network: setup.network,
         namenodes: setup.namenodes,
