@@ -9,6 +9,7 @@ mod durability;
 mod faulty_disk;
 mod fsck;
 mod healing;
+mod http;
 mod identities;
 mod locking;
 mod membership;
