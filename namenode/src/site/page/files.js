@@ -66,6 +66,7 @@ function drawListing(answer) {
   }
   const rows = make("tbody");
   const head = make("thead", "", make("tr", "", make("th", "", "Name"), make("th", "number", "Size"), make("th", "aside-column after", "Changed"), make("th", "number aside-column", "Copies")));
+  head.querySelectorAll("th").forEach((cell) => cell.setAttribute("scope", "col"));
   listing.replaceChildren(make("table", "", head, rows));
   addRows(rows, answer);
 }
