@@ -121,6 +121,8 @@ pub enum Command {
     Fsck(On<verbs::fsck::Fsck>),
     /// Show the cluster's health (exit code 0 healthy, 1 degraded, 2 data missing or unreachable)
     Status(On<verbs::status::Status>),
+    /// Show the cluster as `hdfs dfsadmin -report` would
+    Report(On<verbs::report::Report>),
     /// Look after the cluster: change the namenode group, have data verified
     #[command(subcommand)]
     Admin(verbs::admin::Admin),

@@ -106,6 +106,7 @@ async fn dispatch(cli: Cli) -> u8 {
             start_log(connection.log.as_deref(), "off");
             Box::pin(verbs::status::run(&connection, on.args)).await
         }
+        Command::Report(on) => verb!("report", on, verbs::report::run),
         Command::Admin(verbs::admin::Admin::RemoveNamenode(on)) => {
             verb!("admin remove-namenode", on, verbs::admin::remove_namenode)
         }

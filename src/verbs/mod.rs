@@ -19,6 +19,7 @@ pub mod mkdir;
 pub mod mv;
 pub mod node;
 pub mod put;
+pub mod report;
 pub mod rm;
 pub mod setrep;
 pub mod stat;

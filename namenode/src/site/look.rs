@@ -1,10 +1,14 @@
 //! What the pages of the dashboard ask, and what the leader answers, as JSON.
 
+use std::collections::BTreeMap;
+
 use cairn_metadata::store::StoreError;
+use cairn_ops::health::liveness_name;
 use cairn_ops::metrics::{Histogram, Operations};
 use cairn_ops::status::as_json;
 use cairn_proto::fs::{
-    Answer, Cred, Error, Extent, FileKind, GetLayout, ListDirectory, NodeRef, Query, answer, query,
+    Answer, ChunkInfo, ChunkState, Cred, Error, FileKind, GetLayout, Layout, ListDirectory, NodeRef, Query,
+    ReplicaInfo, answer, query,
 };
 use cairn_proto::{ErrorCode, ROOT_INODE};
 use serde_json::{Value, json};
@@ -138,22 +142,7 @@ fn look(member: &Member, op: query::Op) -> Look {
                 })
             }).collect::<Vec<_>>(),
         })),
-        Some(answer::Result::Layout(layout)) => Look::of(json!({
-            "size": layout.attr.as_ref().map(|attr| attr.size),
-            "replication": layout.attr.as_ref().map(|attr| attr.replication),
-            "end": layout.end,
-            "next": layout.extents.last().map(|extent| extent.file_offset + extent.length),
-            "chunks": layout.chunks.iter().map(|chunk| json!({
-                "chunk": chunk.chunk, "sealed": chunk.state() == cairn_proto::fs::ChunkState::Sealed,
-                "length": chunk.length, "wanted": chunk.replication,
-                "pieces": pieces(&layout.extents, chunk.chunk),
-                "replicas": chunk.replicas.iter().map(|replica| json!({
-                    "node": replica.node, "address": replica.address, "host": replica.host,
-                    "rack": replica.rack, "bad": replica.bad,
-                    "liveness": cairn_ops::health::liveness_name(replica.liveness()),
-                })).collect::<Vec<_>>(),
-            })).collect::<Vec<_>>(),
-        })),
+        Some(answer::Result::Layout(layout)) => file(&layout),
         Some(answer::Result::Error(error)) => refused(error),
         _ => Look::refusal(503, "the namespace cannot be read"),
     }
@@ -168,10 +157,31 @@ fn refused(error: Error) -> Look {
     Look::refusal(status, error.to_string())
 }
 
-/// Where a chunk's bytes are in the file: offset and length of each piece.
-fn pieces(extents: &[Extent], chunk: u64) -> Vec<[u64; 2]> {
-    let own = extents.iter().filter(|extent| extent.chunk == chunk);
-    own.map(|extent| [extent.file_offset, extent.length]).collect()
+/// A file's chunks: where their bytes are in the file, as offset and length, and who holds them.
+fn file(layout: &Layout) -> Look {
+    let mut pieces: BTreeMap<u64, Vec<[u64; 2]>> = BTreeMap::new();
+    for extent in &layout.extents {
+        pieces.entry(extent.chunk).or_default().push([extent.file_offset, extent.length]);
+    }
+    let replica = |replica: &ReplicaInfo| {
+        json!({
+            "node": replica.node, "address": replica.address, "host": replica.host, "rack": replica.rack,
+            "bad": replica.bad, "liveness": liveness_name(replica.liveness()),
+        })
+    };
+    let chunk = |chunk: &ChunkInfo| {
+        json!({
+            "chunk": chunk.chunk, "sealed": chunk.state() == ChunkState::Sealed, "length": chunk.length,
+            "wanted": chunk.replication, "pieces": pieces.get(&chunk.chunk),
+            "replicas": chunk.replicas.iter().map(replica).collect::<Vec<_>>(),
+        })
+    };
+    Look::of(json!({
+        "size": layout.attr.as_ref().map(|attr| attr.size), "end": layout.end,
+        "replication": layout.attr.as_ref().map(|attr| attr.replication),
+        "next": layout.extents.last().map(|extent| extent.file_offset + extent.length),
+        "chunks": layout.chunks.iter().map(chunk).collect::<Vec<_>>(),
+    }))
 }
 
 fn kind(kind: FileKind) -> &'static str {
