@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::mounting::can_mount;
 use crate::support::{Cluster, make_tree, text};
 
 /// How long anything that must happen "by itself" may take before a test gives up on it.
@@ -264,6 +265,35 @@ fn files_are_found_with_their_chunks_from_any_namenode() {
         assert_eq!(get(address, "/api/file?path=/%zz%00").0, 400);
         assert_eq!(get(address, "/api/nothing").0, 404);
     }
+}
+
+#[test]
+fn a_mount_counts_its_answers() {
+    if !can_mount() {
+        return;
+    }
+    let cluster = Cluster::up(&["--namenodes", "1", "--datanodes", "1"]);
+    // Nobody else takes a port that was free a moment ago, as a rule: ports are given away in turn.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let dir = cluster.scratch("mount");
+    std::fs::create_dir(&dir).unwrap();
+    let mut serving = cluster.spawn(&["mount", text(&dir), "--http", &address]);
+    let give_up = Instant::now() + PATIENCE;
+    while TcpStream::connect(&address).is_err() {
+        assert!(Instant::now() < give_up, "the mount serves no HTTP");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    std::fs::write(dir.join("a"), "12345").unwrap();
+    assert!(std::fs::read(dir.join("nothing")).is_err());
+    assert_eq!(get(&address, "/readyz").0, 200);
+    let counted = metrics(&address);
+    assert!(
+        counted["cairn_mount_operation_duration_seconds_count{operation=\"write\",result=\"ok\"}"] >= 1.0
+    );
+    assert!(counted["cairn_mount_errors_total{operation=\"lookup\",errno=\"ENOENT\"}"] >= 1.0);
+    assert!(counted["cairn_client_dirty_limit_bytes"] > 0.0);
+    cluster.ok(&["umount", text(&dir)]);
+    assert!(serving.wait().unwrap().success());
 }
 
 #[test]
