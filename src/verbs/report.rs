@@ -3,7 +3,8 @@
 use std::io::Write;
 
 use anyhow::{Result, anyhow};
-use cairn_client::fs::{AdminState, ClusterStatus, DatanodeInfo, Liveness};
+use cairn_client::fs::{AdminState, ClusterStatus, DatanodeInfo, Liveness, RepairInfo};
+use cairn_ops::health::is_drained;
 use clap::Args;
 
 use super::health::judge;
@@ -57,16 +58,18 @@ fn text(status: &ClusterStatus, live: bool, dead: bool) -> String {
         let nodes: Vec<&DatanodeInfo> =
             all().filter(|node| (node.liveness() == Liveness::Dead) == is_dead).collect();
         text.push_str(&format!("{word} datanodes ({}):\n\n", nodes.len()));
-        nodes.into_iter().for_each(|node| text.push_str(&datanode(node)));
+        nodes.into_iter().for_each(|node| text.push_str(&datanode(node, &repair)));
     }
     text
 }
 
-fn datanode(node: &DatanodeInfo) -> String {
+fn datanode(node: &DatanodeInfo, repair: &RepairInfo) -> String {
     let total = node.used.saturating_add(node.available);
     let state = match node.admin() {
+        AdminState::Decommissioning if is_drained(node, repair) => "Decommissioned",
         AdminState::Decommissioning => "Decommission in progress",
-        _ => "Normal",
+        AdminState::Maintenance => "In maintenance",
+        AdminState::Normal => "Normal",
     };
     let mut text =
         format!("Name: {} ({})\nHostname: {}\nRack: {}\n", node.address, node.node, node.host, node.rack);
@@ -99,7 +102,7 @@ fn percent(part: u64, whole: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use cairn_client::fs::{FsStats, RepairInfo};
+    use cairn_client::fs::FsStats;
 
     use super::*;
 

@@ -186,7 +186,8 @@ function drawDatanodes(status) {
     for (const failed of node.failed) name.append(make("span", "sub trouble", `${failed.path} failed: ${failed.cause}`));
     if (node.rival) name.append(make("span", "sub trouble", `its identity is claimed from ${node.rival} too`));
     const state = cell("state", "", pill(node.liveness));
-    if (node.decommissioning) state.append(" ", pill("leaving"));
+    if (node.decommissioning) state.append(" ", node.drained ? pill("drained") : pill("leaving"));
+    if (node.maintenance_until_ns) state.append(" ", pill("maintenance"));
     if (node.liveness !== "live" && node.liveness !== "unknown") state.append(make("span", "sub", `heard ${span(Math.round(node.last_heard_ms / 1000))} ago`));
     const show = (what) => {
       const value = nodeRate(node.node, what);
