@@ -7,6 +7,7 @@ mod crash_tests;
 #[cfg(test)]
 mod damage_tests;
 mod directory;
+mod doubles;
 pub mod format;
 mod identity;
 mod incoming;
@@ -40,6 +41,7 @@ pub use read::Scratch;
 pub use replica::{Admission, Appender, Phase, Replica, Upstream};
 
 use directory::Ledger;
+use doubles::Doubles;
 use identity::Identity;
 use replica::{OpenLog, State};
 
@@ -80,6 +82,7 @@ pub struct Store {
     notices: Arc<Notices>,
     identity: Mutex<Vec<Identity>>,
     replicas: RwLock<BTreeMap<u64, Arc<Replica>>>,
+    doubles: Doubles,
     claims: Mutex<HashSet<u64>>,
     released: Condvar,
     /// The cluster takes this datanode out: nobody writes to it any more.
@@ -269,11 +272,11 @@ impl Store {
             replica.enter(&mut state, State::Gone);
         }
         self.notices.forget(chunk);
-        if dir.is_fenced() {
-            return Ok(());
+        if !dir.is_fenced() {
+            dir.remove(&dir.sums_path(chunk))?;
+            dir.remove(&dir.data_path(chunk))?;
         }
-        dir.remove(&dir.sums_path(chunk))?;
-        dir.remove(&dir.data_path(chunk))
+        self.doubles.remove(chunk)
     }
 
     /// Puts a replica in the index whose files are in place. What was there of the chunk before is gone with its
@@ -282,6 +285,7 @@ impl Store {
         let (chunk, dir) = (replica.chunk(), replica.dir().clone());
         let old = write_locked(&self.replicas).insert(chunk, replica);
         self.notices.forget(chunk);
+        self.doubles.remove(chunk)?;
         let Some(old) = old else { return Ok(()) };
         let old_dir = old.dir().clone();
         {
@@ -331,7 +335,7 @@ impl Store {
         checked
     }
 
-    /// Verifies everything an unclean stop left unchecked. Meant for a thread of its own;
+    /// Verifies everything an unclean stop left unchecked, and removes second replicas. Meant for a thread of its own;
     /// `stop` is asked between replicas.
     pub fn check_all(&self, stop: impl Fn() -> bool) {
         let all: Vec<_> = read_locked(&self.replicas).values().cloned().collect();
@@ -344,6 +348,7 @@ impl Store {
                 tracing::error!(chunk = replica.chunk(), %error, "replica cannot be checked");
             }
         }
+        self.settle_doubles(&stop);
     }
 
     /// The sealed replica with the least chunk from `first` on, on disks that work.
@@ -431,7 +436,8 @@ impl Store {
 
     /// Syncs what is open and leaves the mark of a clean stop. Nothing is appended any more after it.
     pub fn close(&self) {
-        let all: Vec<_> = read_locked(&self.replicas).values().cloned().collect();
+        let mut all: Vec<_> = read_locked(&self.replicas).values().cloned().collect();
+        all.extend(self.doubles.all());
         let mut dirty: BTreeSet<PathBuf> = BTreeSet::new();
         for replica in all {
             let clean = match replica.phase() {

@@ -11,6 +11,7 @@ use cairn_proto::{Error, ErrorCode, Result};
 use uuid::Uuid;
 
 use super::directory::{Directory, Ledger};
+use super::doubles::Doubles;
 use super::identity::{self, Identity};
 use super::notices::Notices;
 use super::replica::{Phase, Replica};
@@ -52,6 +53,7 @@ impl Store {
         let ledger = Arc::new(Ledger::new(config.capacity_limit));
         let notices = Arc::new(Notices::default());
         let (mut dirs, mut identities, mut replicas) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let doubles = Doubles::default();
         for Found { path, lock, identity } in found {
             let prepared = prepare(&**disk, path, identity, &cluster_id, &datanode);
             let (identity, clean) = match prepared {
@@ -73,7 +75,9 @@ impl Store {
             );
             let dir = Arc::new(dir);
             match recover::load(&dir, clean) {
-                Ok(loaded) => loaded.into_iter().for_each(|replica| keep_better(&mut replicas, replica)),
+                Ok(loaded) => {
+                    loaded.into_iter().for_each(|replica| keep_better(&mut replicas, &doubles, replica))
+                }
                 Err(error) if dir.is_fenced() => lost_at_load(&dir, &error),
                 Err(error) => return Err(error),
             }
@@ -104,6 +108,7 @@ impl Store {
             notices,
             identity: Mutex::new(identities),
             replicas: RwLock::new(replicas),
+            doubles,
             claims: Mutex::new(HashSet::new()),
             released: Condvar::new(),
             leaving: AtomicBool::new(false),
@@ -216,8 +221,7 @@ fn prepare(
 }
 
 /// Two directories may hold a chunk after a disk came back: the sealed or longer replica counts.
-/// The other is found and judged again when the better one is gone.
-fn keep_better(replicas: &mut BTreeMap<u64, Arc<Replica>>, replica: Arc<Replica>) {
+fn keep_better(replicas: &mut BTreeMap<u64, Arc<Replica>>, doubles: &Doubles, replica: Arc<Replica>) {
     let rank = |replica: &Replica| {
         let phase = match replica.phase() {
             Phase::Sealed if replica.flaw().is_none() => 4,
@@ -228,16 +232,9 @@ fn keep_better(replicas: &mut BTreeMap<u64, Arc<Replica>>, replica: Arc<Replica>
         };
         (phase, replica.length())
     };
-    match replicas.get(&replica.chunk()) {
-        Some(other) if rank(other) >= rank(&replica) => {
-            tracing::warn!(
-                chunk = replica.chunk(),
-                "a second replica lies in {}",
-                replica.dir().path().display()
-            );
-        }
-        _ => {
-            replicas.insert(replica.chunk(), replica);
-        }
-    }
+    let worse = match replicas.get(&replica.chunk()) {
+        Some(other) if rank(other) >= rank(&replica) => Some(replica),
+        _ => replicas.insert(replica.chunk(), replica),
+    };
+    worse.into_iter().for_each(|worse| doubles.add(worse));
 }

@@ -382,6 +382,58 @@ fn a_failed_disk_takes_its_own_chunks_only() {
     assert_eq!(store.space().failed_dirs, 2);
 }
 
+/// Two directories of one datanode that both hold chunk 1, sealed: the disk of the first was away meanwhile.
+fn with_double(one: &Path, two: &Path) -> Store {
+    let store = open(&[one, two], None).unwrap();
+    let (ours, _theirs) = stream();
+    let mut appender = store.open_appender(1, 0, &ours).unwrap();
+    append(&mut appender, &bytes(1, 1000)).unwrap();
+    drop(appender);
+    let seal = store.seal(1, 1000).unwrap();
+    store.get(1).unwrap().dir().fence("test");
+    let mut incoming = store.incoming(1, 1000, &seal.blake3, true).unwrap().unwrap();
+    incoming.write(&bytes(1, 1000)).unwrap();
+    incoming.finish(&store, &seal.blake3).unwrap();
+    drop(store);
+    let store = open(&[one, two], None).unwrap();
+    assert_eq!((store.replica_count(), store.space().used), (1, 2000));
+    store
+}
+
+fn files_of_chunks(dirs: [&Path; 2]) -> usize {
+    let found = dirs.map(|dir| std::fs::read_dir(dir.join("chunks/01")).unwrap().count());
+    found.into_iter().sum()
+}
+
+#[test]
+fn a_second_replica_on_a_disk_that_comes_back_is_deleted_with_the_first() {
+    let (one, two) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let store = with_double(one.path(), two.path());
+    assert_eq!(files_of_chunks([one.path(), two.path()]), 4);
+    store.delete(1).unwrap();
+    assert_eq!((files_of_chunks([one.path(), two.path()]), store.space().used), (0, 0));
+}
+
+#[test]
+fn a_second_replica_goes_once_the_first_was_read_and_is_whole() {
+    let (one, two) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let store = with_double(one.path(), two.path());
+    store.check_all(|| false);
+    assert_eq!((files_of_chunks([one.path(), two.path()]), store.space().used), (2, 1000));
+    assert_eq!(read(&store.get(1).unwrap(), 0, 1000).unwrap(), bytes(1, 1000));
+}
+
+#[test]
+fn a_second_replica_stays_while_the_first_is_damaged() {
+    let (one, two) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let store = with_double(one.path(), two.path());
+    let counted = store.get(1).unwrap();
+    flip(&counted.dir().data_path(1), 500);
+    store.check_all(|| false);
+    assert_eq!(files_of_chunks([one.path(), two.path()]), 4);
+    assert!(store.notices().is_bad(1));
+}
+
 #[test]
 fn a_damaged_version_file_costs_its_directory_only() {
     let (one, two) = (TempDir::new().unwrap(), TempDir::new().unwrap());
