@@ -74,9 +74,21 @@ impl Group {
         Ok(highest)
     }
 
-    /// Makes voters of the learners that have caught up; the leader calls it now and then.
+    /// Whether a change of the voters is half done: both the old and the new ones must agree to everything.
+    fn is_between(&self) -> bool {
+        self.raft.metrics().borrow_watched().membership_config.membership().get_joint_config().len() > 1
+    }
+
+    /// Brings to its end what another leader began to change, and makes voters of the learners that have caught up; the
+    /// leader calls it now and then.
     pub async fn promote(&self) -> Result<(), Error> {
         let _one = self.changing.lock().await;
+        if self.is_between() {
+            // A change takes two steps, and nobody but the one who asked for it takes the second. Left like this, the
+            // group stands and falls with the majority of its old voters, who may be replaced because they are gone.
+            self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await?;
+            tracing::info!("a change of the voters that was left half done is completed");
+        }
         let (members, voters) = self.members();
         for (id, address) in members.iter().filter(|(id, _)| !voters.contains(id)) {
             if !self.is_close(*id) {
@@ -164,5 +176,54 @@ impl Group {
             }
         };
         metrics.membership_config.nodes().map(info).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use cairn_host::Host;
+    use openraft::{EntryPayload, Membership};
+
+    use super::*;
+    use crate::fatal::Alarm;
+    use crate::log::{Log, LogOptions};
+    use crate::raft::GroupSettings;
+    use crate::store::RedbStore;
+
+    #[tokio::test]
+    async fn a_change_of_voters_that_was_left_half_done_is_completed() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = cairn_host::disk::real();
+        let log = Log::open(&dir.path().join("log"), LogOptions::default(), disk.clone()).unwrap();
+        let store = RedbStore::open(&dir.path().join("store"), 1 << 20, disk.clone()).unwrap();
+        let settings = GroupSettings {
+            election_timeout_ms: (100, 200),
+            heartbeat_ms: 20,
+            snapshot_every: 100,
+            log_keep: 100,
+            checkpoint_every: Duration::from_secs(1),
+            incoming: dir.path().join("incoming"),
+            network: Host::default().network,
+            disk,
+        };
+        let alarm = Alarm::default();
+        let group = Group::start(1, "c".into(), log, Arc::new(store), settings, alarm).await.unwrap();
+        let members = BTreeMap::from([(1, "127.0.0.1:1".to_owned())]);
+        group.initialize(&members).await.unwrap();
+        while group.ensure_readable().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // What the first step of a change leaves behind when its leader ends before the second.
+        let voters = BTreeSet::from([1]);
+        let nodes = BTreeMap::from([(1, BasicNode::new("127.0.0.1:1"))]);
+        let joint = Membership::new(vec![voters.clone(), voters], nodes).unwrap();
+        group.raft.append_membership(joint, EntryPayload::Blank, []).await.unwrap();
+        assert!(group.is_between());
+        group.promote().await.unwrap();
+        assert!(!group.is_between());
+        assert_eq!(group.members().1, BTreeSet::from([1]));
+        group.shutdown().await;
     }
 }
