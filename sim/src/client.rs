@@ -341,7 +341,8 @@ impl Client {
             None => self.new_number(),
         };
         after.names.insert(name.clone(), file);
-        after.files.insert(file, Content::sure(content.clone(), self.volatile(sync)));
+        // It is on all disks only once that was acknowledged: until then others may have seen it, and it may be lost.
+        after.files.insert(file, Content::sure(content.clone(), self.volatile(false)));
         self.begin(after.clone());
         let ask = fs::CreateFile {
             at: Some(at(&self.path(&name))),
@@ -352,6 +353,12 @@ impl Client {
         };
         let length = content.len();
         let put = self.cluster.put_small(&root(), ask, content.into(), None, sync).await;
+        if sync
+            && put.is_ok()
+            && let Some(content) = after.files.get_mut(&file)
+        {
+            content.volatile_since = None;
+        }
         let what = format!(
             "put {name} of {length}{}{}",
             if sync { " sync" } else { "" },

@@ -1,6 +1,7 @@
 //! All machines of a run, what is on them, and what befalls them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -316,6 +317,7 @@ impl Cluster {
             | Fault::NamenodeKill
             | Fault::NamenodeTorn
             | Fault::NamenodeSync
+            | Fault::NamenodeFull
             | Fault::NamenodeWipe => self.up(self.namenodes()),
             Fault::DatanodePower | Fault::DatanodeKill | Fault::DatanodeTorn | Fault::SlowDisk => {
                 self.up(self.datanodes())
@@ -400,6 +402,10 @@ impl Cluster {
             Fault::NamenodeSync => {
                 self.disks[&id].fail(namenode::directory(), Operation::Sync, libc::EIO, Some(1));
             }
+            Fault::NamenodeFull => {
+                self.disks[&id].limit(namenode::directory(), self.random.between(0, 3 << 20));
+                self.later(300, 4_000, Mend::Disk(id));
+            }
             Fault::DatanodeDisk => {
                 self.history.losses.fetch_add(1, Ordering::Relaxed);
                 let directory = self.random.pick(&datanode::directories()).clone();
@@ -473,7 +479,9 @@ impl Cluster {
             Mend::Jitter => self.net.set_pace(Pace::default()),
             Mend::Disk(id) => {
                 self.disks[&id].mend("/");
-                self.disks[&id].limit("/data", 1 << 40);
+                for directory in [PathBuf::from("/data"), namenode::directory()] {
+                    self.disks[&id].limit(directory, 1 << 40);
+                }
             }
             Mend::SlowDisk(id) => self.nodes[&id].slow_ms.store(0, Ordering::Relaxed),
             Mend::Torn(id) => {

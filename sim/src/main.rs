@@ -142,13 +142,14 @@ fn spawn(seed: u64, traced: bool) -> Child {
     drop(output);
     // SAFETY: a child that runs for too long is ended by this signal's default action.
     unsafe { libc::alarm(PATIENCE) };
+    if traced {
+        // Here, and not in the run's own thread: what it draws must not make a run that is looked at another one.
+        log();
+    }
     entropy::seed(seed);
     // Generators of the thread that is left may have drawn already.
     let ran = std::thread::Builder::new().stack_size(16 << 20).spawn(move || {
-        if traced {
-            log();
-            trace::print(true);
-        }
+        trace::print(traced);
         run(seed)
     });
     let report = ran.ok().and_then(|thread| thread.join().ok());
@@ -177,5 +178,10 @@ fn log() {
     }
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_timer(Virtual).with_writer(std::io::stdout).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_timer(Virtual)
+        .with_ansi(false)
+        .with_writer(std::io::stdout)
+        .init();
 }

@@ -39,6 +39,8 @@ pub enum Fault {
     SlowDisk,
     /// A namenode's fsync fails.
     NamenodeSync,
+    /// A namenode's disk is full.
+    NamenodeFull,
     /// A datanode's disk refuses to read, write or sync.
     DatanodeDisk,
     /// A datanode's disk is full.
@@ -55,7 +57,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 23] = [
+    pub const ALL: [Fault; 24] = [
         Fault::NamenodePower,
         Fault::NamenodeKill,
         Fault::NamenodeTorn,
@@ -73,6 +75,7 @@ impl Fault {
         Fault::Skew,
         Fault::SlowDisk,
         Fault::NamenodeSync,
+        Fault::NamenodeFull,
         Fault::DatanodeDisk,
         Fault::FullDisk,
         Fault::Flip,
@@ -115,12 +118,12 @@ impl Plan {
         let datanodes = random.between(3, 5);
         Plan {
             seed,
-            clients: random.between(1, 3),
+            clients: random.between(1, 4),
             datanodes,
             busy: random.millis(6_000, 16_000),
             faults,
             every_ms: (shortest, shortest * 5),
-            pause_ms: *random.pick(&[60, 200, 600]),
+            pause_ms: *random.pick(&[20, 60, 200]),
             log_keep: *random.pick(&[8, 40, 400]),
             harmed: random.below(datanodes),
         }

@@ -10,6 +10,7 @@ use cairn_host::net::Network;
 use cairn_proto::checksum::piece_crcs;
 use cairn_proto::control::{CopyReplica, GatherPiece, GatherReplica, GatherSource};
 use cairn_proto::data::{Read, request, response};
+use cairn_proto::limits::BLOCK_SIZE;
 use cairn_proto::{Error, ErrorCode, Result};
 use futures::future::BoxFuture;
 use tokio::time::timeout;
@@ -33,25 +34,20 @@ impl Copier for SimulatedCopier {
     ) -> BoxFuture<'static, Result<Seal>> {
         let network = self.0.clone();
         Box::pin(async move {
-            let mut incoming =
-                match store.incoming(order.chunk, order.length, &order.blake3, order.replace)? {
-                    Ok(incoming) => incoming,
-                    Err(seal) => return Ok(seal),
-                };
-            let mut failed: Option<Error> = None;
-            for source in &order.sources {
-                if incoming.missing() == 0 || stop.load(Ordering::Acquire) {
-                    break;
+            let incoming = match store.incoming(order.chunk, order.length, &order.blake3, order.replace)? {
+                Ok(incoming) => incoming,
+                Err(seal) => return Ok(seal),
+            };
+            let sources = order.sources.iter().map(|address| Source { address, lost: false }).collect();
+            let mut assembly =
+                Assembly { chunk: order.chunk, network: &*network, store: &store, sources, incoming };
+            while assembly.incoming.missing() > 0 {
+                if stop.load(Ordering::Acquire) {
+                    return Err(ErrorCode::Unavailable.because("the datanode stops"));
                 }
-                let rest = (order.chunk, incoming.held(), incoming.missing());
-                if let Err(error) = pull(&*network, &store, source, rest, &mut incoming).await {
-                    failed = Some(error);
-                }
+                assembly.advance().await?;
             }
-            if incoming.missing() > 0 {
-                return Err(failed.unwrap_or_else(|| ErrorCode::Invalid.because("a copy without sources")));
-            }
-            incoming.finish(&store, &order.blake3)
+            assembly.incoming.finish(&store, &order.blake3)
         })
     }
 
@@ -77,6 +73,69 @@ impl Copier for SimulatedCopier {
             incoming.finish(&store, &[])
         })
     }
+}
+
+/// A datanode to copy from.
+struct Source<'a> {
+    address: &'a str,
+    /// It cannot be spoken to, or has nothing of the chunk.
+    lost: bool,
+}
+
+/// A copy that is being put together, by the steps of the shipped one (`datanode/src/copy.rs`).
+struct Assembly<'a> {
+    chunk: u64,
+    network: &'a dyn Network,
+    store: &'a Store,
+    sources: Vec<Source<'a>>,
+    incoming: Incoming,
+}
+
+impl Assembly<'_> {
+    /// Gets some more bytes: a run from the first source there is, or at least the block at which that run stopped from
+    /// any of them.
+    async fn advance(&mut self) -> Result<()> {
+        let Some(first) = self.sources.iter().position(|source| !source.lost) else {
+            return Err(ErrorCode::Unavailable.because(format!("chunk {}: no source is left", self.chunk)));
+        };
+        let run = self.incoming.missing().min(REQUEST);
+        let mut failed = match self.pull(first, run).await {
+            Ok(()) => return Ok(()),
+            Err(error) if !is_about_bytes(error.code) && self.sources.iter().any(|source| !source.lost) => {
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        for source in 0..self.sources.len() {
+            let rest = BLOCK_SIZE as u64 - self.incoming.held() % BLOCK_SIZE as u64;
+            if self.sources[source].lost {
+                continue;
+            }
+            match self.pull(source, rest.min(self.incoming.missing())).await {
+                Ok(()) => return Ok(()),
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    }
+
+    /// Takes the next `length` bytes from a source, which is lost if it cannot be spoken to. What came before a failure
+    /// is kept.
+    async fn pull(&mut self, source: usize, length: u64) -> Result<()> {
+        let Assembly { chunk, network, store, sources, incoming } = self;
+        let source = &mut sources[source];
+        let wanted = (*chunk, incoming.held(), length);
+        let pulled = pull(*network, store, source.address, wanted, incoming).await;
+        if pulled.as_ref().is_err_and(|error| !is_about_bytes(error.code)) {
+            source.lost = true;
+        }
+        pulled
+    }
+}
+
+/// Whether a refusal concerns the bytes asked for, not the source as a whole.
+fn is_about_bytes(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::Corrupt | ErrorCode::DiskFailed | ErrorCode::PastEnd)
 }
 
 /// Takes a piece from the first replica that gives it; whoever is next goes on where the last one stopped.

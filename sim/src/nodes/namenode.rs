@@ -12,6 +12,8 @@ use tokio::sync::watch;
 pub const CHUNK: u64 = 24 << 10;
 /// A client's lease, in milliseconds.
 pub const LEASE_MS: u64 = 3_000;
+/// How long a chunk is left unchanged before it is compacted, in milliseconds.
+pub const COMPACT_AFTER_MS: u64 = 2_000;
 /// How long a chunk without live bytes is kept, in milliseconds.
 pub const GRACE_MS: u64 = 4_000;
 
@@ -35,6 +37,7 @@ pub fn config(address: &str, peers: &[String], disk: SharedDisk, host: Host, log
         suspect_after_ms: 2_500,
         dead_after_ms: 5_000,
         garbage_grace_ms: GRACE_MS,
+        compaction_after_ms: COMPACT_AFTER_MS,
         checkpoint_ms: 1_500,
         snapshot_every: log_keep * 2,
         log_keep,
