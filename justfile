@@ -28,3 +28,7 @@ conformance *SUITES='all':
 # A whole cluster in one thread, once for each seed: `just sim 0..100000`.
 sim SEEDS='0..1000' JOBS='1':
     cargo run --release -p cairn-sim -- --seeds {{SEEDS}} --jobs {{JOBS}} --keep-going
+
+# Whether the simulation finds mistakes: takes safeguards away, one at a time, and runs seeds until one fails.
+mutations *NAMES:
+    sim/mutations/check.sh {{NAMES}}

@@ -732,6 +732,7 @@ pub async fn observe(
         let content = cluster.open(&root(), attr).read_at(0, SIZE as usize * 4).await;
         found.insert(name, (attr.inode, content));
     }
+    let mut unreadable = None;
     'states: for state in states {
         if !state.names.keys().eq(found.keys()) {
             continue;
@@ -749,7 +750,11 @@ pub async fn observe(
                     continue 'states;
                 }
                 Err(_) if content.may_be_lost(history.losses()) => {}
-                Err(error) => return Err(error.clone()),
+                Err(error) => {
+                    // Another state may allow it: what was written over bytes that were safe may be lost.
+                    unreadable = Some(error.clone());
+                    continue 'states;
+                }
             }
         }
         for (one, file) in &state.names {
@@ -763,5 +768,5 @@ pub async fn observe(
         return Ok(Some(known));
     }
     event!("found {:?}", found.keys());
-    Ok(None)
+    unreadable.map_or(Ok(None), Err)
 }

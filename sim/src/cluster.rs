@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::clock::SimulatedClock;
 use crate::history::History;
+use crate::invariants::namespace;
 use crate::machine::{Id, Machines, now};
 use crate::network::{Net, Pace};
 use crate::nodes::{datanode, namenode};
@@ -182,7 +183,9 @@ impl Cluster {
         if self.machines.is_up(CHECKER) {
             self.history.violation("the checker does not come to an end");
         }
-        self.stop_all();
+        self.idle(1_500);
+        self.stop(self.namenodes().into_iter().chain(self.datanodes()).collect());
+        self.even_out();
         let disks =
             |ids: Vec<Id>| ids.into_iter().map(|id| (self.nodes[&id].name.clone(), self.disks[&id].clone()));
         check::offline(&self.history, disks(self.namenodes()).collect(), disks(self.datanodes()).collect());
@@ -550,14 +553,35 @@ impl Cluster {
         });
     }
 
-    /// Stops all servers at once, in the proper way.
-    fn stop_all(&mut self) {
-        let idle = now() + 1_500_000_000;
-        while now() < idle {
+    fn idle(&mut self, millis: u64) {
+        let until = now() + millis * 1_000_000;
+        while now() < until {
             self.step();
         }
+    }
+
+    /// Lets the namenodes come to the same point of their log. A leader may be told to stop right after it has done
+    /// something of its own accord (a lease was over, garbage was purged), and then the others have that in their logs
+    /// and do not know that it is committed. Alone, they soon have nothing left to do.
+    fn even_out(&mut self) {
+        for _ in 0..5 {
+            let places: BTreeSet<Option<Vec<u8>>> =
+                self.namenodes().iter().map(|id| namespace::applied(&self.disks[id])).collect();
+            if places.len() == 1 || !self.history.records().violations.is_empty() {
+                return;
+            }
+            event!("the namenodes are not at the same point");
+            self.namenodes().into_iter().for_each(|id| self.start(id));
+            self.idle(12_000);
+            self.stop(self.namenodes());
+        }
+        self.history.violation("the namenodes do not come to the same point of their log");
+    }
+
+    /// Stops servers at once, in the proper way.
+    fn stop(&mut self, ids: Vec<Id>) {
         let mut waiting: BTreeSet<Id> = BTreeSet::new();
-        for id in self.namenodes().into_iter().chain(self.datanodes()) {
+        for &id in &ids {
             if self.machines.is_up(id) {
                 self.nodes[&id].stop.send_replace(true);
                 waiting.insert(id);
@@ -580,7 +604,7 @@ impl Cluster {
         for id in waiting {
             self.history.violation(format!("{} does not stop", self.nodes[&id].name));
         }
-        for id in self.namenodes().into_iter().chain(self.datanodes()) {
+        for id in ids {
             self.take_down(id, false, None);
         }
     }

@@ -55,6 +55,17 @@ pub fn look(history: &History, disks: &[(String, SimulatedDisk)]) -> Option<BTre
     chunks
 }
 
+/// How far a store has applied the log, to be compared with others; nothing if it cannot be read.
+pub fn applied(disk: &SimulatedDisk) -> Option<Vec<u8>> {
+    let mut found = None;
+    let mut body = |view: &dyn View| {
+        found = view.get(Table::Raft, b"applied")?;
+        Ok(())
+    };
+    open(disk).and_then(|store| store.read(&mut body)).ok()?;
+    found
+}
+
 fn open(disk: &SimulatedDisk) -> Result<RedbStore, StoreError> {
     RedbStore::open(&namenode::directory().join("store.redb"), 1 << 20, Arc::new(disk.mount()))
 }

@@ -16,6 +16,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -245,12 +246,16 @@ impl SimulatedDisk {
 
 impl State {
     fn files_below<'a>(&'a self, prefix: &'a Path) -> impl Iterator<Item = (&'a PathBuf, &'a File)> {
-        self.names.iter().filter(move |(path, _)| path.starts_with(prefix)).filter_map(|(path, entry)| {
-            match entry {
-                Entry::File(file) => Some((path, file)),
-                Entry::Directory => None,
-            }
+        self.below(prefix).filter_map(|(path, entry)| match entry {
+            Entry::File(file) => Some((path, file)),
+            Entry::Directory => None,
         })
+    }
+
+    /// The names at and below `prefix`, in order: paths are ordered by their components, so these are one stretch.
+    fn below<'a>(&'a self, prefix: &'a Path) -> impl Iterator<Item = (&'a PathBuf, &'a Entry)> {
+        let stretch = self.names.range::<Path, _>((Bound::Included(prefix), Bound::Unbounded));
+        stretch.take_while(move |(path, _)| path.starts_with(prefix))
     }
 
     fn crash(&mut self) {

@@ -138,7 +138,7 @@ impl Disk for Mount {
         if let Entry::File(_) = state.entry(dir)? {
             return Err(io::ErrorKind::NotADirectory.into());
         }
-        let inside = state.names.keys().filter(|path| path.parent() == Some(dir));
+        let inside = state.below(dir).map(|(path, _)| path).filter(|path| path.parent() == Some(dir));
         Ok(inside.filter_map(|path| path.file_name()).map(OsString::from).collect())
     }
 
