@@ -45,6 +45,8 @@ pub(super) struct Attendee {
     pub checks: BTreeMap<u64, u64>,
     /// Replicas of purged chunks to order `DeleteReplica` for.
     pub deletes: BTreeSet<u64>,
+    /// Where the next look at them starts.
+    pub deletes_from: u64,
     /// When to ask for the whole inventory again.
     pub ask_again_ms: Option<u64>,
 }

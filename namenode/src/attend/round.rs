@@ -128,15 +128,12 @@ fn clear_waste(leading: &mut Leading, now_ms: u64) {
     }
 }
 
-/// Orders a deletion unless one is on its way or too many are; false when it is worth no further try now.
+/// Orders a deletion, unless something else about the replica is on its way, or one failed just now.
 fn delete(leading: &mut Leading, node: u32, chunk: u64, now_ms: u64) -> bool {
-    if leading.orders.deletes(node) >= DELETES_PER_NODE {
-        return false;
-    }
-    if leading.is_busy(chunk, node) || leading.failures.waits(chunk, node, now_ms) {
-        return true;
-    }
-    leading.send(node, chunk, Task::Delete, 0, now_ms)
+    leading.orders.deletes(node) < DELETES_PER_NODE
+        && !leading.is_busy(chunk, node)
+        && !leading.failures.waits(chunk, node, now_ms)
+        && leading.send(node, chunk, Task::Delete, 0, now_ms)
 }
 
 /// Sends what waits for each datanode.
@@ -166,13 +163,14 @@ fn send_checks(leading: &mut Leading, node: u32, now_ms: u64) {
     }
 }
 
+/// Nothing else remembers that replicas of purged chunks are to go, so those that cannot be deleted now stay queued.
 fn send_deletes(leading: &mut Leading, node: u32, now_ms: u64) {
-    loop {
-        let next = leading.roster.attendees.get_mut(&node).and_then(|attendee| attendee.deletes.pop_first());
-        let Some(chunk) = next else { return };
-        if !delete(leading, node, chunk, now_ms) {
-            leading.roster.attendees.entry(node).or_default().deletes.insert(chunk);
-            return;
+    let Some(attendee) = leading.roster.attendees.get_mut(&node) else { return };
+    let next: Vec<u64> = attendee.deletes.range(attendee.deletes_from..).copied().take(LOOKS).collect();
+    attendee.deletes_from = if next.len() < LOOKS { 0 } else { next.last().map_or(0, |last| last + 1) };
+    for chunk in next {
+        if delete(leading, node, chunk, now_ms) {
+            leading.roster.attendees.entry(node).or_default().deletes.remove(&chunk);
         }
     }
 }
@@ -205,5 +203,35 @@ fn copy(leading: &mut Leading, now_ms: u64) {
         } else {
             leading.copy_failures.fail(chunk, target, now_ms);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::*;
+    use crate::attend::roster::Stream;
+    use crate::attend::settings::Settings;
+
+    #[test]
+    fn a_deletion_waits_for_what_is_on_its_way_about_the_replica() {
+        let mut leading = Leading::new(1, 1, 0, Settings::default());
+        let (outgoing, mut sent) = mpsc::channel(8);
+        let (alive, _displaced) = oneshot::channel();
+        let attendee = leading.roster.attendees.entry(4).or_default();
+        attendee.stream = Some(Stream { id: 1, outgoing, _alive: alive });
+        // The chunk is purged while the log is still being asked to record the digest of one of its replicas.
+        let change = Change::Digest(vec![1; 32].into());
+        assert!(leading.offer(Proposal { chunk: 5, node: 4, change }, 0));
+        leading.want_delete(4, 5, 0);
+        leading.want_delete(4, 6, 0);
+        dispatch(&mut leading, 0);
+        assert!(sent.try_recv().is_ok() && sent.try_recv().is_err(), "one of them waits");
+        leading.pending.clear();
+        dispatch(&mut leading, 0);
+        assert!(sent.try_recv().is_ok() && sent.try_recv().is_err());
+        assert!(leading.orders.concerns(4, 5) && leading.orders.concerns(4, 6));
+        assert!(leading.roster.attendees[&4].deletes.is_empty());
     }
 }
