@@ -66,7 +66,10 @@ pub struct Cluster {
     mending: Vec<(u64, Mend)>,
     next_fault: u64,
     calm: bool,
-    wiped: bool,
+    /// The namenode whose disk was emptied or damaged: a second one might be the majority's last copy.
+    spoilt: Option<Id>,
+    /// What is on its disk is damaged.
+    flipped: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -99,7 +102,8 @@ impl Cluster {
             mending: Vec::new(),
             next_fault: 2_500_000_000,
             calm: false,
-            wiped: false,
+            spoilt: None,
+            flipped: false,
             plan,
         };
         let add = |cluster: &mut Cluster, id: Id, role: Role, name: String, port: u16| {
@@ -188,7 +192,10 @@ impl Cluster {
         self.even_out();
         let disks =
             |ids: Vec<Id>| ids.into_iter().map(|id| (self.nodes[&id].name.clone(), self.disks[&id].clone()));
-        check::offline(&self.history, disks(self.namenodes()).collect(), disks(self.datanodes()).collect());
+        // Damage that nobody has read yet is there still.
+        let damaged = self.spoilt.filter(|_| self.flipped);
+        let sound = self.namenodes().into_iter().filter(|id| Some(*id) != damaged).collect();
+        check::offline(&self.history, disks(sound).collect(), disks(self.datanodes()).collect());
         self.history
     }
 
@@ -225,6 +232,17 @@ impl Cluster {
             Role::Client(_) | Role::Checker => None,
         };
         self.take_down(id, false, back);
+        if self.flipped && self.spoilt == Some(id) {
+            // It stops when it finds damage, and names the remedy.
+            self.empty(id);
+        }
+    }
+
+    /// Somebody puts an empty disk into a namenode that is down.
+    fn empty(&mut self, id: Id) {
+        self.spoilt = Some(id);
+        self.flipped = false;
+        self.disks.insert(id, SimulatedDisk::new(self.random.any()));
     }
 
     fn host(&self, id: Id) -> Host {
@@ -321,6 +339,7 @@ impl Cluster {
             | Fault::NamenodeTorn
             | Fault::NamenodeSync
             | Fault::NamenodeFull
+            | Fault::NamenodeFlip
             | Fault::NamenodeWipe => self.up(self.namenodes()),
             Fault::DatanodePower | Fault::DatanodeKill | Fault::DatanodeTorn | Fault::SlowDisk => {
                 self.up(self.datanodes())
@@ -434,11 +453,17 @@ impl Cluster {
                     event!("flipped {flipped:?}");
                 }
             }
+            Fault::NamenodeFlip => {
+                if *self.spoilt.get_or_insert(id) == id {
+                    let flipped = self.disks[&id].flip_somewhere(namenode::directory().join("store.redb"));
+                    event!("flipped {flipped:?}");
+                    self.flipped = true;
+                }
+            }
             Fault::NamenodeWipe => {
-                // A second one might be the majority's last copy.
-                if !std::mem::replace(&mut self.wiped, true) {
+                if self.spoilt.is_none() {
                     self.take_down(id, true, back);
-                    self.disks.insert(id, SimulatedDisk::new(self.random.any()));
+                    self.empty(id);
                 }
             }
             Fault::DatanodeWipe => {
@@ -565,8 +590,8 @@ impl Cluster {
     /// and do not know that it is committed. Alone, they soon have nothing left to do.
     fn even_out(&mut self) {
         for _ in 0..5 {
-            let places: BTreeSet<Option<Vec<u8>>> =
-                self.namenodes().iter().map(|id| namespace::applied(&self.disks[id])).collect();
+            let places: BTreeSet<Vec<u8>> =
+                self.namenodes().iter().filter_map(|id| namespace::applied(&self.disks[id])).collect();
             if places.len() == 1 || !self.history.records().violations.is_empty() {
                 return;
             }
@@ -596,7 +621,8 @@ impl Cluster {
             let ended = std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner));
             for (id, why) in ended {
                 waiting.remove(&id);
-                if why != "stopped" {
+                let is_damaged = self.flipped && self.spoilt == Some(id);
+                if why != "stopped" && !is_damaged {
                     self.history.violation(format!("{} did not stop well: {why}", self.nodes[&id].name));
                 }
             }

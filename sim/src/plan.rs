@@ -47,6 +47,9 @@ pub enum Fault {
     FullDisk,
     /// A bit of a datanode's disk flips.
     Flip,
+    /// A bit of a namenode's store flips. Its log is left alone: a flip in what it acknowledged last looks like a write
+    /// that was torn.
+    NamenodeFlip,
     /// A namenode comes back with an empty disk.
     NamenodeWipe,
     /// A datanode comes back with an empty disk.
@@ -57,7 +60,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 24] = [
+    pub const ALL: [Fault; 25] = [
         Fault::NamenodePower,
         Fault::NamenodeKill,
         Fault::NamenodeTorn,
@@ -79,6 +82,7 @@ impl Fault {
         Fault::DatanodeDisk,
         Fault::FullDisk,
         Fault::Flip,
+        Fault::NamenodeFlip,
         Fault::NamenodeWipe,
         Fault::DatanodeWipe,
         Fault::Blackout,
