@@ -21,6 +21,8 @@ const MAX_SLICES: usize = 64;
 pub(crate) struct Connection {
     pub(crate) reader: FrameReader,
     pub(crate) writer: FrameWriter,
+    /// The number of the datanode that answers; 0: it has none yet.
+    pub(crate) node: u32,
 }
 
 /// The receiving half.
@@ -58,11 +60,15 @@ async fn greet(network: &dyn Network, address: &str, cluster_id: &str) -> Result
             header: BytesMut::with_capacity(1024),
         },
         writer: FrameWriter { stream: write },
+        node: 0,
     };
     let hello = Hello { version: VERSION, cluster_id: cluster_id.to_owned() };
     connection.writer.send(request::Kind::Hello(hello), &[]).await?;
     match connection.reader.next().await?.0 {
-        response::Kind::Hello(reply) if reply.version == VERSION => Ok(connection),
+        response::Kind::Hello(reply) if reply.version == VERSION => {
+            connection.node = reply.node;
+            Ok(connection)
+        }
         response::Kind::Hello(reply) => Err(ErrorCode::Version
             .because(format!("datanode {address} speaks version {} of the data plane", reply.version))),
         response::Kind::Failure(failure) => Err(failure_of(failure).0),

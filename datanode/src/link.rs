@@ -29,6 +29,7 @@ pub fn open_links(
         let below = OpenChain { chunk: open.chunk, length: open.length, links: rest.to_vec() };
         let connected =
             Peer::connect(&next.address, &shared.store.cluster_id().unwrap_or_default(), &shared.settings)
+                .map(|peer| peer.expecting(next.node))
                 .and_then(|peer| peer.send(request::Kind::Open(below)).map(|()| peer));
         peer = Some((connected.map_err(|error| broken_link(next, &error))?, next, rest.len()));
     }

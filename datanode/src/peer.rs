@@ -18,6 +18,8 @@ pub struct Peer {
     settings: Arc<Settings>,
     greeted: bool,
     in_step: bool,
+    /// The number it must have; 0: any.
+    expected: u32,
 }
 
 /// A refusal by the other side, with the link it names.
@@ -50,9 +52,15 @@ impl Peer {
             settings: settings.clone(),
             greeted: false,
             in_step: true,
+            expected: 0,
         };
         peer.send(request::Kind::Hello(hello))?;
         Ok(peer)
+    }
+
+    /// From now on only the datanode of this number will do: its address may have become another's.
+    pub fn expecting(self, node: u32) -> Peer {
+        Peer { expected: node, ..self }
     }
 
     /// The socket.
@@ -80,6 +88,10 @@ impl Peer {
                     if reply.version != PROTOCOL_VERSION {
                         let detail = format!("the peer speaks version {}", reply.version);
                         return Err(ErrorCode::Version.because(detail).into());
+                    }
+                    if self.expected != 0 && reply.node != 0 && reply.node != self.expected {
+                        let detail = format!("datanode {} answers at this address", reply.node);
+                        return Err(ErrorCode::Unavailable.because(detail).into());
                     }
                     self.greeted = true;
                 }

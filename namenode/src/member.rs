@@ -157,7 +157,8 @@ impl Member {
             Ok(()) => Ok(found),
             Err(error) => {
                 self.alarm.raise(error.to_string());
-                Err(ErrorCode::Io.because(error.to_string()))
+                // Another namenode has the same records.
+                Err(ErrorCode::Unavailable.because(error.to_string()))
             }
         }
     }

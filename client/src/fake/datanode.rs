@@ -149,7 +149,7 @@ async fn serve(mut stream: TcpStream, shared: Shared) {
         match kind {
             request::Kind::Hello(hello) => {
                 assert_eq!(hello.cluster_id, "cluster");
-                reply(&mut stream, response::Kind::Hello(HelloReply { version: 1, node: 1 })).await;
+                reply(&mut stream, response::Kind::Hello(HelloReply { version: 1, node: 0 })).await;
             }
             request::Kind::Open(open) => {
                 chunk = open.chunk;

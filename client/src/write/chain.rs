@@ -109,6 +109,12 @@ impl Chain {
         let blame_head = |error: Error| (error, head.node);
         let mut connection =
             wire::dial(network, &head.address, cluster_id, pace.connect_timeout).await.map_err(blame_head)?;
+        if connection.node != 0 && connection.node != head.node {
+            // One that lost its disk is another datanode, at the same address. What it took would be counted as the
+            // other's.
+            let detail = format!("datanode {} answers at {}", connection.node, head.address);
+            return Err(blame_head(ErrorCode::Unavailable.because(detail)));
+        }
         let links = self.replicas[1..]
             .iter()
             .map(|replica| ChainLink { node: replica.node, address: replica.address.clone() })
@@ -203,7 +209,7 @@ impl Chain {
         counters: &Counters,
         pace: Pace,
     ) -> End {
-        let Connection { reader, writer } = connection;
+        let Connection { reader, writer, .. } = connection;
         let ended = tokio::select! {
             ended = self.send(writer, control, &pace) => ended,
             trouble = self.receive(reader, counters) => Err(trouble),

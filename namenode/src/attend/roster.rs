@@ -109,8 +109,13 @@ impl Roster {
         promised: &BTreeMap<u32, u64>,
     ) -> Vec<u32> {
         let mut changed = Vec::new();
+        let taken: BTreeSet<String> = self.present_addresses().map(str::to_owned).collect();
         for (&id, attendee) in &self.attendees {
             let mut liveness = judge(attendee.heard_ms, since_ms, now_ms, patience);
+            if attendee.stream.is_none() && taken.contains(&attendee.record.address) {
+                // Whoever lost its disk comes back under another number, and this one never.
+                liveness = Liveness::Dead;
+            }
             if liveness == Liveness::Live && attendee.is_lost(now_ms) {
                 liveness = Liveness::Suspect;
             }
@@ -129,13 +134,18 @@ impl Roster {
                 capacity: attendee.space.as_ref().map_or(attendee.record.capacity, |space| space.capacity),
             };
             // The replicas of a node seen for the first time are met by the scan of all chunks.
-            if let Some(before) = self.nodes.insert(id, now) {
-                if before.admin != admin || counts_differently(before.liveness, liveness) {
-                    changed.push(id);
-                }
+            if let Some(before) = self.nodes.insert(id, now)
+                && (before.admin != admin || counts_differently(before.liveness, liveness))
+            {
+                changed.push(id);
             }
         }
         changed
+    }
+
+    fn present_addresses(&self) -> impl Iterator<Item = &str> {
+        let present = self.attendees.values().filter(|attendee| attendee.stream.is_some());
+        present.map(|attendee| attendee.record.address.as_str())
     }
 
     /// Those with a stream.

@@ -504,6 +504,25 @@ async fn too_few_nodes_at_first_are_made_up_for_when_more_come() {
 }
 
 #[tokio::test]
+async fn a_datanode_whose_address_another_has_taken_is_dead_at_once_to_any_leader() {
+    let patient = Settings { dead_after: Duration::from_secs(3600), ..settings() };
+    let bed = Bed::new(patient).await;
+    drop(bed.start(1).await.unwrap());
+    let fresh = Register { uuid: "fresh".into(), ..register(1) };
+    let _fresh = Fake::start(&bed, 2, fresh).await.unwrap();
+    let dead = |bed: &Bed| {
+        let liveness = |leading: &mut super::Leading, _| leading.roster.liveness(1);
+        bed.datanodes.0.with(None, liveness).unwrap() == Liveness::Dead
+    };
+    bed.until("the old one is dead", dead).await;
+    bed.datanodes.follow().await;
+    bed.datanodes.lead(2).await;
+    let fresh = Register { uuid: "fresh".into(), ..register(1) };
+    let _again = Fake::start(&bed, 2, fresh).await.unwrap();
+    bed.until("the next leader knows as well", dead).await;
+}
+
+#[tokio::test]
 async fn what_is_not_counted_yet_is_not_called_well() {
     let (mut bed, _fakes) = Bed::with_nodes(3).await;
     let chunk = bed.write();

@@ -199,7 +199,7 @@ impl StorageBackend for Pages {
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
-        if length % PAGE != 0 {
+        if !length.is_multiple_of(PAGE) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!("{length} bytes are not whole pages"),
