@@ -134,7 +134,7 @@ fn look(member: &Member, op: query::Op) -> Look {
             "end": listing.end,
             "next": listing.entries.last().map(|entry| encoded(&entry.name)),
             "entries": listing.entries.iter().map(|entry| {
-                let attr = entry.attr.clone().unwrap_or_default();
+                let attr = entry.attr.unwrap_or_default();
                 json!({
                     "name": String::from_utf8_lossy(&entry.name), "path": encoded(&entry.name),
                     "kind": kind(attr.kind()), "size": attr.size, "mode": attr.mode, "uid": attr.uid,

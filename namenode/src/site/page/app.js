@@ -40,11 +40,12 @@ function nodeRate(node, what) {
   return recent.length > 1 ? rate(read) : null;
 }
 
-function drawVerdict(health, reasons) {
+function drawVerdict(health, reasons, said) {
   at("verdict").dataset.health = health;
   const words = { healthy: "Healthy", degraded: "Degraded", "data missing": "Data missing", silent: "No leader answers" };
-  set("health", words[health] || health);
-  document.title = health === "healthy" ? "Cairn" : `Cairn: ${words[health] || health}`;
+  const word = said || words[health] || health;
+  set("health", word);
+  document.title = health === "healthy" ? "Cairn" : `Cairn: ${word}`;
   if (at("reasons").dataset.said !== reasons.join("\n")) {
     at("reasons").dataset.said = reasons.join("\n");
     at("reasons").replaceChildren(...reasons.map((reason) => make("li", "", reason)));
@@ -216,7 +217,7 @@ function drawNamenodes(status, here, lastLog) {
 }
 
 function draw({ here, sample }) {
-  at("main").classList.remove("stale");
+  at("main").classList.toggle("stale", Boolean(sample.error));
   if (sample.error) {
     drawVerdict("silent", [sample.error]);
     recent = [];
@@ -251,7 +252,8 @@ function listen() {
     draw(JSON.parse(event.data));
   });
   events.addEventListener("error", () => {
-    say("lost", "this namenode does not answer");
+    say("lost", "lost, trying again");
+    drawVerdict("silent", ["this namenode is silent: what is below is old"], "No answer");
     at("main").classList.add("stale");
     if (events.readyState === EventSource.CLOSED) {
       // Refused for good, as when too many look: the browser does not try again by itself.
