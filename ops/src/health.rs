@@ -103,13 +103,9 @@ pub fn judge(status: &fs::ClusterStatus) -> Verdict {
 
 /// Whether nobody misses a datanode that is leaving.
 pub fn is_drained(node: &fs::DatanodeInfo, repair: &fs::RepairInfo) -> bool {
-    match node.liveness() {
-        // It cannot be told to delete anything; what it holds is made up for when nothing lacks replicas.
-        Liveness::Dead => !repair.counting && repair.under_replicated == 0,
-        // What it has is only known from what it said.
-        Liveness::Unknown => false,
-        Liveness::Live | Liveness::Suspect => node.capacity > 0 && node.replicas == 0,
-    }
+    // A dead one cannot be told to delete anything; what it holds is made up for when nothing lacks replicas.
+    let made_up_for = !repair.counting && repair.under_replicated == 0;
+    node.vacant || node.liveness() == Liveness::Dead && made_up_for
 }
 
 /// Whether another datanode, which lost its disks or got new ones, has taken this one's address.
@@ -195,19 +191,17 @@ mod tests {
     }
 
     #[test]
-    fn a_datanode_is_drained_when_it_said_so_or_is_dead_and_nothing_lacks() {
-        let node = |liveness: Liveness, capacity, replicas| fs::DatanodeInfo {
+    fn a_datanode_is_drained_when_it_is_vacant_or_dead_and_nothing_lacks() {
+        let node = |liveness: Liveness, vacant| fs::DatanodeInfo {
             liveness: liveness.into(),
-            capacity,
-            replicas,
+            vacant,
             ..Default::default()
         };
         let well = fs::RepairInfo::default();
-        assert!(is_drained(&node(Liveness::Live, 9, 0), &well));
-        assert!(!is_drained(&node(Liveness::Live, 9, 1), &well));
-        assert!(!is_drained(&node(Liveness::Live, 0, 0), &well), "it did not say yet");
-        assert!(!is_drained(&node(Liveness::Unknown, 9, 0), &well));
-        assert!(is_drained(&node(Liveness::Dead, 9, 4), &well));
-        assert!(!is_drained(&node(Liveness::Dead, 9, 4), &fs::RepairInfo { under_replicated: 1, ..well }));
+        assert!(is_drained(&node(Liveness::Live, true), &well));
+        assert!(!is_drained(&node(Liveness::Live, false), &well));
+        assert!(is_drained(&node(Liveness::Dead, false), &well));
+        assert!(!is_drained(&node(Liveness::Dead, false), &fs::RepairInfo { under_replicated: 1, ..well }));
+        assert!(!is_drained(&node(Liveness::Dead, false), &fs::RepairInfo { counting: true, ..well }));
     }
 }

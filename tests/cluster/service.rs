@@ -47,12 +47,13 @@ fn a_datanode_leaves_under_load_and_nobody_misses_it() {
     cluster.ok(&["put", text(&tree), "/tree"]);
     let writer = Writer::start(&cluster, &file);
     cluster.ok(&["node", "decommission", "--wait", "dn2"]);
-    let status = cluster.wait_for("it is drained", |status| datanode(status, "dn2")["drained"] == true);
-    assert_eq!(datanode(&status, "dn2")["replicas"], 0);
+    let status = cluster.status().expect("a status");
+    assert_eq!(datanode(&status, "dn2")["drained"], true, "{status}");
     let written = writer.finish();
-    // Also what was written meanwhile.
+    // What was written meanwhile went elsewhere.
     let status = cluster.wait_healed();
-    assert_eq!(datanode(&status, "dn2")["replicas"], 0);
+    assert_eq!(datanode(&status, "dn2")["drained"], true, "{status}");
+    cluster.wait_for("nothing on its disk", |status| datanode(status, "dn2")["replicas"] == 0);
     assert!(cluster.ok(&["status"]).contains("live, drained"));
     cluster.kill("dn2");
     cluster.wait_for("it is dead, and that is well", |status| {

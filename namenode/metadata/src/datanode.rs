@@ -1,5 +1,7 @@
 //! Datanodes as the namespace knows them: a number for life, an address, a rack.
 
+use std::ops::ControlFlow;
+
 use cairn_proto::fs::{AdminState, DatanodeRegistered, RegisterDatanode, SetDatanodeState, outcome};
 use cairn_proto::store::Datanode;
 use cairn_proto::{ErrorCode, fs};
@@ -58,16 +60,29 @@ pub(crate) fn set_state(core: &mut Core, ask: &SetDatanodeState) -> Fallible<out
 
 /// What the records say of every datanode; the leader adds what it hears from them.
 pub(crate) fn list(view: &dyn View) -> Result<Vec<fs::DatanodeInfo>, StoreError> {
-    let describe = |(node, record): (u32, Datanode)| fs::DatanodeInfo {
-        node,
-        uuid: record.uuid,
-        address: record.address,
-        host: record.host,
-        rack: record.rack,
-        admin: record.admin,
-        until_ns: record.until_ns,
-        capacity: record.capacity,
-        ..fs::DatanodeInfo::default()
+    let describe = |(node, record): (u32, Datanode)| {
+        Ok(fs::DatanodeInfo {
+            vacant: record.admin() == AdminState::Decommissioning && is_vacant(view, node)?,
+            node,
+            uuid: record.uuid,
+            address: record.address,
+            host: record.host,
+            rack: record.rack,
+            admin: record.admin,
+            until_ns: record.until_ns,
+            capacity: record.capacity,
+            ..fs::DatanodeInfo::default()
+        })
     };
-    Ok(records::datanodes(view)?.into_iter().map(describe).collect())
+    records::datanodes(view)?.into_iter().map(describe).collect()
+}
+
+/// Whether no chunk, open or sealed, is or was to be on a datanode.
+fn is_vacant(view: &dyn View, node: u32) -> Result<bool, StoreError> {
+    let mut vacant = true;
+    view.scan(Table::NodeChunk, &key::node_chunk(node, 0), &key::after(u64::from(node)), &mut |_, _| {
+        vacant = false;
+        ControlFlow::Break(())
+    })?;
+    Ok(vacant)
 }

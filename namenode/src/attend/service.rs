@@ -30,6 +30,14 @@ impl Datanodes {
             Some(outcome::Result::Error(error)) => Err(error.into()),
             _ => {
                 tracing::info!(node = ask.node, ?state, "datanode's state was set");
+                // At once: whoever asks for datanodes next must not be sent to one that leaves.
+                self.0.with(None, |leading, _| {
+                    if let Some(node) = leading.roster.nodes.get_mut(&ask.node) {
+                        node.admin = state;
+                    }
+                    leading.scan.want_node(ask.node);
+                });
+                self.0.wake.notify_one();
                 Ok(())
             }
         }
