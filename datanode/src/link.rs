@@ -24,6 +24,11 @@ pub fn open_links(
         let error = ErrorCode::TooLarge.because(format!("a chain of {} links", open.links.len() + 1));
         return Err(Refusal { error, node: shared.node(), sent: false });
     }
+    if shared.node() == 0 {
+        // An empty disk may have been put in the place of another datanode's, whose number the writer has in mind.
+        let error = ErrorCode::Unavailable.because("this datanode is not registered yet");
+        return Err(Refusal { error, node: 0, sent: false });
+    }
     let mut peer = None;
     if let Some((next, rest)) = open.links.split_first() {
         let below = OpenChain { chunk: open.chunk, length: open.length, links: rest.to_vec() };

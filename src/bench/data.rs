@@ -70,9 +70,8 @@ pub async fn run(client: &Client, dir: &ClusterPath, args: &Data) -> Result<Vec<
     file.flush().await.map_err(failed)?;
     let written = line("write", began, times, args.size);
     let mut sync = Times::default();
-    let began = Instant::now();
     sync.take(file.sync()).await.map_err(failed)?;
-    let synced = line("sync", began, sync, 0);
+    let synced = line("write and sync", began, sync, args.size);
     let (began, mut times, mut at) = (Instant::now(), Times::default(), 0);
     let mut pieces = pin!(client.cluster.read_stream(&file.attr(), 0, args.size));
     while let Some(piece) = times.take(pieces.next()).await {

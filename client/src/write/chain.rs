@@ -124,7 +124,11 @@ impl Chain {
             connection.writer.send(request::Kind::Open(open), &[]).await.map_err(blame_head)?;
             match connection.reader.next().await.map_err(blame_head)?.0 {
                 response::Kind::Opened(_) => Ok(()),
-                response::Kind::Failure(failure) => Err(wire::failure_of(failure)),
+                response::Kind::Failure(failure) => match wire::failure_of(failure) {
+                    // One that has no number yet.
+                    (error, 0) => Err(blame_head(error)),
+                    blamed => Err(blamed),
+                },
                 _ => Err(blame_head(ErrorCode::Malformed.because("no answer to opening a chain"))),
             }
         };

@@ -116,6 +116,17 @@ fn a_link_that_is_another_datanode_is_not_written_to() {
     assert!(error.detail.contains("datanode 2 answers"), "{error}");
 }
 
+#[test]
+fn a_datanode_without_a_number_is_not_written_to() {
+    let nodes = [Node::start(1), Node::start(0)];
+    let links = vec![ChainLink { node: 2, ..nodes[1].link() }];
+    let mut client = Client::connect(&nodes[0]);
+    client.send(request::Kind::Open(OpenChain { chunk: 7, length: 0, links }), &[]);
+    let (error, node) = client.failure();
+    assert_eq!((error.code, node), (ErrorCode::ChainBroken, 2), "{error}");
+    assert!(error.detail.contains("not registered"), "{error}");
+}
+
 /// A link that opens and then neither reads nor acknowledges.
 fn silent_link() -> (ChainLink, std::thread::JoinHandle<()>) {
     use cairn_proto::data::{ChainOpened, HelloReply, Response, response};

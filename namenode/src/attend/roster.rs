@@ -109,10 +109,18 @@ impl Roster {
         promised: &BTreeMap<u32, u64>,
     ) -> Vec<u32> {
         let mut changed = Vec::new();
-        let taken: BTreeSet<String> = self.present_addresses().map(str::to_owned).collect();
+        // Who was heard last at each address.
+        let mut heard: BTreeMap<String, u64> = BTreeMap::new();
+        for attendee in self.attendees.values() {
+            if let Some(at_ms) = attendee.heard_ms {
+                let last = heard.entry(attendee.record.address.clone()).or_default();
+                *last = at_ms.max(*last);
+            }
+        }
         for (&id, attendee) in &self.attendees {
             let mut liveness = judge(attendee.heard_ms, since_ms, now_ms, patience);
-            if attendee.stream.is_none() && taken.contains(&attendee.record.address) {
+            let later = heard.get(&attendee.record.address).copied();
+            if attendee.stream.is_none() && later > attendee.heard_ms {
                 // Whoever lost its disk comes back under another number, and this one never.
                 liveness = Liveness::Dead;
             }
@@ -141,11 +149,6 @@ impl Roster {
             }
         }
         changed
-    }
-
-    fn present_addresses(&self) -> impl Iterator<Item = &str> {
-        let present = self.attendees.values().filter(|attendee| attendee.stream.is_some());
-        present.map(|attendee| attendee.record.address.as_str())
     }
 
     /// Those with a stream.

@@ -129,10 +129,13 @@ async fn open_links(
     line: &Arc<Line>,
     open: &OpenChain,
 ) -> Result<(Appender, Option<Below>), (Error, u32)> {
+    if shared.node() == 0 {
+        return Err((ErrorCode::Unavailable.because("this datanode is not registered yet"), 0));
+    }
     let mut below = None;
     if let Some((link, rest)) = open.links.split_first() {
         let cluster_id = shared.store.cluster_id().unwrap_or_default();
-        let dialed = frames::dial(&*shared.network, &link.address, &cluster_id, CONNECT).await;
+        let dialed = frames::dial(&*shared.network, &link.address, &cluster_id, link.node, CONNECT).await;
         let (reader, mut writer) = dialed.map_err(|error| broken_link(link, &error))?;
         let ask = OpenChain { chunk: open.chunk, length: open.length, links: rest.to_vec() };
         writer.ask(request::Kind::Open(ask), &[]).await.map_err(|error| broken_link(link, &error))?;

@@ -168,7 +168,7 @@ async fn pull(
     incoming: &mut Incoming,
 ) -> Result<()> {
     let cluster_id = store.cluster_id().unwrap_or_default();
-    let (mut reader, mut writer) = frames::dial(network, source, &cluster_id, STALL).await?;
+    let (mut reader, mut writer) = frames::dial(network, source, &cluster_id, 0, STALL).await?;
     while missing > 0 {
         let length = missing.min(REQUEST);
         writer.ask(request::Kind::Read(Read { chunk, offset, length }), &[]).await?;

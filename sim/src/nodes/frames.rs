@@ -90,11 +90,12 @@ impl Writer {
     }
 }
 
-/// Connects to a datanode and exchanges greetings.
+/// Connects to a datanode and exchanges greetings. `node`: the number it must have; 0: any.
 pub async fn dial(
     network: &dyn Network,
     address: &str,
     cluster_id: &str,
+    node: u32,
     limit: Duration,
 ) -> Result<(Reader, Writer)> {
     let greet = async {
@@ -102,6 +103,9 @@ pub async fn dial(
         let hello = Hello { version: 1, cluster_id: cluster_id.to_owned() };
         writer.ask(request::Kind::Hello(hello), &[]).await?;
         match reader.reply().await.map_err(|(error, _)| error)? {
+            (response::Kind::Hello(reply), _) if node != 0 && reply.node != 0 && reply.node != node => {
+                Err(ErrorCode::Unavailable.because(format!("datanode {} answers", reply.node)))
+            }
             (response::Kind::Hello(_), _) => Ok((reader, writer)),
             _ => Err(ErrorCode::Malformed.because("no greeting")),
         }
