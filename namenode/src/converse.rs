@@ -193,8 +193,15 @@ async fn change(member: &Member, id: u64, mut command: Command, room: Room) {
     {
         return refuse(room, id, error);
     }
+    let sealed = match command.mutation.as_ref().and_then(|mutation| mutation.op.as_ref()) {
+        Some(mutation::Op::Seal(ask)) => Some((ask.chunk, member.datanodes.clone())),
+        _ => None,
+    };
     let settle = move |result: Result<Outcome, Error>| match result {
         Ok(outcome) => {
+            if let Some((chunk, datanodes)) = sealed {
+                datanodes.look_at(chunk);
+            }
             let result = Some(reply::Result::Outcome(outcome));
             room.send(Said::Reply(Box::new(Reply { id, result, leader_address: String::new() })));
         }

@@ -523,6 +523,20 @@ async fn a_datanode_whose_address_another_has_taken_is_dead_at_once_to_any_leade
 }
 
 #[tokio::test]
+async fn a_chunk_that_was_sealed_is_looked_at_before_its_turn() {
+    let bed = Bed::new(Settings { scan_interval: Duration::from_secs(3600), ..settings() }).await;
+    let mut bed = bed;
+    let mut fakes = Vec::new();
+    for number in 1..=3 {
+        fakes.push(bed.start(number).await.unwrap());
+    }
+    bed.until("everything was read once", |bed| !bed.repair().counting && bed.live() == 3).await;
+    let chunk = bed.write();
+    bed.datanodes.look_at(chunk);
+    bed.until("its replicas are sealed", |bed| bed.is_tidy(chunk, &[1, 2, 3])).await;
+}
+
+#[tokio::test]
 async fn what_is_not_counted_yet_is_not_called_well() {
     let (mut bed, _fakes) = Bed::with_nodes(3).await;
     let chunk = bed.write();
