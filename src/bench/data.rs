@@ -4,15 +4,11 @@ use std::pin::pin;
 use std::time::Instant;
 
 use anyhow::{Result, anyhow};
-use bytes::Bytes;
-use cairn_client::fs;
 use clap::Args;
 use futures::StreamExt;
-use rand::rngs::SmallRng;
-use rand::{RngCore, SeedableRng};
 
-use super::Place;
 use super::figures::{Line, Times};
+use super::{Place, new_file, noise};
 use crate::client::Client;
 use crate::output;
 use crate::paths::ClusterPath;
@@ -39,19 +35,10 @@ pub async fn run(client: &Client, dir: &ClusterPath, args: &Data) -> Result<Vec<
     let path = dir.join(b"file");
     let failed = |error: cairn_client::Error| anyhow!("{path}: {error}");
     let cred = &client.cred;
-    let ask = fs::CreateFile {
-        at: Some(path.node()),
-        mode: 0o644,
-        uid: cred.uid,
-        gid: cred.gid,
-        exclusive: true,
-        ..fs::CreateFile::default()
-    };
+    let ask = new_file(client, &path);
     let created = client.cluster.create(cred, ask).await.map_err(failed)?;
     let file = client.cluster.open(cred, created.attr.unwrap_or_default());
-    let mut content = vec![0; PIECE];
-    SmallRng::seed_from_u64(7).fill_bytes(&mut content);
-    let content = Bytes::from(content);
+    let content = noise(PIECE);
     let line = |what, began: Instant, times, bytes| Line {
         what,
         clients: 1,

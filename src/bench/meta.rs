@@ -8,7 +8,7 @@ use cairn_client::fs;
 use clap::Args;
 
 use super::figures::{Line, Times};
-use super::{Place, all, connect, make_directory};
+use super::{Place, all, connect, make_directory, new_file};
 use crate::args::Connection;
 use crate::client::Client;
 use crate::paths::ClusterPath;
@@ -114,14 +114,7 @@ impl Worker {
             let (cluster, cred) = (&self.client.cluster, &self.client.cred);
             let done = match step {
                 Step::Create => {
-                    let ask = fs::CreateFile {
-                        at: Some(old.node()),
-                        mode: 0o644,
-                        uid: cred.uid,
-                        gid: cred.gid,
-                        exclusive: true,
-                        ..fs::CreateFile::default()
-                    };
+                    let ask = new_file(&self.client, &old);
                     times.take(cluster.create(cred, ask)).await.map(drop)
                 }
                 Step::Stat => times.take(cluster.stat(cred, old.node(), false)).await.map(drop),

@@ -11,8 +11,11 @@ mod small;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
+use bytes::Bytes;
 use cairn_client::fs;
 use clap::{Args, Subcommand};
+use rand::rngs::SmallRng;
+use rand::{RngCore, SeedableRng};
 
 use crate::args::Connection;
 use crate::client::{self, Client};
@@ -99,6 +102,25 @@ async fn make_directory(client: &Client, path: &ClusterPath) -> Result<()> {
     };
     client.cluster.mkdir(&client.cred, ask).await.map_err(|error| anyhow!("{path}: {error}"))?;
     Ok(())
+}
+
+/// How to make an empty file that must not be there yet.
+fn new_file(client: &Client, path: &ClusterPath) -> fs::CreateFile {
+    fs::CreateFile {
+        at: Some(path.node()),
+        mode: 0o644,
+        uid: client.cred.uid,
+        gid: client.cred.gid,
+        exclusive: true,
+        ..fs::CreateFile::default()
+    }
+}
+
+/// Bytes that do not compress, the same at every call.
+fn noise(length: usize) -> Bytes {
+    let mut content = vec![0; length];
+    SmallRng::seed_from_u64(7).fill_bytes(&mut content);
+    content.into()
 }
 
 /// Runs tasks to their end; the first error is everybody's.

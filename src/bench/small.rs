@@ -5,13 +5,10 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 use bytes::Bytes;
-use cairn_client::fs;
 use clap::Args;
-use rand::rngs::SmallRng;
-use rand::{RngCore, SeedableRng};
 
 use super::figures::{Line, Times};
-use super::{Place, all, make_directory};
+use super::{Place, all, make_directory, new_file, noise};
 use crate::client::Client;
 use crate::output;
 use crate::paths::ClusterPath;
@@ -48,9 +45,7 @@ pub async fn run(client: &Arc<Client>, dir: &ClusterPath, args: &Small) -> Resul
     for part in 0..args.files.div_ceil(WIDTH) {
         make_directory(client, &dir.join(part.to_string().as_bytes())).await?;
     }
-    let mut content = vec![0; args.size];
-    SmallRng::seed_from_u64(7).fill_bytes(&mut content);
-    let content = Bytes::from(content);
+    let content = noise(args.size);
     let mut lines = Vec::new();
     for (what, writes) in [("write files", true), ("read files", false)] {
         let began = Instant::now();
@@ -79,14 +74,7 @@ pub async fn run(client: &Arc<Client>, dir: &ClusterPath, args: &Small) -> Resul
 }
 
 async fn write(client: &Client, path: &ClusterPath, content: Bytes) -> Result<()> {
-    let ask = fs::CreateFile {
-        at: Some(path.node()),
-        mode: 0o644,
-        uid: client.cred.uid,
-        gid: client.cred.gid,
-        exclusive: true,
-        ..fs::CreateFile::default()
-    };
+    let ask = new_file(client, path);
     client.cluster.put_small(&client.cred, ask, content, None, false).await?;
     Ok(())
 }

@@ -110,16 +110,16 @@ impl Roster {
     ) -> Vec<u32> {
         let mut changed = Vec::new();
         // Who was heard last at each address.
-        let mut heard: BTreeMap<String, u64> = BTreeMap::new();
+        let mut heard: BTreeMap<&str, u64> = BTreeMap::new();
         for attendee in self.attendees.values() {
             if let Some(at_ms) = attendee.heard_ms {
-                let last = heard.entry(attendee.record.address.clone()).or_default();
+                let last = heard.entry(&attendee.record.address).or_default();
                 *last = at_ms.max(*last);
             }
         }
         for (&id, attendee) in &self.attendees {
             let mut liveness = judge(attendee.heard_ms, since_ms, now_ms, patience);
-            let later = heard.get(&attendee.record.address).copied();
+            let later = heard.get(attendee.record.address.as_str()).copied();
             if attendee.stream.is_none() && later > attendee.heard_ms {
                 // Whoever lost its disk comes back under another number, and this one never.
                 liveness = Liveness::Dead;

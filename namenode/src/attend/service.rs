@@ -21,8 +21,11 @@ impl Datanodes {
         }
         let allowed = self.0.with(None, |leading, _| check(leading, ask.node, state, ask.force));
         allowed.ok_or_else(stream::not_leading)??;
-        let until_ns =
-            self.0.clock.now_ns().saturating_add(i64::try_from(ask.maintenance_ms).unwrap_or(0) * 1_000_000);
+        let until_ns = self
+            .0
+            .clock
+            .now_ns()
+            .saturating_add(i64::try_from(ask.maintenance_ms).unwrap_or(0).saturating_mul(1_000_000));
         let op =
             mutation::Op::SetDatanodeState(SetDatanodeState { node: ask.node, state: ask.state, until_ns });
         let answer = (self.0.propose)(command(Mutation { op: Some(op) })).await?;

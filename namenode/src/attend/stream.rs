@@ -232,7 +232,7 @@ async fn hear(
     kind: datanode_message::Kind,
     outgoing: &Outgoing,
 ) -> Result<(), Error> {
-    shared
+    let leaving = shared
         .with(Some(seat.generation), |leading, now_ms| {
             if is_seated(leading, seat)
                 && let Some(attendee) = leading.roster.attendees.get_mut(&seat.node)
@@ -245,15 +245,12 @@ async fn hear(
                     attendee.failed = roster::bounded(heartbeat.failed.clone());
                 }
             }
+            leading.roster.nodes.get(&seat.node).is_some_and(Node::is_leaving)
         })
         .ok_or_else(not_leading)?;
     match kind {
         datanode_message::Kind::Heartbeat(_) => {
-            let leaving = shared.with(Some(seat.generation), |leading, _| {
-                leading.roster.nodes.get(&seat.node).is_some_and(Node::is_leaving)
-            });
-            let ack = HeartbeatAck { leaving: leaving.unwrap_or(false) };
-            let kind = Some(namenode_message::Kind::Ack(ack));
+            let kind = Some(namenode_message::Kind::Ack(HeartbeatAck { leaving }));
             // A full stream says itself that somebody is there.
             let _ = outgoing.try_send(Ok(NamenodeMessage { kind, ..NamenodeMessage::default() }));
         }
