@@ -354,6 +354,9 @@ impl Cluster {
             }
         };
         let Some(id) = victim else { return };
+        if matches!(fault, Fault::Flip | Fault::DatanodeWipe) && self.holds_an_only_copy(id) {
+            return;
+        }
         let name = self.nodes[&id].name.clone();
         event!("fault: {fault:?} at {name}");
         let back = Some(self.random.millis(100, 5_000));
@@ -545,6 +548,19 @@ impl Cluster {
         if self.machines.is_up(harmed) && self.plan.faults.contains(&Fault::DatanodeDisk) {
             self.take_down(harmed, false, Some(Duration::from_millis(300)));
         }
+    }
+
+    /// Whether a chunk is on no other datanode's disk, as when it was written while all others were down: with its loss
+    /// nobody promises anything.
+    fn holds_an_only_copy(&self, id: Id) -> bool {
+        let chunks = |id: &Id| -> BTreeSet<PathBuf> {
+            let files =
+                datanode::directories().into_iter().flat_map(|dir| self.disks[id].files(dir.join("chunks")));
+            files.filter_map(|path| path.file_name().map(PathBuf::from)).collect()
+        };
+        let others: BTreeSet<PathBuf> =
+            self.datanodes().iter().filter(|other| **other != id).flat_map(chunks).collect();
+        !chunks(&id).is_subset(&others)
     }
 
     fn start_checker(&mut self) {

@@ -18,6 +18,7 @@ pub mod network;
 pub mod nodes;
 pub mod plan;
 pub mod random;
+pub mod runner;
 pub mod trace;
 
 use std::sync::atomic::Ordering;

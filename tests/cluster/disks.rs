@@ -108,7 +108,7 @@ fn a_failing_disk_is_fenced_by_name_and_the_others_go_on() {
             assert_eq!(digests(&tree), digests(&back), "{kind}");
         }
         cluster.ok(&["admin", "scrub"]);
-        let status = cluster.wait_for("the failed directory named", |status| {
+        let status = cluster.wait_for(&format!("the failed directory named ({kind})"), |status| {
             own.info(status)["failed"].as_array().is_some_and(|failed| failed.len() == 1)
         });
         let failed = &own.info(&status)["failed"][0];

@@ -16,6 +16,7 @@ mod open;
 mod read;
 mod recover;
 mod replica;
+mod room;
 mod seal;
 #[cfg(test)]
 mod tests;
@@ -205,10 +206,8 @@ impl Store {
             );
         }
         let alive = self.dirs.iter().filter(|dir| !dir.is_fenced());
-        // Directories of one file system have the same room: the emptier one of them takes the chunk.
-        let best = alive
-            .map(|dir| (dir.measure().available, dir))
-            .max_by_key(|(room, dir)| (*room, std::cmp::Reverse(dir.used())));
+        let measured: Vec<_> = alive.map(|dir| (dir.measure().available, dir)).collect();
+        let best = room::most_room(&measured, bytes, |dir| dir.used());
         let Some((room, dir)) = best else {
             return Err(ErrorCode::DiskFailed.because("all data directories failed"));
         };
