@@ -60,6 +60,8 @@ pub struct Directory {
     room: AtomicI64,
     /// Why its disk was given up.
     fenced: OnceLock<String>,
+    /// Held by the one that probes.
+    probing: Mutex<()>,
     open: Mutex<VecDeque<Weak<Replica>>>,
     activity: AtomicU64,
     /// Holds the lock for as long as the directory is in use.
@@ -97,6 +99,7 @@ impl Directory {
             used: AtomicU64::new(0),
             room: AtomicI64::new(0),
             fenced: OnceLock::new(),
+            probing: Mutex::default(),
             open: Mutex::new(VecDeque::new()),
             activity: AtomicU64::new(0),
             _lock: lock,
@@ -333,6 +336,8 @@ impl Directory {
 
     /// Writes, syncs and reads a little file: does the disk still work at all?
     pub fn probe(&self) -> Result<()> {
+        // One after the other: what another one has just written would be read back from memory.
+        let _alone = locked(&self.probing);
         self.usable()?;
         let path = self.tmp_path("probe");
         let file = self.create(&path)?;
