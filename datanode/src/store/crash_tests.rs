@@ -412,4 +412,13 @@ fn a_bad_sector_costs_the_replica_and_a_disk_that_reads_or_writes_nothing_is_fen
         assert!(store.dirs()[0].is_fenced(), "{operation:?}");
         assert_eq!(store.failed_directories().len(), 1);
     }
+    // Whoever reads first finds it out, also where that is a seal.
+    let mut machine = Machine::new(1);
+    let store = machine.open().unwrap();
+    let mut appender = machine.appender(&store, 1, 0).unwrap();
+    append(&mut appender, &[], b"abc").unwrap();
+    drop(appender);
+    machine.disk.fail(DIR, Operation::Read, libc::EIO, None);
+    assert_eq!(store.seal(1, 3).unwrap_err().code, ErrorCode::DiskFailed);
+    assert!(store.dirs()[0].is_fenced(), "sealing");
 }

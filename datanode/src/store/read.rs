@@ -92,17 +92,20 @@ impl Replica {
         Err(self.troubled(trouble))
     }
 
+    /// What it means that one of its files cannot be read: one bad sector costs one replica; a disk that does not even
+    /// take a probe costs all of its own.
+    pub(super) fn unread(&self, error: &io::Error) -> Error {
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            return self.corrupt("a file ends too early");
+        }
+        let _ = self.dir().probe();
+        ErrorCode::DiskFailed.because(format!("chunk {}: {error}", self.chunk()))
+    }
+
     fn troubled(&self, trouble: Option<Trouble>) -> Error {
         let chunk = self.chunk();
         match trouble {
-            Some(Trouble::Io(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
-                // One bad sector costs one replica; a disk that cannot even take a probe costs all of its own.
-                let _ = self.dir().probe();
-                ErrorCode::DiskFailed.because(format!("chunk {chunk}: {error}"))
-            }
-            Some(Trouble::Io(_)) => {
-                ErrorCode::Corrupt.because(format!("chunk {chunk}: its data file is too short"))
-            }
+            Some(Trouble::Io(error)) => self.unread(&error),
             Some(Trouble::Corrupt(block)) => {
                 ErrorCode::Corrupt.because(format!("chunk {chunk}: block {block}"))
             }

@@ -3,7 +3,7 @@
 use cairn_host::disk::DiskFile;
 use cairn_proto::checksum::crc32c;
 use cairn_proto::limits::BLOCK_SIZE;
-use cairn_proto::{Error, ErrorCode, Result};
+use cairn_proto::{ErrorCode, Result};
 
 use super::format::{Seal, encode_file};
 use super::replica::{Replica, Sealed, State};
@@ -83,7 +83,7 @@ impl Replica {
             // Whole blocks as they were appended are read, so that the cut block can be verified too.
             let size = ((held - at) as usize).min(STRETCH);
             let stretch = &mut buffer[..size];
-            data.read_exact_at(stretch, at).map_err(|error| self.unreadable(&error))?;
+            data.read_exact_at(stretch, at).map_err(|error| self.unread(&error))?;
             for (index, block) in stretch.chunks(BLOCK_SIZE).enumerate() {
                 let start = at + (index * BLOCK_SIZE) as u64;
                 let number = (start / BLOCK) as usize;
@@ -103,13 +103,5 @@ impl Replica {
         }
         crcs.truncate(length.div_ceil(BLOCK) as usize);
         Ok((Seal { length, blake3: *hasher.finalize().as_bytes() }, crcs))
-    }
-
-    fn unreadable(&self, error: &std::io::Error) -> Error {
-        let code = match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => ErrorCode::Corrupt,
-            _ => ErrorCode::DiskFailed,
-        };
-        code.because(format!("chunk {}: {error}", self.chunk()))
     }
 }

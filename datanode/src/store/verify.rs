@@ -91,15 +91,7 @@ impl Replica {
         Ok(crcs)
     }
 
-    fn corrupt(&self, what: &str) -> Error {
+    pub(super) fn corrupt(&self, what: &str) -> Error {
         ErrorCode::Corrupt.because(format!("chunk {}: {what}", self.chunk()))
-    }
-
-    fn unread(&self, error: &std::io::Error) -> Error {
-        if error.kind() == std::io::ErrorKind::UnexpectedEof {
-            return self.corrupt("a file ends too early");
-        }
-        let _ = self.dir().probe();
-        ErrorCode::DiskFailed.because(format!("chunk {}: {error}", self.chunk()))
     }
 }
