@@ -71,6 +71,7 @@ fn whatever_breaks_nothing_acknowledged_is_lost_and_all_heals() {
     wrong.extend(violations.iter().take(20).map(|violation| violation.render()));
     let healing = Instant::now();
     wrong.extend(heal(&mut stage));
+    wrong.extend(check_records(&stage));
     wrong.extend(stage.nodes.complaints());
     summary(&events, faults, healing.elapsed());
     if !wrong.is_empty() {
@@ -155,6 +156,14 @@ fn look_at_the_end(stage: &Stage, events: &[Event], wrong: &mut Vec<String>) -> 
         }
     }
     end
+}
+
+/// Has everything checked that the cluster records.
+fn check_records(stage: &Stage) -> Option<String> {
+    let onlooker = stage.nodes.client_host(stage.nodes.shape.clients - 1);
+    let checked = stage.nodes.command(onlooker, &["fsck", "/"]).output().expect("cairn starts");
+    let said = String::from_utf8_lossy(&checked.stdout);
+    (!checked.status.success()).then(|| format!("fsck: {} {said}", checked.status))
 }
 
 /// Ends all clients and waits until the cluster is whole: says what is not.

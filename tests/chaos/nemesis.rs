@@ -6,7 +6,7 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rand::Rng;
@@ -21,6 +21,9 @@ use crate::nodes::{Node, Nodes, Role, all_voters, replicated};
 const AT_ONCE: usize = 3;
 /// Between two losses of data: longer than a client keeps an unused chunk open.
 const BETWEEN_LOSSES: Duration = Duration::from_secs(32);
+
+/// The unit that has a checksum of its own.
+const BLOCK: u64 = 64 << 10;
 
 /// What is broken and will be mended.
 enum Broken {
@@ -54,7 +57,7 @@ pub struct Nemesis<'a> {
     pub faults: usize,
     /// When data was last destroyed.
     lost: Option<Instant>,
-    damage: Option<Damage>,
+    damage: Vec<Damage>,
     /// Processes that ended by themselves.
     pub fallen: Vec<String>,
 }
@@ -68,7 +71,7 @@ impl<'a> Nemesis<'a> {
             broken: Vec::new(),
             faults: 0,
             lost: None,
-            damage: None,
+            damage: Vec::new(),
             fallen: Vec::new(),
         }
     }
@@ -88,6 +91,7 @@ impl<'a> Nemesis<'a> {
         }
         self.mend(|_| true);
         self.nodes.network.heal().expect("links can be mended");
+        self.nodes.wait_all_mounted();
         self.recorder.note("all mended");
         self.watch();
     }
@@ -96,6 +100,9 @@ impl<'a> Nemesis<'a> {
         for fallen in self.nodes.ended_by_themselves() {
             self.recorder.note(&fallen);
             self.fallen.push(fallen);
+        }
+        for name in self.nodes.names(Role::Mount) {
+            self.nodes.came_up(&name);
         }
     }
 
@@ -107,7 +114,7 @@ impl<'a> Nemesis<'a> {
             match broken {
                 Broken::Down(name) if !self.nodes.node(&name).running() => {
                     self.recorder.note(&format!("start {name}"));
-                    self.nodes.start(&name);
+                    self.nodes.begin(&name);
                 }
                 Broken::Paused(name) if self.nodes.node(&name).paused => {
                     self.recorder.note(&format!("resume {name}"));
@@ -155,7 +162,7 @@ impl<'a> Nemesis<'a> {
     }
 
     fn kill(&mut self) {
-        let Some(name) = self.victim(|node| node.role != Role::Mount) else { return };
+        let Some(name) = self.victim(|_| true) else { return };
         self.struck(&format!("kill {name}"));
         self.nodes.kill(&name);
         let until = self.seconds(0.1, 6.0);
@@ -238,11 +245,11 @@ impl<'a> Nemesis<'a> {
         let live = |node: &&Value| node["liveness"] == "live";
         let live = status["datanodes"].as_array().map_or(0, |nodes| nodes.iter().filter(live).count());
         let whole = replicated(&status) && live == datanodes && all_voters(&status, namenodes);
-        let healed = whole && !self.damage.as_ref().is_some_and(Damage::is_there);
+        let healed = whole && !self.damage.iter().any(Damage::is_there);
         if !healed {
             return;
         }
-        self.damage = None;
+        self.damage.clear();
         match self.random.random_range(0..10) {
             0..4 => self.wipe(Role::Datanode),
             4..7 => self.wipe(Role::Namenode),
@@ -260,22 +267,37 @@ impl<'a> Nemesis<'a> {
         self.broken.push((until, Broken::Down(name)));
     }
 
-    /// Flips a bit in one replica of a chunk.
+    /// Flips a bit in some replicas of a chunk, or in all of them, each time in another block: every block has good
+    /// copies left.
     fn damage(&mut self) {
-        let replicas = self.nodes.replicas(true);
-        let Some((chunk, node, path)) = replicas.choose(&mut self.random) else { return };
+        let all = self.nodes.replicas(true);
+        let Some((chunk, ..)) = all.choose(&mut self.random) else { return };
+        let mut replicas: Vec<_> = all.iter().filter(|(of, ..)| of == chunk).collect();
         // Without the others this one would be all there is.
-        if replicas.iter().filter(|(of, ..)| of == chunk).count() < 3 {
+        if replicas.len() < 3 {
             return;
         }
-        let length = std::fs::metadata(path).map_or(0, |found| found.len());
-        let Ok(file) = OpenOptions::new().read(true).write(true).open(path) else { return };
-        let (at, mut byte) = (self.random.random_range(0..length.max(1)), [0]);
-        if file.read_exact_at(&mut byte, at).is_err() || file.write_all_at(&[byte[0] ^ 0x20], at).is_err() {
-            return;
+        replicas.shuffle(&mut self.random);
+        let length = std::fs::metadata(&replicas[0].2).map_or(0, |found| found.len());
+        let mut blocks: Vec<u64> = (0..length.div_ceil(BLOCK)).collect();
+        blocks.shuffle(&mut self.random);
+        let many = self.random.random_range(1..=replicas.len());
+        for ((_, node, path), block) in replicas.into_iter().zip(blocks).take(many) {
+            let at = block * BLOCK + self.random.random_range(0..BLOCK.min(length - block * BLOCK));
+            if let Some(damage) = flip(path, at) {
+                self.damage.push(damage);
+                self.struck(&format!("damage byte {at} of chunk {chunk} on {node}"));
+                self.lost = Some(Instant::now());
+            }
         }
-        self.damage = Some(Damage { path: path.clone(), at, byte: byte[0] ^ 0x20 });
-        self.struck(&format!("damage byte {at} of chunk {chunk} on {node}"));
-        self.lost = Some(Instant::now());
     }
+}
+
+fn flip(path: &Path, at: u64) -> Option<Damage> {
+    let file = OpenOptions::new().read(true).write(true).open(path).ok()?;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).ok()?;
+    byte[0] ^= 0x20;
+    file.write_all_at(&byte, at).ok()?;
+    Some(Damage { path: path.to_owned(), at, byte: byte[0] })
 }

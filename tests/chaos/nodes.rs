@@ -4,7 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -39,6 +40,8 @@ pub struct Node {
     pub host: usize,
     child: Option<Child>,
     pub paused: bool,
+    /// Even while a mount can be used. Who finds it odd, or changed, does not know what he did it to.
+    pub life: Arc<AtomicU64>,
 }
 
 impl Node {
@@ -91,7 +94,8 @@ impl Nodes {
         for (role, prefix, count) in roles {
             for number in 1..=count {
                 let (name, host) = (format!("{prefix}{number}"), nodes.len());
-                nodes.push(Node { name, role, host, child: None, paused: false });
+                let life = Arc::new(AtomicU64::new(1));
+                nodes.push(Node { name, role, host, child: None, paused: false, life });
             }
         }
         let network = Network::new(nodes.len() + shape.clients).expect("a network");
@@ -189,6 +193,15 @@ impl Nodes {
     /// Starts a node that does not run. A mount can be used afterwards.
     #[track_caller]
     pub fn start(&mut self, name: &str) {
+        self.begin(name);
+        if self.node(name).role == Role::Mount {
+            self.wait_mounted(name);
+        }
+    }
+
+    /// Starts a node that does not run, and waits for nothing.
+    #[track_caller]
+    pub fn begin(&mut self, name: &str) {
         let node = self.node(name);
         assert!(!node.running(), "{name} runs already");
         let (role, own) = (node.role, address(node.host));
@@ -239,24 +252,39 @@ impl Nodes {
         command.stdout(log.try_clone().expect("a descriptor")).stderr(log);
         let child = command.spawn().expect("cairn starts");
         self.node_mut(name).child = Some(child);
-        if role == Role::Mount {
-            self.wait_mounted(name);
-        }
     }
 
     fn wait_mounted(&self, name: &str) {
-        let point = self.mount_point(name);
         let give_up = Instant::now() + PATIENCE;
-        while !is_mounted(&point) {
+        while !self.came_up(name) {
             assert!(Instant::now() < give_up, "{name} does not mount\n{}", self.logs());
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Whether a mount that was started is mounted; from then on it can be used.
+    pub fn came_up(&self, name: &str) -> bool {
+        let node = self.node(name);
+        let is_up = node.running() && is_mounted(&self.mount_point(name));
+        if is_up && node.life.load(Ordering::SeqCst) % 2 == 1 {
+            node.life.fetch_add(1, Ordering::SeqCst);
+        }
+        is_up
+    }
+
+    /// Waits for all mounts.
+    #[track_caller]
+    pub fn wait_all_mounted(&self) {
+        self.names(Role::Mount).iter().for_each(|name| self.wait_mounted(name));
     }
 
     /// Kills a node as a power cut would end it.
     #[track_caller]
     pub fn kill(&mut self, name: &str) {
         let node = self.node_mut(name);
+        if node.life.load(Ordering::SeqCst).is_multiple_of(2) {
+            node.life.fetch_add(1, Ordering::SeqCst);
+        }
         node.signal(libc::SIGKILL);
         node.paused = false;
         if let Some(mut child) = node.child.take() {

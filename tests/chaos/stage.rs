@@ -20,7 +20,11 @@ impl Stage {
         let nodes = Nodes::up(shape);
         let mut places: Vec<Arc<dyn Place>> = Vec::new();
         for name in nodes.names(Role::Mount) {
-            places.push(Arc::new(Mounted::new(&name, nodes.mount_point(&name))));
+            places.push(Arc::new(Mounted::new(
+                &name,
+                nodes.mount_point(&name),
+                nodes.node(&name).life.clone(),
+            )));
         }
         let connect = |client: usize| {
             let host = nodes.network.host(nodes.client_host(client));

@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,14 +15,37 @@ use super::{Fault, Moment, Place};
 /// A lock that is not had by then is somebody else's for too long.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a mount that was killed is waited for, and how often it is looked for.
+const REMOUNTED: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_millis(20);
+
 pub struct Mounted {
     name: String,
     root: PathBuf,
+    /// Even while it is mounted.
+    life: Arc<AtomicU64>,
 }
 
 impl Mounted {
-    pub fn new(name: &str, root: PathBuf) -> Mounted {
-        Mounted { name: name.into(), root }
+    pub fn new(name: &str, root: PathBuf, life: Arc<AtomicU64>) -> Mounted {
+        Mounted { name: name.into(), root, life }
+    }
+
+    /// Does something to the mount. When it was killed meanwhile, this may have met the bare directory instead.
+    fn guarded<T>(&self, work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+        let give_up = Instant::now() + REMOUNTED;
+        let life = loop {
+            match self.life.load(Ordering::SeqCst) {
+                life if life.is_multiple_of(2) => break life,
+                _ if Instant::now() > give_up => return Err(Fault::Unknown("it is not mounted".into())),
+                _ => thread::sleep(LOOK),
+            }
+        };
+        let result = work();
+        match self.life.load(Ordering::SeqCst) == life {
+            true => result,
+            false => Err(Fault::Unknown("the mount was killed".into())),
+        }
     }
 
     fn at(&self, path: &str) -> PathBuf {
@@ -78,63 +103,77 @@ impl Place for Mounted {
     }
 
     fn store(&self, path: &str, content: &[u8]) -> Result<(), Fault> {
-        let mut file = File::create(self.at(path))?;
-        file.write_all(content).and_then(|()| file.sync_all()).map_err(|error| Fault::from(error).halfway())
+        self.guarded(|| {
+            let mut file = File::create(self.at(path))?;
+            file.write_all(content)
+                .and_then(|()| file.sync_all())
+                .map_err(|error| Fault::from(error).halfway())
+        })
     }
 
     fn overwrite(&self, path: &str, content: &[u8]) -> Result<(), Fault> {
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(self.at(path))?;
-        file.write_all_at(content, 0)
-            .and_then(|()| file.sync_all())
-            .map_err(|error| Fault::from(error).halfway())
+        self.guarded(|| {
+            let file = OpenOptions::new().write(true).create(true).truncate(false).open(self.at(path))?;
+            file.write_all_at(content, 0)
+                .and_then(|()| file.sync_all())
+                .map_err(|error| Fault::from(error).halfway())
+        })
     }
 
     fn read(&self, path: &str) -> Result<Option<Vec<u8>>, Fault> {
-        let mut content = Vec::new();
-        match File::open(self.at(path)) {
-            Ok(mut file) => file.read_to_end(&mut content)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        Ok(Some(content))
+        self.guarded(|| {
+            let mut content = Vec::new();
+            match File::open(self.at(path)) {
+                Ok(mut file) => file.read_to_end(&mut content)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+            Ok(Some(content))
+        })
     }
 
     fn append(&self, path: &str, record: &[u8]) -> Result<(), Fault> {
-        let mut file = OpenOptions::new().append(true).create(true).open(self.at(path))?;
-        let written = file.write(record).map_err(|error| Fault::from(error).halfway())?;
-        if written != record.len() {
-            return Err(Fault::Unknown(format!("{written} of {} bytes written", record.len())));
-        }
-        file.sync_all().map_err(|error| Fault::from(error).halfway())
+        self.guarded(|| {
+            let mut file = OpenOptions::new().append(true).create(true).open(self.at(path))?;
+            let written = file.write(record).map_err(|error| Fault::from(error).halfway())?;
+            if written != record.len() {
+                return Err(Fault::Unknown(format!("{written} of {} bytes written", record.len())));
+            }
+            file.sync_all().map_err(|error| Fault::from(error).halfway())
+        })
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<(), Fault> {
-        Ok(fs::rename(self.at(from), self.at(to))?)
+        self.guarded(|| Ok(fs::rename(self.at(from), self.at(to))?))
     }
 
     fn claim(&self, path: &str) -> Result<(), Fault> {
-        Ok(File::create_new(self.at(path)).map(drop)?)
+        self.guarded(|| Ok(File::create_new(self.at(path)).map(drop)?))
     }
 
     fn names(&self, directory: &str) -> Result<Vec<String>, Fault> {
-        let entries = fs::read_dir(self.at(directory))?;
-        let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
-        entries.map(name).collect()
+        self.guarded(|| {
+            let entries = fs::read_dir(self.at(directory))?;
+            let name =
+                |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
+            entries.map(name).collect()
+        })
     }
 
     fn mkdir(&self, path: &str) -> Result<(), Fault> {
-        Ok(fs::create_dir_all(self.at(path))?)
+        self.guarded(|| Ok(fs::create_dir_all(self.at(path))?))
     }
 
     fn remove(&self, path: &str) -> Result<(), Fault> {
-        Ok(fs::remove_file(self.at(path))?)
+        self.guarded(|| Ok(fs::remove_file(self.at(path))?))
     }
 
     fn count(&self, path: &str, moment: &mut dyn FnMut(Moment)) -> Option<Result<(), Fault>> {
-        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(self.at(path));
-        Some(match open {
+        let open =
+            || OpenOptions::new().read(true).write(true).create(true).truncate(false).open(self.at(path));
+        Some(self.guarded(|| match open() {
             Ok(file) => counted(&file, moment),
             Err(error) => Err(Fault::Refused(error.to_string())),
-        })
+        }))
     }
 }
