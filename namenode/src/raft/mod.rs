@@ -5,6 +5,7 @@
 mod log_storage;
 mod members;
 mod network;
+mod receive;
 mod service;
 mod snapshot;
 mod state_machine;
