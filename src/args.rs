@@ -123,6 +123,10 @@ pub enum Command {
     Status(On<verbs::status::Status>),
     /// Show the cluster as `hdfs dfsadmin -report` would
     Report(On<verbs::report::Report>),
+    /// Keep a copy of all metadata in a file, from which a lost group of namenodes can be restored
+    SnapshotMetadata(On<verbs::metadata::SnapshotMetadata>),
+    /// Make the directory of a namenode from such a copy, to begin anew when the group is lost
+    RestoreMetadata(verbs::metadata::RestoreMetadata),
     /// Look after the cluster: change the namenode group, have data verified
     #[command(subcommand)]
     Admin(verbs::admin::Admin),

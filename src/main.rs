@@ -107,6 +107,11 @@ async fn dispatch(cli: Cli) -> u8 {
             Box::pin(verbs::status::run(&connection, on.args)).await
         }
         Command::Report(on) => verb!("report", on, verbs::report::run),
+        Command::SnapshotMetadata(on) => verb!("snapshot-metadata", on, verbs::metadata::snapshot),
+        Command::RestoreMetadata(args) => {
+            start_log(top.log.as_deref(), "off");
+            finish("restore-metadata", verbs::metadata::run_restore(&args))
+        }
         Command::Admin(verbs::admin::Admin::RemoveNamenode(on)) => {
             verb!("admin remove-namenode", on, verbs::admin::remove_namenode)
         }

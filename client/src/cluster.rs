@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_proto::{Result, control, data, fs};
+use cairn_proto::{ErrorCode, Result, control, data, fs};
 use futures::Stream;
 
 use crate::channel::Channel;
@@ -75,6 +75,23 @@ impl Cluster {
     /// Has datanodes read and verify what they hold, soon.
     pub async fn scrub(&self, ask: control::ScrubRequest) -> Result<control::ScrubReply> {
         self.engine.channel.scrub(ask).await
+    }
+
+    /// Writes all metadata, as the leader has them, to `out`; returns how many bytes. What was written is whole only if
+    /// this succeeds.
+    pub async fn snapshot_metadata(&self, out: &mut impl std::io::Write) -> Result<u64> {
+        let failed = |error: std::io::Error| ErrorCode::Io.because(format!("writing the snapshot: {error}"));
+        let cut = |status: tonic::Status| {
+            ErrorCode::Unavailable.because(format!("the snapshot was cut short: {}", status.message()))
+        };
+        let (first, mut parts) = self.engine.channel.snapshot_metadata().await?;
+        out.write_all(&first.data).map_err(failed)?;
+        let mut written = first.data.len() as u64;
+        while let Some(part) = parts.message().await.map_err(cut)? {
+            out.write_all(&part.data).map_err(failed)?;
+            written += part.data.len() as u64;
+        }
+        Ok(written)
     }
 
     /// Takes a datanode out of service, or back in.

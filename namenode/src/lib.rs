@@ -5,6 +5,7 @@
 //! and from there into the [`store`]. What the leader knows of datanodes is in `attend`.
 
 mod attend;
+mod backup;
 mod channel;
 mod config;
 mod converse;
@@ -18,6 +19,7 @@ pub mod log;
 mod member;
 pub mod propose;
 mod raft;
+pub mod restore;
 mod run;
 mod seat;
 mod service;

@@ -10,14 +10,15 @@ use cairn_proto::control::membership_request::Action;
 use cairn_proto::control::namenode_server::Namenode;
 use cairn_proto::control::{
     BadReplica, BadReplicaReply, CallBatch, DatanodeMessage, LookReply, LookRequest, MembershipReply,
-    MembershipRequest, NamenodeMessage, ReplyBatch, ScrubReply, ScrubRequest, SetDatanodeReply,
-    SetDatanodeRequest, WhoLeadsReply, WhoLeadsRequest, namenode_message,
+    MembershipRequest, MetadataPart, NamenodeMessage, ReplyBatch, ScrubReply, ScrubRequest, SetDatanodeReply,
+    SetDatanodeRequest, SnapshotMetadataRequest, WhoLeadsReply, WhoLeadsRequest, namenode_message,
 };
 use cairn_proto::{Error, ErrorCode};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::backup::{self, Backups};
 use crate::channel;
 use crate::converse::converse;
 use crate::door::Pass;
@@ -34,6 +35,7 @@ const JOINER_PATIENCE: Duration = Duration::from_secs(2);
 pub struct NamenodeService {
     seat: Arc<Seat>,
     network: Arc<dyn Network>,
+    backups: Backups,
     /// Becomes true when the namenode stops: streams end then.
     closing: watch::Receiver<bool>,
 }
@@ -45,7 +47,7 @@ impl NamenodeService {
         network: Arc<dyn Network>,
         closing: watch::Receiver<bool>,
     ) -> NamenodeService {
-        NamenodeService { seat, network, closing }
+        NamenodeService { seat, network, backups: Backups::default(), closing }
     }
 
     /// Whoever calls is no stranger.
@@ -123,6 +125,7 @@ async fn check_joiner(network: &Arc<dyn Network>, member: &Member, address: &str
 impl Namenode for NamenodeService {
     type ConverseStream = ReceiverStream<Result<ReplyBatch, Status>>;
     type AttendStream = ReceiverStream<Result<NamenodeMessage, Status>>;
+    type SnapshotMetadataStream = ReceiverStream<Result<MetadataPart, Status>>;
 
     async fn converse(
         &self,
@@ -205,6 +208,27 @@ impl Namenode for NamenodeService {
             }
         };
         Ok(Response::new(reply))
+    }
+
+    async fn snapshot_metadata(
+        &self,
+        request: Request<SnapshotMetadataRequest>,
+    ) -> Result<Response<Self::SnapshotMetadataStream>, Status> {
+        NamenodeService::know(&request);
+        let (outgoing, receiver) = mpsc::channel(1);
+        match self.leader().and_then(|member| Ok((member, self.backups.begin()?))) {
+            Ok((member, turn)) => self.spawn(backup::send(member, turn, outgoing)),
+            Err(error) => {
+                let leader_address = self.seat.who_leads().leader_address;
+                // There is room: nothing was sent yet.
+                let _ = outgoing.try_send(Ok(MetadataPart {
+                    error: Some(error.into()),
+                    leader_address,
+                    ..MetadataPart::default()
+                }));
+            }
+        }
+        Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
     async fn set_datanode(

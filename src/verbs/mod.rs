@@ -15,6 +15,7 @@ pub mod get;
 pub mod health;
 pub mod ln;
 pub mod ls;
+pub mod metadata;
 pub mod mkdir;
 pub mod mv;
 pub mod node;

@@ -14,6 +14,7 @@ mod identities;
 mod locking;
 mod membership;
 mod memory;
+mod metadata_backup;
 mod mount_command;
 mod mounting;
 mod permissions;

@@ -251,6 +251,21 @@ impl Channel {
         .await
     }
 
+    /// The first part of the leader's store as a stream, and the rest.
+    pub(crate) async fn snapshot_metadata(&self) -> Result<(control::MetadataPart, MetadataParts)> {
+        self.ask_leader(
+            |mut stub| async move {
+                let mut parts =
+                    stub.snapshot_metadata(control::SnapshotMetadataRequest {}).await?.into_inner();
+                let first = parts.message().await?;
+                let first = first.ok_or_else(|| tonic::Status::unavailable("the stream ended at once"))?;
+                Ok(tonic::Response::new((first, parts)))
+            },
+            |(first, _)| Some((first.error.clone()?, first.leader_address.clone())),
+        )
+        .await
+    }
+
     /// One call outside of the conversation, to whoever leads. `refusal` finds the error in a reply, and where it
     /// says the leader is.
     async fn ask_leader<R, F>(
@@ -327,6 +342,9 @@ impl Channel {
         }
     }
 }
+
+/// Parts of the leader's store.
+pub(crate) type MetadataParts = tonic::Streaming<control::MetadataPart>;
 
 impl Shared {
     fn session(&self) -> MutexGuard<'_, Option<Arc<Session>>> {

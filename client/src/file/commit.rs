@@ -45,6 +45,8 @@ impl Inode {
     /// Sends what is buffered, waits for it, and commits all that is placed.
     pub(crate) async fn commit_all(self: &Arc<Inode>) -> Result<()> {
         if !self.is_dirty() {
+            // A commit of what was abandoned since may be under way: what comes after this must not come before it.
+            drop(self.committing.lock().await);
             return Ok(());
         }
         self.settle().await?;

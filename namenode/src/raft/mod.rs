@@ -2,6 +2,7 @@
 //!
 //! Which version and which traps: `docs/decisions/0001-raft-library.md`.
 
+mod anew;
 mod log_storage;
 mod members;
 mod network;
@@ -29,7 +30,8 @@ use openraft::impls::OneshotResponder;
 use openraft::{BasicNode, Instant, LinearizerOption, Raft, ServerState, SnapshotPolicy};
 use tokio::task::AbortHandle;
 
-pub use network::MESSAGE_LIMIT;
+pub use anew::begin_anew;
+pub use network::{MESSAGE_LIMIT, send_parts};
 pub use service::RaftService;
 pub use snapshot::highest_id;
 

@@ -216,7 +216,7 @@ impl RaftNetworkV2<Types> for Peer {
 }
 
 /// Sends the messages that a view makes.
-async fn send_parts(
+pub async fn send_parts(
     disk: SharedDisk,
     view: Box<dyn View + Send>,
     parts: mpsc::Sender<SnapshotPart>,

@@ -1,0 +1,90 @@
+//! `cairn snapshot-metadata` and `cairn restore-metadata`: the namespace kept elsewhere, and a group of namenodes that
+//! begins anew from what was kept.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow};
+use cairn_namenode::restore::{restore, verify};
+use clap::Args;
+
+use crate::client::Client;
+use crate::exit::PathError;
+use crate::output;
+
+/// Arguments of `cairn snapshot-metadata`.
+#[derive(Args)]
+pub struct SnapshotMetadata {
+    /// The file to write; what it held is replaced when the snapshot is whole
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+/// Arguments of `cairn restore-metadata`.
+#[derive(Args)]
+pub struct RestoreMetadata {
+    /// What `cairn snapshot-metadata` wrote
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The namenode's directory to make; it must be empty or not there
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// The namenode's address for others, as `cairn namenode --advertise` will say it
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: String,
+}
+
+/// Writes all metadata into a file.
+pub async fn snapshot(client: Arc<Client>, args: SnapshotMetadata) -> Result<()> {
+    let beside = beside(&args.file)?;
+    let local = |error| PathError::local(&beside)(error);
+    let mut out = BufWriter::with_capacity(1 << 20, File::create(&beside).map_err(local)?);
+    let written = client.cluster.snapshot_metadata(&mut out).await.map_err(|error| anyhow!("{error}"));
+    let kept = written.and_then(|bytes| {
+        out.flush().map_err(local)?;
+        out.get_ref().sync_all().map_err(local)?;
+        // Read back: a backup that nobody can read is worse than none.
+        verify(File::open(&beside).map_err(local)?).map_err(|error| anyhow!("{error}"))?;
+        fs::rename(&beside, &args.file).map_err(PathError::local(&args.file))?;
+        sync_directory(&args.file)?;
+        Ok(bytes)
+    });
+    let bytes = kept.inspect_err(|_| {
+        // It is not whole.
+        let _ = fs::remove_file(&beside);
+    })?;
+    println!("{} of metadata in {}, verified", output::size(bytes), args.file.display());
+    Ok(())
+}
+
+fn beside(file: &Path) -> Result<PathBuf> {
+    let mut name =
+        file.file_name().ok_or_else(|| anyhow!("{}: not a file's name", file.display()))?.to_owned();
+    name.push(".partial");
+    Ok(file.with_file_name(name))
+}
+
+fn sync_directory(file: &Path) -> Result<()> {
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let synced = File::open(parent).and_then(|directory| directory.sync_all());
+    synced.with_context(|| parent.display().to_string())
+}
+
+/// Makes a namenode's directory from such a file.
+pub fn run_restore(args: &RestoreMetadata) -> Result<u8> {
+    let backup = File::open(&args.file).map_err(PathError::local(&args.file))?;
+    let restored = restore(&args.dir, &args.advertise, backup).map_err(|error| anyhow!("{error}"))?;
+    println!(
+        "cluster {}: {} files and {} directories as of {}",
+        restored.cluster_id,
+        restored.files,
+        restored.directories,
+        output::local_time(restored.time_ns, false)
+    );
+    println!("{} is namenode {} of a new group, so far its only one", args.dir.display(), restored.id);
+    println!("next: start it, then the other namenodes with empty directories; then `cairn fsck /`");
+    println!("no namenode of the old group may run any more");
+    Ok(0)
+}
