@@ -123,6 +123,8 @@ pub enum Command {
     Status(On<verbs::status::Status>),
     /// Show the cluster as `hdfs dfsadmin -report` would
     Report(On<verbs::report::Report>),
+    /// Move replicas from full datanodes to empty ones until all are filled about evenly
+    Balance(On<verbs::balance::Balance>),
     /// Keep a copy of all metadata in a file, from which a lost group of namenodes can be restored
     SnapshotMetadata(On<verbs::metadata::SnapshotMetadata>),
     /// Make the directory of a namenode from such a copy, to begin anew when the group is lost

@@ -107,6 +107,7 @@ async fn dispatch(cli: Cli) -> u8 {
             Box::pin(verbs::status::run(&connection, on.args)).await
         }
         Command::Report(on) => verb!("report", on, verbs::report::run),
+        Command::Balance(on) => verb!("balance", on, verbs::balance::run),
         Command::SnapshotMetadata(on) => verb!("snapshot-metadata", on, verbs::metadata::snapshot),
         Command::RestoreMetadata(args) => {
             start_log(top.log.as_deref(), "off");

@@ -77,6 +77,11 @@ impl Cluster {
         self.engine.channel.scrub(ask).await
     }
 
+    /// Has replicas moved from full datanodes to empty ones for the next seconds, and says how far that is.
+    pub async fn balance(&self, ask: control::BalanceRequest) -> Result<control::BalanceReply> {
+        self.engine.channel.balance(ask).await
+    }
+
     /// Writes all metadata, as the leader has them, to `out`; returns how many bytes. What was written is whole only if
     /// this succeeds.
     pub async fn snapshot_metadata(&self, out: &mut impl std::io::Write) -> Result<u64> {

@@ -9,9 +9,10 @@ use cairn_ops::http::Asked;
 use cairn_proto::control::membership_request::Action;
 use cairn_proto::control::namenode_server::Namenode;
 use cairn_proto::control::{
-    BadReplica, BadReplicaReply, CallBatch, DatanodeMessage, LookReply, LookRequest, MembershipReply,
-    MembershipRequest, MetadataPart, NamenodeMessage, ReplyBatch, ScrubReply, ScrubRequest, SetDatanodeReply,
-    SetDatanodeRequest, SnapshotMetadataRequest, WhoLeadsReply, WhoLeadsRequest, namenode_message,
+    BadReplica, BadReplicaReply, BalanceReply, BalanceRequest, CallBatch, DatanodeMessage, LookReply,
+    LookRequest, MembershipReply, MembershipRequest, MetadataPart, NamenodeMessage, ReplyBatch, ScrubReply,
+    ScrubRequest, SetDatanodeReply, SetDatanodeRequest, SnapshotMetadataRequest, WhoLeadsReply,
+    WhoLeadsRequest, namenode_message,
 };
 use cairn_proto::{Error, ErrorCode};
 use tokio::sync::{mpsc, watch};
@@ -208,6 +209,14 @@ impl Namenode for NamenodeService {
             }
         };
         Ok(Response::new(reply))
+    }
+
+    async fn balance(&self, request: Request<BalanceRequest>) -> Result<Response<BalanceReply>, Status> {
+        let done = self.leader().and_then(|member| member.datanodes.balance(request.get_ref()));
+        Ok(Response::new(done.unwrap_or_else(|error| {
+            let leader_address = self.seat.who_leads().leader_address;
+            BalanceReply { error: Some(error.into()), leader_address, ..BalanceReply::default() }
+        })))
     }
 
     async fn snapshot_metadata(

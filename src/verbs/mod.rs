@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod append;
+pub mod balance;
 pub mod cat;
 pub mod checksum;
 pub mod chmod;

@@ -2,6 +2,7 @@
 
 mod atime;
 mod bad_input;
+mod balance;
 mod compaction;
 mod damage;
 mod disks;

@@ -251,6 +251,15 @@ impl Channel {
         .await
     }
 
+    /// Has the leader move replicas for the next seconds.
+    pub(crate) async fn balance(&self, ask: control::BalanceRequest) -> Result<control::BalanceReply> {
+        self.ask_leader(
+            |mut stub| async move { stub.balance(ask).await },
+            |reply| Some((reply.error.clone()?, reply.leader_address.clone())),
+        )
+        .await
+    }
+
     /// The first part of the leader's store as a stream, and the rest.
     pub(crate) async fn snapshot_metadata(&self) -> Result<(control::MetadataPart, MetadataParts)> {
         self.ask_leader(

@@ -8,9 +8,10 @@ use cairn_metadata::memory::MemoryStore;
 use cairn_metadata::store::{Durability, Store};
 use cairn_proto::control::namenode_server::{Namenode, NamenodeServer};
 use cairn_proto::control::{
-    BadReplica, BadReplicaReply, Call, CallBatch, DatanodeMessage, LookReply, LookRequest, MembershipReply,
-    MembershipRequest, NamenodeMessage, Reply, ReplyBatch, ScrubReply, ScrubRequest, SetDatanodeReply,
-    SetDatanodeRequest, WhoLeadsReply, WhoLeadsRequest, call, reply,
+    BadReplica, BadReplicaReply, BalanceReply, BalanceRequest, Call, CallBatch, DatanodeMessage, LookReply,
+    LookRequest, MembershipReply, MembershipRequest, MetadataPart, NamenodeMessage, Reply, ReplyBatch,
+    ScrubReply, ScrubRequest, SetDatanodeReply, SetDatanodeRequest, SnapshotMetadataRequest, WhoLeadsReply,
+    WhoLeadsRequest, call, reply,
 };
 use cairn_proto::{ErrorCode, fs};
 use futures::Stream;
@@ -237,6 +238,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl Namenode for Server {
     type ConverseStream = ReceiverStream<Result<ReplyBatch, Status>>;
     type AttendStream = Answers<NamenodeMessage>;
+    type SnapshotMetadataStream = Answers<MetadataPart>;
 
     async fn converse(
         &self,
@@ -264,6 +266,17 @@ impl Namenode for Server {
         &self,
         _: Request<Streaming<DatanodeMessage>>,
     ) -> Result<Response<Self::AttendStream>, Status> {
+        Err(Status::unimplemented("test"))
+    }
+
+    async fn balance(&self, _: Request<BalanceRequest>) -> Result<Response<BalanceReply>, Status> {
+        Err(Status::unimplemented("test"))
+    }
+
+    async fn snapshot_metadata(
+        &self,
+        _: Request<SnapshotMetadataRequest>,
+    ) -> Result<Response<Self::SnapshotMetadataStream>, Status> {
         Err(Status::unimplemented("test"))
     }
 

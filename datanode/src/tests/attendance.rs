@@ -7,10 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use cairn_proto::control::namenode_server::{Namenode, NamenodeServer};
 use cairn_proto::control::{
-    BadReplica, BadReplicaReply, CallBatch, CopyReplica, DatanodeMessage, DeleteReplica, LookReply,
-    LookRequest, MembershipReply, MembershipRequest, NamenodeMessage, Order, OrderDone, Registered,
-    ReplyBatch, ScrubReply, ScrubRequest, SealReplica, WhoLeadsReply, WhoLeadsRequest, datanode_message,
-    namenode_message, order,
+    BadReplica, BadReplicaReply, BalanceReply, BalanceRequest, CallBatch, CopyReplica, DatanodeMessage,
+    DeleteReplica, LookReply, LookRequest, MembershipReply, MembershipRequest, MetadataPart, NamenodeMessage,
+    Order, OrderDone, Registered, ReplyBatch, ScrubReply, ScrubRequest, SealReplica, SnapshotMetadataRequest,
+    WhoLeadsReply, WhoLeadsRequest, datanode_message, namenode_message, order,
 };
 use cairn_proto::{Error, ErrorCode};
 use tempfile::TempDir;
@@ -36,6 +36,7 @@ struct Script {
 impl Namenode for Script {
     type ConverseStream = Replies<ReplyBatch>;
     type AttendStream = Replies<NamenodeMessage>;
+    type SnapshotMetadataStream = ReceiverStream<Result<MetadataPart, Status>>;
 
     async fn converse(
         &self,
@@ -52,6 +53,17 @@ impl Namenode for Script {
         let handed = self.attended.send((request.into_inner(), orders)).await;
         handed.map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn balance(&self, _: Request<BalanceRequest>) -> Result<Response<BalanceReply>, Status> {
+        Err(Status::unimplemented("test"))
+    }
+
+    async fn snapshot_metadata(
+        &self,
+        _: Request<SnapshotMetadataRequest>,
+    ) -> Result<Response<Self::SnapshotMetadataStream>, Status> {
+        Err(Status::unimplemented("test"))
     }
 
     async fn look(&self, _: Request<LookRequest>) -> Result<Response<LookReply>, Status> {

@@ -12,6 +12,7 @@ use cairn_metadata::plan::verdict::Holding;
 use cairn_proto::fs::ChunkPiece;
 use cairn_proto::store::{Chunk, Meta};
 
+use super::balance::Balancer;
 use super::compaction::{self, Compactor};
 use super::map::ChunkMap;
 use super::orders::{Orders, Sent, Task, message};
@@ -88,6 +89,7 @@ pub(super) struct Leading {
     pub problems: Problems,
     pub flights: Flights,
     pub compactor: Compactor,
+    pub balancer: Balancer,
     /// Copies that failed, by (chunk, target).
     pub copy_failures: Backoff,
     /// Anything else that failed, by (chunk, node).
@@ -123,6 +125,7 @@ impl Leading {
             problems: Problems::default(),
             flights: Flights::default(),
             compactor: Compactor::default(),
+            balancer: Balancer::default(),
             copy_failures: Backoff::default(),
             failures: Backoff::default(),
             faults: BTreeMap::new(),
@@ -174,6 +177,7 @@ impl Leading {
     /// Takes in what was just read of a chunk.
     pub fn file(&mut self, id: u64, record: Option<&Chunk>, now_ms: u64, now_ns: i64) {
         self.compactor.file(id, record, compaction::policy(self), now_ms);
+        self.balancer.file(id, record);
         let faults = &self.faults;
         let holding = record.and_then(|record| Holding::of(record, |node| faults.contains_key(&(id, node))));
         let (Some(record), Some(holding)) = (record, holding) else {
@@ -292,7 +296,6 @@ impl Leading {
             }
             Task::Scrub { chunks } => Kind::Scrub(ScrubReplicas { chunks: chunks.clone() }),
             Task::Copy(copy) => {
-                let chunk_of = &self.problems.get(chunk)?.chunk;
                 let address = |node: &u32| Some(self.roster.attendees.get(node)?.record.address.clone());
                 let sources: Vec<String> = copy.sources.iter().filter_map(address).collect();
                 if sources.is_empty() {
@@ -301,10 +304,10 @@ impl Leading {
                 Kind::Copy(CopyReplica {
                     chunk,
                     length: copy.length,
-                    blake3: chunk_of.blake3.clone(),
+                    blake3: copy.blake3.clone(),
                     sources,
                     bytes_per_second: self.settings.copy_bytes_per_second,
-                    replace: chunk_of.replicas.contains(&copy.target),
+                    replace: copy.replaces,
                 })
             }
         })

@@ -7,6 +7,7 @@
 //! to have happened. `docs/decisions/0003-planner-and-executor.md` says why it is built like this.
 
 mod answers;
+mod balance;
 mod compaction;
 mod inventory;
 mod leading;

@@ -7,6 +7,7 @@ use cairn_metadata::records;
 use cairn_metadata::store::{Store, StoreError};
 use cairn_proto::store::{Datanode, Meta};
 
+use super::balance;
 use super::compaction;
 use super::leading::{Change, Leading, Proposal};
 use super::orders::{DELETES_PER_NODE, SEALS_PER_NODE, Task};
@@ -41,6 +42,7 @@ pub(super) fn begin(leading: &mut Leading, due: bool, now_ms: u64, now_ns: i64) 
     let mut job = leading.scan.job(&mut leading.touched, due, interval_ms, now_ms);
     if due {
         let most_bytes = compaction::policy(leading).chunk_size;
+        job.giving = balance::wants(leading, now_ms);
         job.pieces = leading.compactor.wants_pieces().map(|(run, chunks)| (run, chunks, most_bytes));
     }
     (job, std::mem::take(&mut leading.settled))
@@ -78,6 +80,7 @@ pub(super) fn end(leading: &mut Leading, read: Read, settled: Vec<(u64, u32)>, n
     dispatch(leading, now_ms);
     copy(leading, now_ms);
     compaction::step(leading, now_ms);
+    balance::step(leading, read.giving, now_ms);
     leading.progress.pass(now_ms);
     leading.failures.prune(now_ms);
     leading.copy_failures.prune(now_ms);
@@ -120,6 +123,7 @@ fn clear_waste(leading: &mut Leading, now_ms: u64) {
         }
         let is_settled = leading.flights.targets_of(chunk).next().is_none();
         if let Some(node) = verdict.surplus.filter(|_| is_settled) {
+            let node = balance::surplus(leading, chunk, node);
             leading.offer(Proposal { chunk, node, change: Change::Drop { bad: false } }, now_ms);
         }
         for node in verdict.delete {

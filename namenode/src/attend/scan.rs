@@ -13,6 +13,8 @@ use cairn_metadata::{key, records};
 use cairn_proto::fs::ChunkPiece;
 use cairn_proto::store::Chunk;
 
+use super::balance::{self, Candidates};
+
 /// Touched chunks read in one round.
 const TOUCHED: usize = 4096;
 
@@ -36,6 +38,8 @@ pub(super) struct Job {
     pub nodes_from: Vec<(u32, u64)>,
     /// A compaction, its chunks, and the most bytes to gather of them.
     pub pieces: Option<(u64, Vec<u64>, u64)>,
+    /// A node some of whose chunks are to be moved, and from where on.
+    pub giving: Option<(u32, u64)>,
 }
 
 /// What was read.
@@ -49,6 +53,8 @@ pub(super) struct Read {
     pub nodes_next: Vec<(u32, Option<u64>)>,
     /// What a compaction is to gather.
     pub pieces: Option<(u64, Vec<ChunkPiece>)>,
+    /// Chunks that may be moved.
+    pub giving: Option<Candidates>,
 }
 
 /// All chunks with ids in `[from, next)`; `next` 0 is the end of the table.
@@ -124,6 +130,9 @@ pub(super) fn read(store: &dyn Store, job: &Job, slice: usize) -> Result<Read, S
         if let Some((run, chunks, most_bytes)) = &job.pieces {
             read.pieces = Some((*run, compact::pieces(view, chunks, *most_bytes)?));
         }
+        if let Some((node, from)) = job.giving {
+            read.giving = Some(candidates(view, node, from)?);
+        }
         let mut room = slice;
         for &(node, from) in &job.nodes_from {
             let ids = chunks_of(view, node, from, 0, room)?;
@@ -152,6 +161,16 @@ fn stretch(view: &dyn View, from: u64, slice: usize) -> Result<Stretch, StoreErr
     let decode = |(id, value): (u64, Vec<u8>)| Ok((id, records::decode(Table::Chunk, &value)?));
     let chunks = raw.into_iter().map(decode).collect::<Result<_, StoreError>>()?;
     Ok(Stretch { from, next, chunks })
+}
+
+fn candidates(view: &dyn View, node: u32, from: u64) -> Result<Candidates, StoreError> {
+    let ids = chunks_of(view, node, from, 0, balance::LOOKS)?;
+    let next = if ids.len() < balance::LOOKS { 0 } else { ids.last().map_or(0, |last| last + 1) };
+    let mut chunks = Vec::with_capacity(ids.len());
+    for id in ids {
+        chunks.extend(records::chunk(view, id)?.map(|record| (id, record)));
+    }
+    Ok(Candidates { node, chunks, next })
 }
 
 /// The first `limit` chunks that the records place on `node`, with ids in `[from, next)`; `next` 0 is no end.

@@ -6,6 +6,7 @@
 //! wrong, late or lost is simply made anew.
 
 pub mod backoff;
+pub mod balance;
 pub mod compact;
 pub mod garbage;
 pub mod liveness;

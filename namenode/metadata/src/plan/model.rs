@@ -342,7 +342,7 @@ impl Cluster {
     }
 
     fn landing(&self, id: u64) -> Vec<Copy> {
-        let copy = |target| Copy { chunk: id, length: LENGTH, target, sources: Vec::new() };
+        let copy = |target| Copy { chunk: id, length: LENGTH, target, ..Copy::default() };
         self.flights.targets_of(id).map(copy).collect()
     }
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 use super::Nodes;
 use super::backoff::Backoff;
 use super::placement::choose_target;
@@ -24,7 +26,7 @@ pub struct Limits {
 }
 
 /// One replica to make.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Copy {
     /// What to copy.
     pub chunk: u64,
@@ -34,6 +36,10 @@ pub struct Copy {
     pub target: u32,
     /// Who has it, in the order to ask; the first one carries the load.
     pub sources: Vec<u32>,
+    /// BLAKE3 over its content; empty while it is not known.
+    pub blake3: Bytes,
+    /// The target has a bad replica.
+    pub replaces: bool,
 }
 
 /// Copies on their way.
@@ -86,6 +92,11 @@ impl Flights {
     /// Nodes a copy of `chunk` is on its way to.
     pub fn targets_of(&self, chunk: u64) -> impl Iterator<Item = u32> + '_ {
         self.chunks.get(&chunk).into_iter().flat_map(|copies| copies.keys().copied())
+    }
+
+    /// How many copies are on their way to `target`.
+    pub fn count_to(&self, target: u32) -> usize {
+        self.targets.get(&target).copied().unwrap_or(0)
     }
 
     /// Whether any copy is on its way to `target`.
@@ -229,7 +240,14 @@ impl<'a> Draft<'a> {
                 chunk.bad.contains(&node) && !self.flights.has(id, node) && is_free(node)
             })
         })?;
-        let copy = Copy { chunk: id, length: chunk.length, target, sources };
+        let copy = Copy {
+            chunk: id,
+            length: chunk.length,
+            target,
+            sources,
+            blake3: chunk.blake3.clone(),
+            replaces: chunk.replicas.contains(&target),
+        };
         self.bytes = self.bytes.saturating_add(copy.length.max(1));
         self.flights.start(copy.clone());
         if self.flights.targets.get(&target).copied().unwrap_or(0) >= self.limits.per_target {
@@ -305,7 +323,7 @@ mod tests {
         let nodes = nodes(6);
         let problems = problems(&nodes, &[(1, chunk(&[1, 2]))]);
         let mut flights = Flights::default();
-        flights.start(Copy { chunk: 1, length: 100, target: 3, sources: vec![1] });
+        flights.start(Copy { chunk: 1, length: 100, target: 3, sources: vec![1], ..Copy::default() });
         assert!(run(&problems, &nodes, &flights, LIMITS, None).copies.is_empty());
         assert!(flights.end(1, 3).is_some() && flights.end(1, 3).is_none());
         assert_eq!(flights.total(), 0);
