@@ -96,6 +96,9 @@ pub enum Command {
     /// Show how much space files take
     #[command(disable_help_flag = true)]
     Du(On<verbs::du::Du>),
+    /// Limit what may lie below directories, and show what does
+    #[command(subcommand)]
+    Quota(verbs::quota::Quota),
     /// Show how much space the cluster has
     #[command(disable_help_flag = true)]
     Df(On<verbs::df::Df>),

@@ -129,6 +129,10 @@ async fn dispatch(cli: Cli) -> u8 {
         Command::Node(verbs::node::Node::Recommission(on)) => {
             verb!("node recommission", on, verbs::node::recommission)
         }
+        Command::Quota(verbs::quota::Quota::Set(on)) => verb!("quota set", on, verbs::quota::set),
+        Command::Quota(verbs::quota::Quota::Clear(on)) => verb!("quota clear", on, verbs::quota::clear),
+        Command::Quota(verbs::quota::Quota::Get(on)) => verb!("quota get", on, verbs::quota::get),
+        Command::Quota(verbs::quota::Quota::Ls(on)) => verb!("quota ls", on, verbs::quota::list),
         Command::Mount(on) => {
             let connection = on.connection.merged(&top);
             start_log(connection.log.as_deref(), SERVING);

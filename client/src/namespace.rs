@@ -202,8 +202,40 @@ impl Cluster {
 
     /// Capacity and totals.
     pub async fn fs_stats(&self) -> Result<fs::FsStats> {
-        let ask = Ask::StatFs(fs::StatFs {});
+        self.fs_stats_at(0).await
+    }
+
+    /// Capacity and totals, and the quotas that an inode lies under.
+    pub async fn fs_stats_at(&self, inode: u64) -> Result<fs::FsStats> {
+        let ask = Ask::StatFs(fs::StatFs { inode });
         expect!(self.query(&root(), ask).await?, Answered::Fs, "statfs")
+    }
+
+    /// What lies below a directory, and under which quotas.
+    pub async fn usage(&self, cred: &fs::Cred, at: fs::NodeRef) -> Result<fs::Usage> {
+        let ask = Ask::Usage(fs::GetUsage { at: Some(at) });
+        expect!(self.query(cred, ask).await?, Answered::Usage, "usage")
+    }
+
+    /// Limits what may lie below a directory. Returns what does.
+    pub async fn set_quota(&self, cred: &fs::Cred, ask: fs::SetQuota) -> Result<fs::TreeUsage> {
+        expect!(self.mutate(cred, Mutate::SetQuota(ask)).await?, Outcome::Usage, "set quota")
+    }
+
+    /// All directories that have a quota.
+    pub async fn quotas(&self, cred: &fs::Cred) -> Result<Vec<fs::TreeUsage>> {
+        let mut all = Vec::new();
+        let mut after = 0;
+        loop {
+            let ask = Ask::ListQuotas(fs::ListQuotas { after, limit: 0 });
+            let page = expect!(self.query(cred, ask).await?, Answered::Quotas, "list quotas")?;
+            let last = page.trees.last().map(|tree| tree.inode);
+            all.extend(page.trees);
+            match last {
+                Some(last) if !page.end => after = last,
+                _ => return Ok(all),
+            }
+        }
     }
 
     /// Everything the leader knows about the cluster's health.

@@ -29,7 +29,7 @@ use crate::locks::Who;
 use crate::operations::attributes::Change;
 use crate::operations::entries::NewMode;
 use crate::operations::locks::Wanted;
-use crate::operations::space::UNIT;
+use crate::operations::space::{Space, UNIT};
 use crate::view::{Caller, View};
 
 /// Inode numbers are never used again, so one generation is enough.
@@ -555,12 +555,10 @@ impl Filesystem for CairnFs {
 
     fn statfs(&self, request: &Request, ino: INodeNo, reply: ReplyStatfs) {
         self.serve(request, |view| async move {
-            match view.statfs().await {
-                Ok(space) => {
-                    // Inodes are not limited: as many more as there are units of space.
-                    let files = space.inodes.saturating_add(space.free);
+            match view.statfs(ino.0).await {
+                Ok(Space { total, free, inodes, free_inodes }) => {
                     let longest = cairn_proto::limits::MAX_NAME as u32;
-                    reply.statfs(space.total, space.free, space.free, files, space.free, UNIT, longest, UNIT);
+                    reply.statfs(total, free, free, inodes, free_inodes, UNIT, longest, UNIT);
                 }
                 Err(error) => reply.error(errno("statfs", ino.0, &error)),
             }

@@ -66,14 +66,15 @@ named!(MUTATIONS, mutation_number, mutation::Op,
     RegisterDatanode => "register_datanode", SetDatanodeState => "set_datanode_state",
     ExpireSession => "expire_session", AddReplica => "add_replica", DropReplica => "drop_replica",
     ForgetReplica => "forget_replica", PurgeChunk => "purge_chunk", RecordDigest => "record_digest",
-    BeginCompaction => "begin_compaction", SwapExtents => "swap_extents",
+    BeginCompaction => "begin_compaction", SwapExtents => "swap_extents", SetQuota => "set_quota",
 );
 
 named!(QUERIES, query_number, query::Op,
     Stat => "stat", ReadLink => "read_link", List => "list", GetXattr => "get_xattr",
     ListXattr => "list_xattr", Layout => "layout", Chunk => "chunk", StatFs => "stat_fs",
     Status => "status", GetLock => "get_lock", Access => "access", CheckFile => "check_file",
-    CheckChunks => "check_chunks", CheckNode => "check_node",
+    CheckChunks => "check_chunks", CheckNode => "check_node", Usage => "usage",
+    ListQuotas => "list_quotas",
 );
 
 #[cfg(test)]

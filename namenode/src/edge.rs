@@ -74,6 +74,7 @@ fn check(op: &mutation::Op) -> Result<()> {
         Op::MarkRead(ask) => {
             at_most(ask.files.len(), MAX_FILE_READS, ErrorCode::TooLarge, "files that were read")
         }
+        Op::SetQuota(ask) => path(&ask.at),
         Op::SetReplication(ask) => path(&ask.at).and_then(|()| replication(ask.replication)),
         Op::Allocate(ask) => allocate(ask),
         Op::Commit(ask) => commit(ask),

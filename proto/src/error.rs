@@ -79,6 +79,7 @@ codes! {
     NoAttribute = 61, ENODATA, Fail, "no such attribute", "";
     NotSupported = 95, EOPNOTSUPP, Fail, "operation not supported", "";
     Stale = 116, ESTALE, Fail, "stale inode: the file was deleted", "";
+    QuotaExceeded = 122, EDQUOT, Fail, "quota exceeded", "delete something there, or have root raise it with `cairn quota set`";
 
     NotLeader = 1001, EAGAIN, Redirect, "this namenode does not lead", "the client follows the leader by itself";
     NoLeader = 1002, EAGAIN, Retry, "the namenodes have no leader at the moment", "wait; if it lasts, start more namenodes: a majority must run";
@@ -133,6 +134,7 @@ mod errno {
     pub const EOPNOTSUPP: i32 = 95;
     pub const ETIMEDOUT: i32 = 110;
     pub const ESTALE: i32 = 116;
+    pub const EDQUOT: i32 = 122;
 }
 
 /// A refusal with what exactly was refused.

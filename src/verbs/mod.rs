@@ -21,6 +21,7 @@ pub mod mkdir;
 pub mod mv;
 pub mod node;
 pub mod put;
+pub mod quota;
 pub mod report;
 pub mod rm;
 pub mod setrep;

@@ -19,6 +19,7 @@ mod metadata_backup;
 mod mount_command;
 mod mounting;
 mod permissions;
+mod quotas;
 mod ranges;
 mod service;
 mod sharing;

@@ -416,7 +416,9 @@ impl Driver {
     /// leader that does not answer is noticed while nothing else is asked.
     fn renew(&mut self) {
         self.last_named = Some(Instant::now());
-        self.ask_for_itself(Kind::Query(fs::Query { op: Some(fs::query::Op::StatFs(fs::StatFs {})) }));
+        self.ask_for_itself(Kind::Query(fs::Query {
+            op: Some(fs::query::Op::StatFs(fs::StatFs::default())),
+        }));
     }
 
     /// A call whose answer only the driver itself looks at.

@@ -37,7 +37,7 @@ impl Inode {
     }
 
     /// As [`Inode::commit_all`], going on when the caller goes away.
-    pub(super) async fn commit_all_owned(self: &Arc<Inode>) -> Result<()> {
+    pub(crate) async fn commit_all_owned(self: &Arc<Inode>) -> Result<()> {
         let inode = Arc::clone(self);
         owned(async move { inode.commit_all().await }).await
     }
@@ -90,6 +90,8 @@ impl Inode {
                 if hopeless {
                     state.layout.clear();
                     state.settled();
+                    // Whoever wrote hears of it, whoever had it committed.
+                    state.fail(error.clone());
                 }
                 Err(error)
             }

@@ -93,6 +93,11 @@ impl File {
         self.inode.flush(false).await
     }
 
+    /// As [`File::flush`], for somebody who did not write: an error that loses bytes stays for those who did.
+    pub async fn commit(&self) -> Result<()> {
+        self.inode.commit_all_owned().await
+    }
+
     /// As [`File::flush`], and what was written is on the disks of all replicas.
     pub async fn sync(&self) -> Result<fs::Attr> {
         self.inode.flush(true).await

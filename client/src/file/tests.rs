@@ -435,3 +435,50 @@ async fn one_read_may_cross_pages_of_the_layout() {
         assert!(bytes.iter().skip(4).all(|&byte| byte == 0));
     }
 }
+
+/// A file in a directory that may hold so many bytes.
+async fn under_quota(cluster: &Cluster, bytes: u64) -> File {
+    let at = fs::NodeRef { inode: ROOT_INODE, path: "q".into() };
+    let mkdir = fs::Mkdir { at: Some(at.clone()), mode: 0o755, ..Default::default() };
+    cluster.mkdir(&root(), mkdir).await.unwrap();
+    set_quota(cluster, bytes).await;
+    make(cluster, "q/f").await
+}
+
+async fn set_quota(cluster: &Cluster, bytes: u64) {
+    let at = fs::NodeRef { inode: ROOT_INODE, path: "q".into() };
+    let ask = fs::SetQuota { at: Some(at), max_bytes: Some(bytes), ..Default::default() };
+    cluster.set_quota(&root(), ask).await.unwrap();
+}
+
+#[tokio::test]
+async fn bytes_over_a_quota_are_refused_once_and_loudly() {
+    let (group, _datanodes) = small_cluster().await;
+    let cluster = group.client().await;
+    let file = under_quota(&cluster, 100_000).await;
+    file.write_at(0, vec![1; 60_000].into()).await.unwrap();
+    file.flush().await.unwrap();
+    file.write_at(60_000, vec![2; 60_000].into()).await.unwrap();
+    assert_eq!(file.sync().await.unwrap_err().code, ErrorCode::QuotaExceeded);
+    file.flush().await.expect("it has been said");
+    assert_eq!(file.attr().size, 60_000, "what was refused is not shown any longer");
+    assert_eq!(seen_by_others(&group, file.inode()).await, vec![1; 60_000]);
+    file.write_at(0, vec![3; 60_000].into()).await.unwrap();
+    file.flush().await.expect("overwriting adds nothing");
+}
+
+#[tokio::test]
+async fn who_wrote_hears_of_a_quota_even_if_somebody_else_had_it_committed() {
+    let (group, _datanodes) = small_cluster().await;
+    let cluster = group.client().await;
+    let file = under_quota(&cluster, 10).await;
+    file.write_at(0, vec![1; 11].into()).await.unwrap();
+    assert_eq!(file.commit().await.unwrap_err().code, ErrorCode::QuotaExceeded);
+    let more = file.write_at(11, vec![1; 1].into()).await.unwrap_err();
+    assert_eq!(more.code, ErrorCode::QuotaExceeded, "no more is taken in");
+    assert_eq!(file.flush().await.unwrap_err().code, ErrorCode::QuotaExceeded);
+    set_quota(&cluster, 11).await;
+    file.write_at(0, vec![1; 11].into()).await.unwrap();
+    file.flush().await.unwrap();
+    assert_eq!(file.append(vec![1; 1].into()).await.unwrap_err().code, ErrorCode::QuotaExceeded);
+}

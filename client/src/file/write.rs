@@ -33,6 +33,7 @@ impl Inode {
         if end.is_none() {
             return Err(ErrorCode::FileTooBig.because(format!("inode {} at {offset}", self.number())));
         }
+        self.refuse_over_quota()?;
         let mut at = offset;
         while !data.is_empty() {
             let piece = data.split_to(data.len().min(MAX_PAYLOAD));
@@ -45,6 +46,15 @@ impl Inode {
             at += length;
         }
         Ok(())
+    }
+
+    /// Once a commit was refused for a quota, writers hear it before they have written everything for nothing, until a
+    /// flush has said so.
+    fn refuse_over_quota(&self) -> Result<()> {
+        match &self.state().error {
+            Some(error) if error.code == ErrorCode::QuotaExceeded => Err(error.clone()),
+            _ => Ok(()),
+        }
     }
 
     /// Buffers a piece and sends what is worth sending; true: a commit is due.

@@ -24,7 +24,7 @@ impl Leader {
 
     async fn chunk_size(&self) -> Result<u64> {
         let ask = || async {
-            match self.channel.query(&root(), fs::query::Op::StatFs(fs::StatFs {})).await? {
+            match self.channel.query(&root(), fs::query::Op::StatFs(fs::StatFs::default())).await? {
                 fs::answer::Result::Fs(stats) if stats.chunk_size > 0 => Ok(stats.chunk_size),
                 fs::answer::Result::Fs(_) => Ok(CHUNK_SIZE),
                 _ => Err(ErrorCode::Malformed.because("the namenode's answer to statfs")),

@@ -102,7 +102,7 @@ impl View {
             }
             if (change.atime.is_some() || change.mtime.is_some()) && open.file.dirty_bytes() > 0 {
                 // A later commit of these bytes would set its own time.
-                open.file.flush().await?;
+                open.file.commit().await?;
             }
         }
         // From here to the end nothing may be told of earlier reads: it would overtake the time that is set.

@@ -264,8 +264,11 @@ impl View {
 
     /// A descriptor is being closed: what was written becomes everybody's, and `close` hears if it could not.
     pub(crate) async fn flush(&self, handle: &FileHandle) -> Result<()> {
-        if handle.writable || handle.open.file.dirty_bytes() > 0 {
-            handle.open.file.flush().await?;
+        let file = &handle.open.file;
+        if handle.writable {
+            file.flush().await?;
+        } else if file.dirty_bytes() > 0 {
+            file.commit().await?;
         }
         Ok(())
     }

@@ -19,12 +19,13 @@ pub(crate) struct Space {
     pub total: u64,
     pub free: u64,
     pub inodes: u64,
+    pub free_inodes: u64,
 }
 
 impl View {
-    /// Space of the whole cluster.
-    pub(crate) async fn statfs(&self) -> Result<Space> {
-        Ok(space(&self.cluster.fs_stats().await?))
+    /// Space of the whole cluster, or what quotas leave of it where `inode` is.
+    pub(crate) async fn statfs(&self, inode: u64) -> Result<Space> {
+        Ok(space(&self.cluster.fs_stats_at(inode).await?))
     }
 
     /// The next data (`SEEK_DATA`) or hole (`SEEK_HOLE`) at or after `offset`; nothing if there is none.
@@ -36,7 +37,7 @@ impl View {
         };
         let file = &handle.open.file;
         if file.dirty_bytes() > 0 {
-            file.flush().await?;
+            file.commit().await?;
         }
         let mut at = offset;
         loop {
@@ -67,22 +68,65 @@ impl View {
     }
 }
 
-/// What can be stored: raw space divided by how often each byte is kept.
+/// What can be stored: raw space divided by how often each byte is kept, or less where there is a quota. A quota's total
+/// is the one that leaves least, as with the project quotas of other file systems.
 fn space(stats: &FsStats) -> Space {
     let unit = u64::from(UNIT) * u64::from(stats.default_replication.max(1));
     let total = stats.capacity / unit;
-    Space { total, free: (stats.available / unit).min(total), inodes: stats.inodes }
+    let free = (stats.available / unit).min(total);
+    // Inodes are not limited by themselves: as many more as there are units of space.
+    let mut space = Space { total, free, inodes: stats.inodes.saturating_add(free), free_inodes: free };
+    let left = |most: u64, used: u64| most.saturating_sub(used);
+    let bytes = stats.limits.iter().filter_map(|tree| Some((left(tree.max_bytes?, tree.bytes), tree)));
+    if let Some((room, tree)) = bytes.min_by_key(|(room, _)| *room) {
+        let unit = u64::from(UNIT);
+        space.free = free.min(room / unit);
+        space.total = tree.bytes.div_ceil(unit).saturating_add(space.free);
+    }
+    let names = stats.limits.iter().filter_map(|tree| Some((left(tree.max_names?, tree.names), tree)));
+    if let Some((room, tree)) = names.min_by_key(|(room, _)| *room) {
+        space.free_inodes = space.free_inodes.min(room);
+        space.inodes = tree.names.saturating_add(space.free_inodes);
+    }
+    space
 }
 
 #[cfg(test)]
 mod tests {
+    use cairn_proto::fs::TreeUsage;
+
     use super::*;
 
     #[test]
     fn space_is_what_can_be_stored_with_all_its_replicas() {
         let stats =
             FsStats { capacity: 3 << 30, available: 3 << 20, default_replication: 3, ..FsStats::default() };
-        assert_eq!(space(&stats), Space { total: (1 << 30) / 4096, free: 256, inodes: 0 });
-        assert_eq!(space(&FsStats::default()), Space { total: 0, free: 0, inodes: 0 });
+        let whole = Space { total: (1 << 30) / 4096, free: 256, inodes: 256, free_inodes: 256 };
+        assert_eq!(space(&stats), whole);
+        let nothing = Space { total: 0, free: 0, inodes: 0, free_inodes: 0 };
+        assert_eq!(space(&FsStats::default()), nothing);
+    }
+
+    #[test]
+    fn under_a_quota_space_is_what_the_tightest_leaves() {
+        let limit = |bytes, max_bytes, names, max_names| TreeUsage {
+            bytes,
+            max_bytes: Some(max_bytes),
+            names,
+            max_names,
+            ..TreeUsage::default()
+        };
+        let limits = vec![limit(4096, 40_960, 3, Some(10)), limit(8192, 16_384, 9, None)];
+        let stats = FsStats {
+            capacity: 1 << 30,
+            available: 1 << 30,
+            default_replication: 1,
+            inodes: 50,
+            limits,
+            ..FsStats::default()
+        };
+        assert_eq!(space(&stats), Space { total: 4, free: 2, inodes: 10, free_inodes: 7 });
+        let over = FsStats { limits: vec![limit(8192, 4096, 5, Some(1))], ..stats };
+        assert_eq!(space(&over), Space { total: 2, free: 0, inodes: 5, free_inodes: 0 });
     }
 }

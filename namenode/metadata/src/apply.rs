@@ -9,8 +9,8 @@ use cairn_proto::{ErrorCode, ROOT_INODE};
 use crate::core::Core;
 use crate::fault::{Fallible, settle};
 use crate::session::{self, Seen};
-use crate::store::{StoreError, Txn};
-use crate::{chunk, commit, compact, datanode, lock, namespace, ranges};
+use crate::store::{StoreError, Table, Txn};
+use crate::{chunk, commit, compact, datanode, key, lock, namespace, quota, ranges, usage};
 
 pub(crate) const NOTHING: outcome::Result = outcome::Result::Nothing(Nothing {});
 
@@ -44,7 +44,8 @@ fn run(core: &mut Core, command: &Command) -> Result<Outcome, StoreError> {
 
 fn perform(core: &mut Core, command: &Command) -> Result<Outcome, StoreError> {
     let point = core.savepoint();
-    match settle(dispatch(core, command))? {
+    let done = dispatch(core, command).and_then(|result| usage::settle(core).map(|()| result));
+    match settle(done)? {
         Ok(result) => Ok(Outcome { result: Some(result) }),
         Err(error) => {
             core.roll_back(point);
@@ -94,6 +95,7 @@ fn dispatch(core: &mut Core, command: &Command) -> Fallible<outcome::Result> {
         Op::Rename(ask) => namespace::rename::rename(core, cred, ask),
         Op::SetAttr(ask) => namespace::attributes::set_attr(core, cred, ask),
         Op::SetReplication(ask) => namespace::attributes::set_replication(core, cred, ask),
+        Op::SetQuota(ask) => quota::set(core, cred, ask),
         Op::MarkRead(ask) => namespace::mark_read::mark_read(core, cred, ask),
         Op::SetXattr(ask) => namespace::xattr::set(core, cred, ask),
         Op::RemoveXattr(ask) => namespace::xattr::remove(core, cred, ask),
@@ -128,6 +130,7 @@ fn form(core: &mut Core, ask: &FormCluster) -> Fallible<outcome::Result> {
     core.meta.next_session = 1;
     core.meta.next_node = 1;
     core.meta.directories = 1;
+    core.meta.counted = true;
     let root = Inode {
         kind: FileKind::Directory.into(),
         mode: 0o755,
@@ -142,5 +145,6 @@ fn form(core: &mut Core, ask: &FormCluster) -> Fallible<outcome::Result> {
         ..Inode::default()
     };
     core.set_inode(ROOT_INODE, &root);
+    core.set_record(Table::Tree, &key::one(ROOT_INODE), &usage::root());
     Ok(NOTHING)
 }

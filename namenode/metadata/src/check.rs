@@ -7,11 +7,11 @@ use std::ops::ControlFlow;
 
 use cairn_proto::ROOT_INODE;
 use cairn_proto::fs::{ChunkState, FileKind};
-use cairn_proto::store::{Chunk, Dentry, Inode};
+use cairn_proto::store::{Chunk, Dentry, Inode, Tree};
 use prost::Message;
 
 use crate::store::{StoreError, Table, View};
-use crate::{acl, extents, key, lock, records};
+use crate::{acl, extents, key, lock, quota, records, upgrade, usage};
 
 fn table<M: Message + Default>(view: &dyn View, table: Table) -> Result<Vec<(Vec<u8>, M)>, StoreError> {
     let mut rows = Vec::new();
@@ -45,6 +45,7 @@ pub fn check(view: &dyn View) -> Result<Vec<String>, StoreError> {
     check_extents(view, &inodes, &chunks, &mut wrong)?;
     check_chunks(view, &chunks, &mut wrong)?;
     check_totals(view, &inodes, &chunks, &mut wrong)?;
+    check_usage(view, &inodes, &mut wrong)?;
     lock::check(view, &mut wrong)?;
     Ok(wrong)
 }
@@ -195,4 +196,71 @@ fn check_totals(
         wrong.push(format!("totals are {counted:?} but the record says {said:?}"));
     }
     Ok(())
+}
+
+/// Counts everything anew from the names and the files.
+fn check_usage(
+    view: &dyn View,
+    inodes: &BTreeMap<u64, Inode>,
+    wrong: &mut Vec<String>,
+) -> Result<(), StoreError> {
+    let mut direct = BTreeMap::from([(ROOT_INODE, usage::root())]);
+    let mut homes: BTreeMap<u64, BTreeMap<u64, u64>> = BTreeMap::new();
+    for (at, dentry) in table::<Dentry>(view, Table::Dentry)? {
+        let parent = key::number(&at, 0).unwrap_or(0);
+        direct.entry(parent).or_default().names += 1;
+        if dentry.kind() == FileKind::Directory {
+            let tree: &mut Tree = direct.entry(dentry.inode).or_default();
+            tree.parent = parent;
+            tree.name = at[8..].to_vec().into();
+        } else {
+            *homes.entry(dentry.inode).or_default().entry(parent).or_default() += 1;
+        }
+    }
+    let mut links = BTreeSet::new();
+    for (&id, inode) in inodes.iter().filter(|(_, inode)| inode.kind() != FileKind::Directory) {
+        let names = homes.remove(&id).unwrap_or_default();
+        let home = names.keys().next().copied().unwrap_or(0);
+        if inode.parent != home {
+            wrong.push(format!("the bytes of inode {id} belong to {home} but it says {}", inode.parent));
+        }
+        if let Some(tree) = direct.get_mut(&home) {
+            tree.bytes += inode.allocated;
+        }
+        if names.values().sum::<u64>() > 1 {
+            links.extend(names.into_iter().map(|(directory, count)| (id, directory, count)));
+        }
+    }
+    let recorded = links_of(view)?;
+    if recorded != links {
+        wrong.push(format!("files with several names are {links:?} but the records say {recorded:?}"));
+    }
+    let mut limited = BTreeSet::new();
+    let mut trees: BTreeMap<u64, Tree> = by_id(view, Table::Tree)?;
+    for (id, tree) in upgrade::sums(&direct) {
+        let said = trees.remove(&id).unwrap_or_default();
+        if quota::is_limited(&said) {
+            limited.insert(key::one(id).to_vec());
+        }
+        let counted = Tree { max_names: said.max_names, max_bytes: said.max_bytes, ..tree };
+        if counted != said {
+            wrong.push(format!("directory {id} is {counted:?} but its record says {said:?}"));
+        }
+    }
+    wrong.extend(trees.keys().map(|id| format!("directory {id} is counted but not there")));
+    if keys(view, Table::Quota)? != limited {
+        wrong.push("the index of quotas does not match the directories".into());
+    }
+    Ok(())
+}
+
+/// (inode, directory, names) of files with several names.
+fn links_of(view: &dyn View) -> Result<BTreeSet<(u64, u64, u64)>, StoreError> {
+    let mut found = BTreeSet::new();
+    view.scan(Table::Link, &[], &[], &mut |at, value| {
+        let number = |index| key::number(at, index).unwrap_or(0);
+        found.insert((number(0), number(1), key::number(value, 0).unwrap_or(0)));
+        ControlFlow::Continue(())
+    })?;
+    Ok(found)
 }

@@ -11,7 +11,8 @@ use cairn_proto::store::Inode;
 use crate::core::Core;
 use crate::fault::{Fallible, settle};
 use crate::permission::{SETGID, SETUID, WRITE, require};
-use crate::{chunk, extents, namespace, records};
+use crate::resolve::Found;
+use crate::{chunk, extents, namespace, records, usage};
 
 /// Commits several files. Each is committed whole or refused alone.
 pub(crate) fn commit(
@@ -23,7 +24,9 @@ pub(crate) fn commit(
     let mut files = Vec::with_capacity(ask.files.len());
     for file in &ask.files {
         let point = core.savepoint();
-        files.push(match settle(commit_file(core, cred, session, file))? {
+        let done =
+            commit_file(core, cred, session, file).and_then(|outcome| usage::settle(core).map(|()| outcome));
+        files.push(match settle(done)? {
             Ok(outcome) => outcome,
             Err(error) => {
                 core.roll_back(point);
@@ -39,6 +42,7 @@ fn commit_file(core: &mut Core, cred: &Cred, session: u64, ask: &FileCommit) -> 
         return Err(ErrorCode::TooLarge.because(format!("{} extents", ask.extents.len())).into());
     }
     let (id, mut inode) = target(core, cred, session, ask)?;
+    let allocated = inode.allocated;
     let base = if ask.mode() == CommitMode::Append { inode.size } else { 0 };
     let mut size = inode.size.max(ask.size.unwrap_or(0));
     for extent in &ask.extents {
@@ -52,24 +56,26 @@ fn commit_file(core: &mut Core, cred: &Cred, session: u64, ask: &FileCommit) -> 
     if let Some(atime_ns) = ask.atime_ns {
         inode.atime_ns = atime_ns;
     }
-    let attr = written(core, cred, (id, inode), ask.mtime_ns);
+    let attr = written(core, cred, Found { id, inode }, allocated, ask.mtime_ns);
     Ok(FileOutcome { result: Some(file_outcome::Result::Attr(attr)), offset: base })
 }
 
-/// Stores a file whose content changed, with all that a write changes besides.
+/// Stores a file whose content changed, with all that a write changes besides. It held `allocated` bytes before.
 pub(crate) fn written(
     core: &mut Core,
     cred: &Cred,
-    (id, mut inode): (u64, Inode),
+    mut file: Found,
+    allocated: u64,
     mtime_ns: Option<i64>,
 ) -> Attr {
-    inode.mtime_ns = mtime_ns.unwrap_or(core.now);
+    usage::resized(core, &file, allocated);
+    file.inode.mtime_ns = mtime_ns.unwrap_or(core.now);
     if cred.uid != 0 {
-        inode.mode &= !(SETUID | SETGID);
+        file.inode.mode &= !(SETUID | SETGID);
     }
-    core.touch(&mut inode);
-    core.set_inode(id, &inode);
-    records::attr(id, &inode)
+    core.touch(&mut file.inode);
+    core.set_inode(file.id, &file.inode);
+    records::attr(file.id, &file.inode)
 }
 
 fn target(core: &mut Core, cred: &Cred, session: u64, ask: &FileCommit) -> Fallible<(u64, Inode)> {

@@ -13,7 +13,8 @@ use prost::Message;
 
 use crate::fault::Fallible;
 use crate::store::{StoreError, Table, Txn, View};
-use crate::{key, records};
+use crate::usage::Ledger;
+use crate::{key, records, upgrade};
 
 type Key = (Table, Vec<u8>);
 
@@ -22,6 +23,8 @@ pub(crate) struct Core<'a> {
     base: &'a mut dyn Txn,
     overlay: BTreeMap<Key, Option<Vec<u8>>>,
     undo: Vec<(Key, Option<Option<Vec<u8>>>)>,
+    /// What the running command puts into directories and takes out of them.
+    pub ledger: Ledger,
     /// Totals and allocator marks.
     pub meta: Meta,
     /// The time of the commands, in nanoseconds since the epoch; it never runs backwards.
@@ -36,10 +39,11 @@ pub(crate) struct Savepoint {
 
 impl<'a> Core<'a> {
     pub fn new(base: &'a mut dyn Txn, time_ns: i64) -> Result<Core<'a>, StoreError> {
+        upgrade(base)?;
         let mut meta = records::meta(base)?.unwrap_or_default();
         let now = time_ns.max(meta.time_ns);
         meta.time_ns = now;
-        Ok(Core { base, overlay: BTreeMap::new(), undo: Vec::new(), meta, now })
+        Ok(Core { base, overlay: BTreeMap::new(), undo: Vec::new(), ledger: Ledger::default(), meta, now })
     }
 
     pub fn savepoint(&self) -> Savepoint {
@@ -55,6 +59,8 @@ impl<'a> Core<'a> {
             };
         }
         self.meta = point.meta;
+        // It is settled before a point is taken.
+        self.ledger = Ledger::default();
     }
 
     /// Writes everything to the transaction below.

@@ -15,6 +15,7 @@ mod datanode;
 mod extents;
 mod fault;
 mod fsck;
+mod home;
 pub mod key;
 mod lock;
 pub mod memory;
@@ -22,6 +23,7 @@ mod namespace;
 mod permission;
 pub mod plan;
 mod query;
+mod quota;
 mod ranges;
 pub mod records;
 mod resolve;
@@ -29,7 +31,10 @@ mod session;
 pub mod store;
 #[cfg(test)]
 mod tests;
+mod upgrade;
+mod usage;
 
 pub use apply::apply;
 pub use query::answer;
 pub use records::meta;
+pub use upgrade::upgrade;

@@ -16,7 +16,7 @@ use crate::namespace::xattr;
 use crate::permission::{READ, SEARCH, require};
 use crate::resolve::{Found, resolve};
 use crate::store::{StoreError, Table, View};
-use crate::{chunk, datanode, extents, fsck, key, lock, records};
+use crate::{chunk, datanode, extents, fsck, key, lock, quota, records, usage};
 
 /// Answers a question. Refusals are inside the answer; an error means the store failed.
 ///
@@ -55,11 +55,16 @@ fn ask(view: &dyn View, cred: &Cred, query: &Query) -> Fallible<answer::Result> 
             Ok(answer::Result::Chunk(chunk::info(view, ask.chunk, &record)?))
         }
         Op::GetLock(ask) => Ok(answer::Result::Lock(lock::conflict(view, ask)?)),
-        Op::StatFs(_) => Ok(answer::Result::Fs(stats(view)?)),
+        Op::StatFs(ask) => {
+            let limits = quota::above_inode(view, ask.inode)?;
+            Ok(answer::Result::Fs(FsStats { limits, ..stats(view)? }))
+        }
         Op::Status(_) => status(view),
         Op::CheckFile(ask) => fsck::file(view, cred, ask),
         Op::CheckChunks(ask) => fsck::chunks(view, cred, ask),
         Op::CheckNode(ask) => fsck::node(view, cred, ask),
+        Op::Usage(ask) => usage::usage(view, cred, ask),
+        Op::ListQuotas(ask) => quota::list(view, cred, ask),
     }
 }
 

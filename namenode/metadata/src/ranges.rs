@@ -12,6 +12,7 @@ use crate::commit::{content_of, written};
 use crate::core::Core;
 use crate::fault::Fallible;
 use crate::permission::{READ, WRITE};
+use crate::resolve::Found;
 use crate::{chunk, extents, namespace, records};
 
 /// Most extents one command takes out of a file, and most it puts in.
@@ -26,11 +27,12 @@ pub(crate) fn clear(core: &mut Core, cred: &Cred, ask: &ClearRange) -> Fallible<
         return Err(ErrorCode::FileTooBig.because(format!("{size} bytes")).into());
     }
     let reached = extents::reach(core, id, &inode, (ask.offset, end), MAX_EXTENTS)?;
+    let allocated = inode.allocated;
     extents::punch(core, id, &mut inode, ask.offset, reached)?;
     if reached == end {
         inode.size = inode.size.max(size);
     }
-    let attr = written(core, cred, (id, inode), ask.mtime_ns);
+    let attr = written(core, cred, Found { id, inode }, allocated, ask.mtime_ns);
     Ok(done(attr, reached - ask.offset))
 }
 
@@ -60,6 +62,7 @@ pub(crate) fn clone(
     }
     // Taken before anything changes: the target may be the source.
     let shared = window(core, (ask.source, &source), ask.source_offset, length)?;
+    let allocated = inode.allocated;
     extents::punch(core, id, &mut inode, ask.offset, ask.offset + length)?;
     for extent in shared {
         chunk::raise_replication(core, extent.chunk, inode.replication)?;
@@ -67,7 +70,7 @@ pub(crate) fn clone(
         extents::insert(core, id, &mut inode, Extent { file_offset, ..extent })?;
     }
     inode.size = inode.size.max(ask.offset + length);
-    let attr = written(core, cred, (id, inode), ask.mtime_ns);
+    let attr = written(core, cred, Found { id, inode }, allocated, ask.mtime_ns);
     Ok(done(attr, length))
 }
 

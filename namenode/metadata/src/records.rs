@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use cairn_proto::fs::{Attr, FileKind};
-use cairn_proto::store::{Chunk, Datanode, Dentry, Inode, Meta, Session};
+use cairn_proto::store::{Chunk, Datanode, Dentry, Inode, Meta, Session, Tree};
 use prost::Message;
 
 use crate::key;
@@ -31,6 +31,11 @@ pub fn inode(view: &dyn View, id: u64) -> Result<Option<Inode>, StoreError> {
 /// A name in a directory.
 pub fn dentry(view: &dyn View, parent: u64, name: &[u8]) -> Result<Option<Dentry>, StoreError> {
     record(view, Table::Dentry, &key::named(parent, name))
+}
+
+/// What lies below a directory.
+pub fn tree(view: &dyn View, id: u64) -> Result<Option<Tree>, StoreError> {
+    record(view, Table::Tree, &key::one(id))
 }
 
 /// A chunk.

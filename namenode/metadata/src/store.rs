@@ -46,11 +46,17 @@ pub enum Table {
     Lock = 16,
     /// (session, inode) -> count of locked ranges there; (session) -> of all its locked ranges.
     SessionLock = 17,
+    /// directory -> `Tree`: what lies below it.
+    Tree = 18,
+    /// (inode, directory) -> how many names it has there, for files with several names.
+    Link = 19,
+    /// directory -> `""`: those with a quota.
+    Quota = 20,
 }
 
 impl Table {
     /// Every table, in order of number.
-    pub const ALL: [Table; 18] = [
+    pub const ALL: [Table; 21] = [
         Table::Meta,
         Table::Inode,
         Table::Dentry,
@@ -69,6 +75,9 @@ impl Table {
         Table::Raft,
         Table::Lock,
         Table::SessionLock,
+        Table::Tree,
+        Table::Link,
+        Table::Quota,
     ];
 
     /// The table's name on disk.
@@ -92,6 +101,9 @@ impl Table {
             Table::Raft => "raft",
             Table::Lock => "lock",
             Table::SessionLock => "session_lock",
+            Table::Tree => "tree",
+            Table::Link => "link",
+            Table::Quota => "quota",
         }
     }
 

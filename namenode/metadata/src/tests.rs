@@ -7,6 +7,7 @@ mod fsck;
 mod locks;
 mod model;
 mod namespace;
+mod quota;
 mod ranges;
 mod sessions;
 
@@ -113,6 +114,13 @@ impl World {
     fn stat(&self, path: &str) -> Result<Attr, Error> {
         match self.query(query::Op::Stat(cairn_proto::fs::Stat { at: at(path), follow: false }))? {
             answer::Result::Attr(attr) => Ok(attr),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn usage(&self, path: &str) -> Result<cairn_proto::fs::Usage, Error> {
+        match self.query(query::Op::Usage(cairn_proto::fs::GetUsage { at: at(path) }))? {
+            answer::Result::Usage(usage) => Ok(usage),
             other => panic!("{other:?}"),
         }
     }

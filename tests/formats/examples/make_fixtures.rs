@@ -17,6 +17,9 @@ use cairn_proto::checksum::BlockCrc;
 use cairn_proto::frame;
 use prost::Message;
 
+/// What a store and a log of this version may hold.
+const NEWEST: &str = "v2";
+
 fn main() {
     let mut args = env::args().skip(1).map(PathBuf::from);
     let out = args.next().expect("a directory to write to");
@@ -80,7 +83,7 @@ fn log(out: &Path) {
 }
 
 fn store(out: &Path) {
-    let tables = golden::tables();
+    let tables = golden::tables_of(NEWEST);
     let mut snapshot = Vec::new();
     stream::write(&tables, &mut snapshot).expect("a snapshot");
     fs::write(out.join("snapshot"), &snapshot).expect("a file");
@@ -90,7 +93,7 @@ fn store(out: &Path) {
     stream::load(&store, &snapshot[..]).expect("it takes its own snapshot");
     store.checkpoint().expect("a checkpoint");
     let commands: Vec<u8> =
-        golden::commands().iter().flat_map(|batch| batch.encode_length_delimited_to_vec()).collect();
+        golden::commands_of(NEWEST).iter().flat_map(|batch| batch.encode_length_delimited_to_vec()).collect();
     fs::write(out.join("commands"), commands).expect("a file");
 }
 
@@ -168,7 +171,7 @@ fn seed(out: &Path, corpus: &Path) {
     put("raft_log", "no_marks", &two(b"", &segment[..1024]));
     put("raft_log", "marks", &two(&read("raft-log/marks"), b""));
     put("snapshot", "golden", &read("snapshot"));
-    for (index, batch) in golden::commands().iter().enumerate() {
+    for (index, batch) in golden::commands_of(NEWEST).iter().enumerate() {
         put("apply", &format!("batch{index}"), &batch.encode_to_vec());
         for (number, command) in batch.commands.iter().enumerate() {
             let one = cairn_proto::fs::CommandBatch { time_ns: 100, commands: vec![command.clone()] };

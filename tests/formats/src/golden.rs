@@ -1,4 +1,4 @@
-//! What is in `tests/fixtures/v1`.
+//! What is in `tests/fixtures`.
 
 use bytes::Bytes;
 use cairn_metadata::apply;
@@ -12,7 +12,7 @@ use cairn_proto::fs::mutation::Op;
 use cairn_proto::fs::{
     AddReplica, AllocateChunk, Command, CommandBatch, CommitExtents, CreateFile, Cred, DropReplica, Extent,
     FileCommit, FormCluster, Link, Mkdir, Mutation, NodeRef, OpenSession, RecordDigest, RegisterDatanode,
-    Rename, SealChunk, Symlink, Unlink, file_commit,
+    Rename, SealChunk, SetQuota, Symlink, Unlink, file_commit,
 };
 use cairn_proto::{ErrorCode, ROOT_INODE};
 
@@ -114,10 +114,22 @@ pub fn commands() -> Vec<CommandBatch> {
     ]
 }
 
+/// The commands of a version's fixtures: each has those of the one before, and what it added.
+pub fn commands_of(version: &str) -> Vec<CommandBatch> {
+    let mut batches = commands();
+    if version == "v2" {
+        let quota = |path, max_names, max_bytes| {
+            Op::SetQuota(SetQuota { at: at(path), max_names, max_bytes, ..SetQuota::default() })
+        };
+        batches.push(batch(40, 1, vec![quota("d", Some(10), Some(1 << 20)), quota("", Some(1000), None)]));
+    }
+    batches
+}
+
 /// What the commands come to.
-pub fn tables() -> Tables {
+pub fn tables_of(version: &str) -> Tables {
     let mut tables = Tables::default();
-    for batch in commands() {
+    for batch in commands_of(version) {
         for outcome in apply(&mut tables, &batch).expect("the store in memory does not fail") {
             let refused = matches!(outcome.result, None | Some(cairn_proto::fs::outcome::Result::Error(_)));
             assert!(!refused, "{outcome:?}");

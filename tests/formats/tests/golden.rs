@@ -17,7 +17,11 @@ use prost::Message;
 use tempfile::TempDir;
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/v1").join(name)
+    fixture_of("v1", name)
+}
+
+fn fixture_of(version: &str, name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(version).join(name)
 }
 
 /// A copy that may be written to.
@@ -33,9 +37,13 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn copied(name: &str) -> (TempDir, PathBuf) {
+    copied_of("v1", name)
+}
+
+fn copied_of(version: &str, name: &str) -> (TempDir, PathBuf) {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("copy");
-    copy(&fixture(name), &path);
+    copy(&fixture_of(version, name), &path);
     (dir, path)
 }
 
@@ -76,14 +84,23 @@ fn a_raft_log() {
 
 #[test]
 fn a_snapshot_and_a_store() {
-    let snapshot = fs::read(fixture("snapshot")).unwrap();
-    stream::verify(&snapshot[..]).unwrap();
-    let loaded = MemoryStore::default();
-    stream::load(&loaded, &snapshot[..]).unwrap();
-    assert_eq!(dump(&loaded), golden::tables());
-    let (_dir, path) = copied("store.redb");
-    let store = RedbStore::open(&path, 1 << 20, disk::real()).unwrap();
-    assert_eq!(dump(&store), golden::tables());
+    for version in ["v1", "v2"] {
+        let snapshot = fs::read(fixture_of(version, "snapshot")).unwrap();
+        stream::verify(&snapshot[..]).unwrap();
+        let loaded = MemoryStore::default();
+        stream::load(&loaded, &snapshot[..]).unwrap();
+        assert_eq!(upgraded(&loaded), golden::tables_of(version), "{version}");
+        let (_dir, path) = copied_of(version, "store.redb");
+        let store = RedbStore::open(&path, 1 << 20, disk::real()).unwrap();
+        assert_eq!(upgraded(&store), golden::tables_of(version), "{version}");
+    }
+}
+
+/// Everything in a store, as this version would go on with it.
+fn upgraded(store: &dyn cairn_metadata::store::Store) -> Tables {
+    let mut tables = dump(store);
+    cairn_metadata::upgrade(&mut tables).unwrap();
+    tables
 }
 
 /// Everything in a store.
@@ -125,13 +142,15 @@ fn frames<M: Message + Default>(mut bytes: &[u8]) -> Vec<(M, bytes::Bytes)> {
 
 #[test]
 fn commands_of_the_log() {
-    let bytes = fs::read(fixture("commands")).unwrap();
-    let mut rest = &bytes[..];
-    let mut batches = Vec::new();
-    while !rest.is_empty() {
-        batches.push(CommandBatch::decode_length_delimited(&mut rest).unwrap());
+    for version in ["v1", "v2"] {
+        let bytes = fs::read(fixture_of(version, "commands")).unwrap();
+        let mut rest = &bytes[..];
+        let mut batches = Vec::new();
+        while !rest.is_empty() {
+            batches.push(CommandBatch::decode_length_delimited(&mut rest).unwrap());
+        }
+        assert_eq!(batches, golden::commands_of(version), "{version}");
     }
-    assert_eq!(batches, golden::commands());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::core::Core;
 use crate::fault::Fallible;
 use crate::permission::{SETGID, SETUID, WRITE, in_group, require, require_owner};
 use crate::resolve::{Found, resolve};
-use crate::{extents, records};
+use crate::{extents, records, usage};
 
 pub(crate) fn set_attr(core: &mut Core, cred: &Cred, ask: &SetAttr) -> Fallible<outcome::Result> {
     let mut found = resolve(core, cred, &ask.at, ask.follow)?;
@@ -39,7 +39,9 @@ fn set_size(core: &mut Core, cred: &Cred, found: &mut Found, size: u64) -> Falli
         return Err(ErrorCode::FileTooBig.because(format!("{size} bytes")).into());
     }
     if size < found.inode.size {
+        let allocated = found.inode.allocated;
         extents::punch(core, found.id, &mut found.inode, size, u64::MAX)?;
+        usage::resized(core, found, allocated);
     }
     if cred.uid != 0 {
         found.inode.mode &= !(SETUID | SETGID);

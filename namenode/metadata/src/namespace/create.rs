@@ -11,7 +11,7 @@ use crate::fault::Fallible;
 use crate::namespace::{add_entry, open};
 use crate::permission::{self, WRITE, require, require_add};
 use crate::resolve::{Found, Place, child, node_ref, resolve, resolve_place};
-use crate::{extents, records};
+use crate::{extents, records, usage};
 
 /// In whose name an inode is made, and the bits that its mode loses unless an access control list says otherwise.
 struct Maker {
@@ -73,7 +73,9 @@ fn found_file(core: &mut Core, cred: &Cred, ask: &CreateFile, found: Found) -> F
     }
     if ask.truncate {
         require(cred, &found.inode, WRITE, &shown)?;
+        let allocated = found.inode.allocated;
         extents::punch(core, found.id, &mut found.inode, 0, u64::MAX)?;
+        usage::resized(core, &found, allocated);
         found.inode.size = 0;
         found.inode.mtime_ns = core.now;
         core.touch(&mut found.inode);
@@ -177,15 +179,14 @@ fn make(core: &mut Core, cred: &Cred, place: Place, seed: Inode, maker: &Maker) 
         mtime_ns: core.now,
         ctime_ns: core.now,
         version: 1,
-        parent: if kind == FileKind::Directory { parent.id } else { 0 },
         ..seed
     };
     match kind {
         FileKind::Directory => core.meta.directories += 1,
         _ => core.meta.files += 1,
     }
-    core.set_inode(id, &inode);
-    let made = Found { id, inode };
-    add_entry(core, &mut parent, &name, &made);
+    let mut made = Found { id, inode };
+    add_entry(core, &mut parent, &name, &mut made)?;
+    core.set_inode(id, &made.inode);
     Ok(records::attr(id, &made.inode))
 }

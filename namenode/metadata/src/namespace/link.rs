@@ -10,7 +10,7 @@ use crate::namespace::{add_entry, create, open, remove_entry};
 use crate::permission::{require_add, require_remove};
 use crate::resolve::{Found, existing, resolve, resolve_place};
 use crate::store::Table;
-use crate::{key, records};
+use crate::{key, quota, records};
 
 /// Most names of one inode.
 const MAX_LINKS: u32 = 65_000;
@@ -31,26 +31,26 @@ pub(crate) fn link(core: &mut Core, cred: &Cred, ask: &Link) -> Fallible<outcome
     require_add(cred, &place.parent.inode)?;
     from.inode.nlink += 1;
     core.touch(&mut from.inode);
+    add_entry(core, &mut place.parent, &place.name, &mut from)?;
     core.set_inode(from.id, &from.inode);
-    add_entry(core, &mut place.parent, &place.name, &from);
     Ok(outcome::Result::Attr(records::attr(from.id, &from.inode)))
 }
 
 pub(crate) fn unlink(core: &mut Core, cred: &Cred, ask: &Unlink) -> Fallible<outcome::Result> {
     let mut place = resolve_place(core, cred, &ask.at)?;
-    let victim = existing(core, &place)?;
+    let mut victim = existing(core, &place)?;
     require_remove(cred, &place.parent.inode, &victim.inode)?;
     if victim.inode.kind() == FileKind::Directory {
         return Err(ErrorCode::IsDirectory.because(path::shown(&place.name)).into());
     }
-    remove_entry(core, &mut place.parent, &place.name, &victim);
+    remove_entry(core, &mut place.parent, &place.name, &mut victim)?;
     lose_name(core, victim)?;
     Ok(NOTHING)
 }
 
 pub(crate) fn rmdir(core: &mut Core, cred: &Cred, ask: &Rmdir) -> Fallible<outcome::Result> {
     let mut place = resolve_place(core, cred, &ask.at)?;
-    let victim = existing(core, &place)?;
+    let mut victim = existing(core, &place)?;
     require_remove(cred, &place.parent.inode, &victim.inode)?;
     if victim.inode.kind() != FileKind::Directory {
         return Err(ErrorCode::NotDirectory.because(path::shown(&place.name)).into());
@@ -58,7 +58,7 @@ pub(crate) fn rmdir(core: &mut Core, cred: &Cred, ask: &Rmdir) -> Fallible<outco
     if victim.inode.entries != 0 {
         return Err(ErrorCode::NotEmpty.because(path::shown(&place.name)).into());
     }
-    remove_entry(core, &mut place.parent, &place.name, &victim);
+    remove_entry(core, &mut place.parent, &place.name, &mut victim)?;
     lose_directory(core, victim)?;
     Ok(NOTHING)
 }
@@ -78,6 +78,8 @@ pub(crate) fn lose_name(core: &mut Core, mut file: Found) -> Fallible<()> {
 pub(crate) fn lose_directory(core: &mut Core, directory: Found) -> Fallible<()> {
     open::remove_xattrs(core, directory.id)?;
     core.remove(Table::Inode, &key::one(directory.id));
+    core.remove(Table::Tree, &key::one(directory.id));
+    quota::forget(core, directory.id);
     core.meta.directories -= 1;
     Ok(())
 }

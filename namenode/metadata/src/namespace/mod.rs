@@ -13,12 +13,13 @@ use cairn_proto::fs::FileKind;
 use cairn_proto::store::Dentry;
 
 use crate::core::Core;
-use crate::key;
+use crate::fault::Fallible;
 use crate::resolve::Found;
 use crate::store::Table;
+use crate::{key, usage};
 
-/// Puts a name into a directory and marks the directory changed. The caller stores the child.
-pub(crate) fn add_entry(core: &mut Core, parent: &mut Found, name: &[u8], child: &Found) {
+/// Puts a name into a directory and marks the directory changed. The caller stores the child afterwards.
+pub(crate) fn add_entry(core: &mut Core, parent: &mut Found, name: &[u8], child: &mut Found) -> Fallible<()> {
     let dentry = Dentry { inode: child.id, kind: child.inode.kind };
     core.set_record(Table::Dentry, &key::named(parent.id, name), &dentry);
     parent.inode.entries += 1;
@@ -26,16 +27,23 @@ pub(crate) fn add_entry(core: &mut Core, parent: &mut Found, name: &[u8], child:
         parent.inode.nlink += 1;
     }
     changed(core, parent);
+    usage::enter(core, parent.id, name, child)
 }
 
-/// Takes a name out of a directory and marks the directory changed. The caller stores the child.
-pub(crate) fn remove_entry(core: &mut Core, parent: &mut Found, name: &[u8], child: &Found) {
+/// Takes a name out of a directory and marks the directory changed. The caller stores the child afterwards, or ends it.
+pub(crate) fn remove_entry(
+    core: &mut Core,
+    parent: &mut Found,
+    name: &[u8],
+    child: &mut Found,
+) -> Fallible<()> {
     core.remove(Table::Dentry, &key::named(parent.id, name));
     parent.inode.entries = parent.inode.entries.saturating_sub(1);
     if child.inode.kind() == FileKind::Directory {
         parent.inode.nlink = parent.inode.nlink.saturating_sub(1);
     }
     changed(core, parent);
+    usage::leave(core, parent.id, child)
 }
 
 fn changed(core: &mut Core, directory: &mut Found) {

@@ -68,9 +68,9 @@ fn refuse_mismatch(moved: &Found, target: &Found, to: &Place) -> Fallible<()> {
     }
 }
 
-fn replace(core: &mut Core, to: &Place, target: Found) -> Fallible<()> {
+fn replace(core: &mut Core, to: &Place, mut target: Found) -> Fallible<()> {
     let mut parent = Found { id: to.parent.id, inode: core.inode(to.parent.id)? };
-    remove_entry(core, &mut parent, &to.name, &target);
+    remove_entry(core, &mut parent, &to.name, &mut target)?;
     if target.inode.kind() == FileKind::Directory {
         link::lose_directory(core, target)
     } else {
@@ -107,20 +107,19 @@ fn exchange(
 // Both places may be in one directory, so each step takes the directory afresh.
 
 fn detach(core: &mut Core, place: &Place, child: &Found) -> Fallible<()> {
+    let mut child = Found { id: child.id, inode: core.inode(child.id)? };
     let mut parent = Found { id: place.parent.id, inode: core.inode(place.parent.id)? };
-    remove_entry(core, &mut parent, &place.name, child);
+    remove_entry(core, &mut parent, &place.name, &mut child)?;
+    core.set_inode(child.id, &child.inode);
     Ok(())
 }
 
 fn attach(core: &mut Core, place: &Place, child: Found) -> Fallible<()> {
     // One of the parents may itself be the child's neighbour: take the child afresh as well.
     let mut child = Found { id: child.id, inode: core.inode(child.id)? };
-    if child.inode.kind() == FileKind::Directory {
-        child.inode.parent = place.parent.id;
-    }
     core.touch(&mut child.inode);
-    core.set_inode(child.id, &child.inode);
     let mut parent = Found { id: place.parent.id, inode: core.inode(place.parent.id)? };
-    add_entry(core, &mut parent, &place.name, &child);
+    add_entry(core, &mut parent, &place.name, &mut child)?;
+    core.set_inode(child.id, &child.inode);
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use cairn_proto::fs::mutation::Op;
 use cairn_proto::fs::{
     AddReplica, BeginCompaction, ChunkPiece, ChunkState, ClearRange, CloneRange, Link, PurgeChunk, Rename,
-    RenameMode, Rmdir, SealChunk, SetAttr, SetXattr, SwapExtents, Unlink, clone_range,
+    RenameMode, Rmdir, SealChunk, SetAttr, SetQuota, SetXattr, SwapExtents, Unlink, clone_range,
 };
 use proptest::prelude::*;
 
@@ -18,10 +18,18 @@ use crate::plan::compact;
 /// Where a byte of a file lies: (chunk, offset), or nowhere in a hole.
 type Byte = Option<(u64, u64)>;
 
+/// Limits on names and bytes.
+type Limits = (Option<u64>, Option<u64>);
+
 #[derive(Debug, Clone, Default)]
 struct Model {
     /// Path to file number, or `None` for a directory.
     paths: BTreeMap<String, Option<usize>>,
+    /// Directories with their age: how many were made before. The root, which is `""`, is older than all.
+    ages: BTreeMap<String, usize>,
+    made: usize,
+    /// Directories with a quota.
+    quotas: BTreeMap<String, Limits>,
     files: Vec<Vec<Byte>>,
     /// Where each byte of a gathered chunk was first written.
     gathered: BTreeMap<u64, Vec<(u64, u64)>>,
@@ -60,16 +68,60 @@ impl Model {
             (None, Some(None)) if self.is_empty_directory(to) => {}
             _ => return false,
         }
-        self.paths.remove(to);
-        let below: Vec<String> =
-            self.paths.keys().filter(|path| path.starts_with(&format!("{from}/"))).cloned().collect();
-        for path in below {
-            let node = self.paths.remove(&path).unwrap();
-            self.paths.insert(format!("{to}{}", &path[from.len()..]), node);
-        }
-        self.paths.remove(from);
-        self.paths.insert(to.to_string(), moved);
+        self.remove(to);
+        move_keys(&mut self.paths, from, to);
+        move_keys(&mut self.ages, from, to);
+        move_keys(&mut self.quotas, from, to);
         true
+    }
+
+    fn remove(&mut self, path: &str) {
+        self.paths.remove(path);
+        self.ages.remove(path);
+        self.quotas.remove(path);
+    }
+
+    /// Names below a directory, and the bytes of the files that have their oldest directory there.
+    fn usage(&self, directory: &str) -> (u64, u64) {
+        let below = |path: &str| path.starts_with(&format!("{directory}/")) || directory.is_empty();
+        let names = self.paths.keys().filter(|path| below(path)).count() as u64;
+        let mut homes: BTreeMap<usize, (usize, &str)> = BTreeMap::new();
+        for (path, node) in &self.paths {
+            let Some(file) = node else { continue };
+            let home = parent(path);
+            let age = self.ages.get(home).map_or(0, |age| age + 1);
+            let oldest = homes.entry(*file).or_insert((age, home));
+            *oldest = (*oldest).min((age, home));
+        }
+        let held = |file: usize| self.files[file].iter().flatten().count() as u64;
+        let here = |home: &str| home == directory || below(home);
+        let bytes = homes.iter().filter(|(_, (_, home))| here(home)).map(|(file, _)| held(*file)).sum();
+        (names, bytes)
+    }
+
+    /// Whether a directory with a quota has grown over it since it was as `before`.
+    fn exceeds(&self, before: &Model) -> bool {
+        before.quotas.iter().any(|(old, (max_names, max_bytes))| {
+            let age = before.ages.get(old);
+            let now = match age {
+                None => Some(""),
+                Some(age) => self.ages.iter().find(|(_, other)| *other == age).map(|(path, _)| path.as_str()),
+            };
+            let Some(now) = now else { return false };
+            let (was, is) = (before.usage(old), self.usage(now));
+            let over = |was: u64, is: u64, most: &Option<u64>| is > was && most.is_some_and(|most| is > most);
+            over(was.0, is.0, max_names) || over(was.1, is.1, max_bytes)
+        })
+    }
+}
+
+/// Renames `from` and all that is below it.
+fn move_keys<V>(map: &mut BTreeMap<String, V>, from: &str, to: &str) {
+    let moved = |path: &String| path == from || path.starts_with(&format!("{from}/"));
+    let paths: Vec<String> = map.keys().filter(|path| moved(path)).cloned().collect();
+    for path in paths {
+        let value = map.remove(&path).unwrap();
+        map.insert(format!("{to}{}", &path[from.len()..]), value);
     }
 }
 
@@ -99,10 +151,15 @@ enum Step {
     Swap(usize),
     /// Purges every chunk that is dead.
     Purge,
+    Quota(String, Option<u64>, Option<u64>),
 }
 
 fn path() -> impl Strategy<Value = String> {
     prop::collection::vec(prop::sample::select(vec!["a", "b", "c"]), 1..4).prop_map(|parts| parts.join("/"))
+}
+
+fn limit(range: std::ops::Range<u64>) -> impl Strategy<Value = Option<u64>> {
+    prop_oneof![1 => Just(None), 3 => range.prop_map(Some)]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -125,12 +182,15 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<u64>().prop_map(Step::Compact),
         4 => (1usize..12).prop_map(Step::Swap),
         1 => Just(Step::Purge),
+        2 => (prop_oneof![1 => Just(String::new()), 4 => path()], limit(0..8), limit(0..150))
+            .prop_map(|(path, names, bytes)| Step::Quota(path, names, bytes)),
     ]
 }
 
 /// Does the step to both and compares whether it was allowed.
 fn take(world: &mut World, model: &mut Model, tail: &mut (u64, u64), step: &Step) {
-    let (done, expected) = match step {
+    let before = model.clone();
+    let (done, mut expected) = match step {
         Step::Create(path) => {
             let expected = model.has_room(path);
             if expected {
@@ -143,20 +203,22 @@ fn take(world: &mut World, model: &mut Model, tail: &mut (u64, u64), step: &Step
             let expected = model.has_room(path);
             if expected {
                 model.paths.insert(path.clone(), None);
+                model.ages.insert(path.clone(), model.made);
+                model.made += 1;
             }
             (world.mkdir(path).is_ok(), expected)
         }
         Step::Unlink(path) => {
             let expected = matches!(model.paths.get(path), Some(Some(_)));
             if expected {
-                model.paths.remove(path);
+                model.remove(path);
             }
             (world.run(Op::Unlink(Unlink { at: at(path) })).is_ok(), expected)
         }
         Step::Rmdir(path) => {
             let expected = model.paths.contains_key(path) && model.is_empty_directory(path);
             if expected {
-                model.paths.remove(path);
+                model.remove(path);
             }
             (world.run(Op::Rmdir(Rmdir { at: at(path) })).is_ok(), expected)
         }
@@ -222,7 +284,28 @@ fn take(world: &mut World, model: &mut Model, tail: &mut (u64, u64), step: &Step
             }
             return;
         }
+        Step::Quota(path, max_names, max_bytes) => {
+            let expected = model.is_directory(path);
+            let limits = (*max_names, *max_bytes);
+            if expected && limits == (None, None) {
+                model.quotas.remove(path);
+            } else if expected {
+                model.quotas.insert(path.clone(), limits);
+            }
+            let ask = SetQuota {
+                at: at(path),
+                max_names: *max_names,
+                max_bytes: *max_bytes,
+                clear_names: max_names.is_none(),
+                clear_bytes: max_bytes.is_none(),
+            };
+            (world.run(Op::SetQuota(ask)).is_ok(), expected)
+        }
     };
+    if expected && model.exceeds(&before) {
+        expected = false;
+        *model = before;
+    }
     assert_eq!(done, expected, "{step:?}");
 }
 
@@ -395,6 +478,13 @@ proptest! {
                     bytes_of(&world, &attr).into_iter().map(|byte| model.origin(byte)).collect();
                 prop_assert_eq!(&bytes, &model.files[*file], "{}", path);
             }
+        }
+        for path in model.ages.keys().map(String::as_str).chain([""]) {
+            let usage = world.usage(path).unwrap().tree.unwrap();
+            prop_assert_eq!((usage.names, usage.bytes), model.usage(path), "{}", path);
+            let limits = model.quotas.get(path).copied().unwrap_or_default();
+            prop_assert_eq!((usage.max_names, usage.max_bytes), limits, "{}", path);
+            prop_assert_eq!(String::from_utf8_lossy(&usage.path), format!("/{path}"));
         }
     }
 
