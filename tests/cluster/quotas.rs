@@ -76,9 +76,10 @@ fn a_mount_tells_its_programs() {
     assert!(is_over_quota(&endless.sync_all().unwrap_err()));
     endless.set_len(0).unwrap();
 
-    // Somebody who only reads does not take the news away.
+    // Somebody who only reads does not take the news away, nor does a child that is started and closes what it inherits.
     let reader = File::open(team.join("one")).unwrap();
     endless.write_all_at(&vec![3; 9 << 20], 0).unwrap();
+    cluster.ok(&["quota", "get", "/team"]);
     drop(reader);
     assert!(is_over_quota(&endless.sync_all().unwrap_err()));
     endless.set_len(0).unwrap();

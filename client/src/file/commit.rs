@@ -26,6 +26,20 @@ impl Inode {
         .await
     }
 
+    pub(crate) async fn close(self: &Arc<Inode>) -> Result<()> {
+        let committed = self.commit_all_owned().await;
+        let mut state = self.state();
+        state.own_lane = None;
+        match &state.error {
+            Some(error) => Err(error.clone()),
+            None => committed,
+        }
+    }
+
+    pub(crate) fn forget_loss(&self) {
+        self.state().error = None;
+    }
+
     async fn flush_here(self: &Arc<Inode>, durable: bool) -> Result<()> {
         if !durable {
             return self.commit_all().await;

@@ -98,6 +98,17 @@ impl File {
         self.inode.commit_all_owned().await
     }
 
+    /// As [`File::flush`], but an error of earlier work is reported again, until it is synced or forgotten: a descriptor
+    /// is also closed by a child of its process that nobody asks what it heard.
+    pub async fn close(&self) -> Result<()> {
+        self.inode.close().await
+    }
+
+    /// Forgets the error of earlier work: everybody who wrote has heard of it.
+    pub fn forget_loss(&self) {
+        self.inode.forget_loss();
+    }
+
     /// As [`File::flush`], and what was written is on the disks of all replicas.
     pub async fn sync(&self) -> Result<fs::Attr> {
         self.inode.flush(true).await

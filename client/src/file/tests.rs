@@ -476,7 +476,11 @@ async fn who_wrote_hears_of_a_quota_even_if_somebody_else_had_it_committed() {
     assert_eq!(file.commit().await.unwrap_err().code, ErrorCode::QuotaExceeded);
     let more = file.write_at(11, vec![1; 1].into()).await.unwrap_err();
     assert_eq!(more.code, ErrorCode::QuotaExceeded, "no more is taken in");
+    for _ in 0..2 {
+        assert_eq!(file.close().await.unwrap_err().code, ErrorCode::QuotaExceeded);
+    }
     assert_eq!(file.flush().await.unwrap_err().code, ErrorCode::QuotaExceeded);
+    file.close().await.unwrap();
     set_quota(&cluster, 11).await;
     file.write_at(0, vec![1; 11].into()).await.unwrap();
     file.flush().await.unwrap();

@@ -169,7 +169,8 @@ impl Inode {
         let inode = Arc::clone(self);
         tokio::spawn(async move {
             match inode.commit_all().await {
-                Err(error) if State::is_final(&error) => inode.state().fail(error),
+                // The next flush says so.
+                Err(error) if State::is_final(&error) => {}
                 Err(error) => tracing::warn!(inode = inode.number(), %error, "commit put off"),
                 Ok(()) => {}
             }

@@ -201,6 +201,9 @@ impl View {
     }
 
     fn opened(&self, open: Arc<OpenInode>, wanted: Wanted, pages_are_current: bool) -> Opened {
+        if wanted.writable {
+            open.writer_opened();
+        }
         let handle = FileHandle {
             open,
             writable: wanted.writable,
@@ -266,7 +269,7 @@ impl View {
     pub(crate) async fn flush(&self, handle: &FileHandle) -> Result<()> {
         let file = &handle.open.file;
         if handle.writable {
-            file.flush().await?;
+            file.close().await?;
         } else if file.dirty_bytes() > 0 {
             file.commit().await?;
         }
@@ -279,11 +282,14 @@ impl View {
         let inode = handle.open.file.inode();
         // Mappings may have written after the last close.
         if handle.open.file.dirty_bytes() > 0
-            && let Err(error) = handle.open.file.flush().await
+            && let Err(error) = handle.open.file.commit().await
         {
             tracing::error!(inode, %error, "bytes written through a mapping could not be committed");
         }
         self.unlock_closed(&handle, number).await;
+        if handle.writable {
+            handle.open.writer_closed();
+        }
         self.inodes.release(inode);
         self.holds.let_go(inode);
     }

@@ -7,6 +7,7 @@
 //! out before it is looked at.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use cairn_proto::fs::{Cred, FileKind, GetUsage, TreeUsage, Usage, answer};
 use cairn_proto::store::Tree;
@@ -102,10 +103,10 @@ pub(crate) fn settle(core: &mut Core) -> Fallible<()> {
         }
         let mut at = directory;
         loop {
-            if !sums.contains_key(&at) {
-                sums.insert(at, (tree(core, at)?, Change::default()));
-            }
-            let Some((tree, sum)) = sums.get_mut(&at) else { break };
+            let (tree, sum) = match sums.entry(at) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(fresh) => fresh.insert((tree(core, at)?, Change::default())),
+            };
             sum.names += change.names;
             sum.bytes += change.bytes;
             if at == ROOT_INODE {
