@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::args::On;
 use crate::client::Client;
-use crate::exit::PathError;
+use crate::exit::{PathError, Usage};
 use crate::output::{self, Table};
 use crate::paths::ClusterPath;
 
@@ -29,7 +29,6 @@ pub enum Quota {
 
 /// Arguments of `cairn quota set`.
 #[derive(Args)]
-#[group(id = "limits", required = true, multiple = true, args = ["names", "bytes"])]
 pub struct Set {
     /// Directories
     #[arg(value_name = "PATH", required = true)]
@@ -83,6 +82,9 @@ pub struct List {
 
 /// Limits directories.
 pub async fn set(client: Arc<Client>, args: Set) -> Result<()> {
+    if args.names.is_none() && args.bytes.is_none() {
+        return Err(Usage("a limit is missing: --names N, --bytes SIZE, or both".into()).into());
+    }
     let ask = SetQuota { max_names: args.names, max_bytes: args.bytes, ..SetQuota::default() };
     change(client, args.paths, ask, args.json).await
 }
@@ -192,14 +194,14 @@ fn over(tree: &TreeUsage) -> Vec<String> {
     let mut said = Vec::new();
     if let Some(most) = tree.max_names.filter(|most| tree.names > *most) {
         said.push(format!(
-            "{} names are there already, {} more than allowed: none can be added before they are gone",
+            "{} names are there already, {} over the limit: none can be added until so many are gone",
             tree.names,
             tree.names - most
         ));
     }
     if let Some(most) = tree.max_bytes.filter(|most| tree.bytes > *most) {
         said.push(format!(
-            "{} are there already, {} more than allowed: none can be added before they are gone",
+            "{} are there already, {} over the limit: nothing can be added until so much is gone",
             output::size(tree.bytes),
             output::size(tree.bytes - most)
         ));
@@ -234,6 +236,6 @@ mod tests {
     fn what_is_over_its_limit_is_said() {
         let tree = TreeUsage { names: 5, max_names: Some(3), bytes: 10, ..TreeUsage::default() };
         assert_eq!(over(&tree).len(), 1);
-        assert!(over(&tree)[0].contains("2 more"), "{:?}", over(&tree));
+        assert!(over(&tree)[0].contains("2 over"), "{:?}", over(&tree));
     }
 }

@@ -25,6 +25,7 @@ fn a_quota_holds_across_commands_leaders_and_restarts() {
     make_file(&file, 300_000, 1);
     cluster.ok(&["mkdir", "-p", "/team/a/b"]);
     cluster.ok(&["put", text(&file), "/team/a/one"]);
+    assert!(cluster.fails(&["quota", "set", "/team"]).contains("a limit is missing"));
     let set = json(&cluster.ok(&["quota", "set", "/team", "--names", "5", "--bytes", "1M", "--json"]));
     assert_eq!((&set[0]["names"], &set[0]["bytes"]), (&3.into(), &300_000.into()), "counted as it was");
     cluster.ok(&["put", text(&file), "/team/a/b/two"]);
