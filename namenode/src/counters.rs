@@ -67,6 +67,7 @@ named!(MUTATIONS, mutation_number, mutation::Op,
     ExpireSession => "expire_session", AddReplica => "add_replica", DropReplica => "drop_replica",
     ForgetReplica => "forget_replica", PurgeChunk => "purge_chunk", RecordDigest => "record_digest",
     BeginCompaction => "begin_compaction", SwapExtents => "swap_extents", SetQuota => "set_quota",
+    SetTrash => "set_trash", Discard => "discard", Restore => "restore", PurgeTrash => "purge_trash",
 );
 
 named!(QUERIES, query_number, query::Op,
@@ -74,7 +75,7 @@ named!(QUERIES, query_number, query::Op,
     ListXattr => "list_xattr", Layout => "layout", Chunk => "chunk", StatFs => "stat_fs",
     Status => "status", GetLock => "get_lock", Access => "access", CheckFile => "check_file",
     CheckChunks => "check_chunks", CheckNode => "check_node", Usage => "usage",
-    ListQuotas => "list_quotas",
+    ListQuotas => "list_quotas", ListTrash => "list_trash",
 );
 
 #[cfg(test)]

@@ -75,6 +75,9 @@ fn check(op: &mutation::Op) -> Result<()> {
             at_most(ask.files.len(), MAX_FILE_READS, ErrorCode::TooLarge, "files that were read")
         }
         Op::SetQuota(ask) => path(&ask.at),
+        Op::Discard(ask) => path(&ask.at),
+        Op::Restore(ask) if ask.to.is_some() => path(&ask.to),
+        Op::Restore(_) | Op::PurgeTrash(_) | Op::SetTrash(_) => Ok(()),
         Op::SetReplication(ask) => path(&ask.at).and_then(|()| replication(ask.replication)),
         Op::Allocate(ask) => allocate(ask),
         Op::Commit(ask) => commit(ask),

@@ -10,7 +10,7 @@ use crate::core::Core;
 use crate::fault::{Fallible, settle};
 use crate::session::{self, Seen};
 use crate::store::{StoreError, Table, Txn};
-use crate::{chunk, commit, compact, datanode, key, lock, namespace, quota, ranges, usage};
+use crate::{chunk, commit, compact, datanode, key, lock, namespace, quota, ranges, trash, usage};
 
 pub(crate) const NOTHING: outcome::Result = outcome::Result::Nothing(Nothing {});
 
@@ -79,6 +79,7 @@ fn dispatch(core: &mut Core, command: &Command) -> Fallible<outcome::Result> {
         Op::RecordDigest(ask) if session == 0 => return chunk::record_digest(core, ask),
         Op::BeginCompaction(ask) if session == 0 => return compact::begin(core, ask),
         Op::SwapExtents(ask) if session == 0 => return compact::swap(core, ask),
+        Op::PurgeTrash(ask) if session == 0 => return trash::purge_due(core, ask.item),
         _ if session == 0 => {
             return Err(ErrorCode::SessionExpired.because("this needs a session").into());
         }
@@ -96,6 +97,10 @@ fn dispatch(core: &mut Core, command: &Command) -> Fallible<outcome::Result> {
         Op::SetAttr(ask) => namespace::attributes::set_attr(core, cred, ask),
         Op::SetReplication(ask) => namespace::attributes::set_replication(core, cred, ask),
         Op::SetQuota(ask) => quota::set(core, cred, ask),
+        Op::SetTrash(ask) => trash::configure(core, cred, ask),
+        Op::Discard(ask) => trash::discard(core, cred, ask),
+        Op::Restore(ask) => trash::restore(core, cred, ask),
+        Op::PurgeTrash(ask) => trash::purge_own(core, cred, ask.item),
         Op::MarkRead(ask) => namespace::mark_read::mark_read(core, cred, ask),
         Op::SetXattr(ask) => namespace::xattr::set(core, cred, ask),
         Op::RemoveXattr(ask) => namespace::xattr::remove(core, cred, ask),

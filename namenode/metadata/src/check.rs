@@ -248,6 +248,11 @@ fn check_usage(
         }
     }
     wrong.extend(trees.keys().map(|id| format!("directory {id} is counted but not there")));
+    for at in keys(view, Table::Trash)? {
+        if !key::number(&at, 0).is_some_and(|id| direct.contains_key(&id)) {
+            wrong.push(format!("an item of the trash lies in {at:?}, which is no directory"));
+        }
+    }
     if keys(view, Table::Quota)? != limited {
         wrong.push("the index of quotas does not match the directories".into());
     }

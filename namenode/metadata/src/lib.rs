@@ -31,6 +31,7 @@ mod session;
 pub mod store;
 #[cfg(test)]
 mod tests;
+mod trash;
 mod upgrade;
 mod usage;
 

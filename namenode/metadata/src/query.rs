@@ -16,7 +16,7 @@ use crate::namespace::xattr;
 use crate::permission::{READ, SEARCH, require};
 use crate::resolve::{Found, resolve};
 use crate::store::{StoreError, Table, View};
-use crate::{chunk, datanode, extents, fsck, key, lock, quota, records, usage};
+use crate::{chunk, datanode, extents, fsck, key, lock, quota, records, trash, usage};
 
 /// Answers a question. Refusals are inside the answer; an error means the store failed.
 ///
@@ -64,6 +64,7 @@ fn ask(view: &dyn View, cred: &Cred, query: &Query) -> Fallible<answer::Result> 
         Op::CheckChunks(ask) => fsck::chunks(view, cred, ask),
         Op::CheckNode(ask) => fsck::node(view, cred, ask),
         Op::Usage(ask) => usage::usage(view, cred, ask),
+        Op::ListTrash(ask) => trash::list(view, cred, ask),
         Op::ListQuotas(ask) => quota::list(view, cred, ask),
     }
 }

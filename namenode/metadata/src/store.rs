@@ -52,11 +52,13 @@ pub enum Table {
     Link = 19,
     /// directory -> `""`: those with a quota.
     Quota = 20,
+    /// directory -> `Trash`: the directories that items of the trash lie in.
+    Trash = 21,
 }
 
 impl Table {
     /// Every table, in order of number.
-    pub const ALL: [Table; 21] = [
+    pub const ALL: [Table; 22] = [
         Table::Meta,
         Table::Inode,
         Table::Dentry,
@@ -78,6 +80,7 @@ impl Table {
         Table::Tree,
         Table::Link,
         Table::Quota,
+        Table::Trash,
     ];
 
     /// The table's name on disk.
@@ -104,6 +107,7 @@ impl Table {
             Table::Tree => "tree",
             Table::Link => "link",
             Table::Quota => "quota",
+            Table::Trash => "trash",
         }
     }
 

@@ -14,10 +14,10 @@ use crate::resolve::{Found, Place, child, node_ref, resolve, resolve_place};
 use crate::{extents, records, usage};
 
 /// In whose name an inode is made, and the bits that its mode loses unless an access control list says otherwise.
-struct Maker {
-    uid: u32,
-    gid: u32,
-    umask: u32,
+pub(crate) struct Maker {
+    pub uid: u32,
+    pub gid: u32,
+    pub umask: u32,
 }
 
 pub(crate) fn create(
@@ -94,7 +94,7 @@ pub(crate) fn mkdir(core: &mut Core, cred: &Cred, ask: &Mkdir) -> Fallible<outco
     Ok(outcome::Result::Attr(make(core, cred, place, directory(ask.mode), &maker)?))
 }
 
-fn directory(mode: u32) -> Inode {
+pub(crate) fn directory(mode: u32) -> Inode {
     Inode { kind: FileKind::Directory.into(), mode, ..Inode::default() }
 }
 
@@ -154,7 +154,7 @@ pub(crate) fn refuse_existing(core: &Core, place: &Place) -> Fallible<()> {
 }
 
 /// Makes an inode of the given kind, mode and content under a name that is free.
-fn make(core: &mut Core, cred: &Cred, place: Place, seed: Inode, maker: &Maker) -> Fallible<Attr> {
+pub(crate) fn make(core: &mut Core, cred: &Cred, place: Place, seed: Inode, maker: &Maker) -> Fallible<Attr> {
     let Place { mut parent, name } = place;
     require_add(cred, &parent.inode)?;
     if cred.uid != 0 && maker.uid != cred.uid {

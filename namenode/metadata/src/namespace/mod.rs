@@ -16,7 +16,7 @@ use crate::core::Core;
 use crate::fault::Fallible;
 use crate::resolve::Found;
 use crate::store::Table;
-use crate::{key, usage};
+use crate::{key, trash, usage};
 
 /// Puts a name into a directory and marks the directory changed. The caller stores the child afterwards.
 pub(crate) fn add_entry(core: &mut Core, parent: &mut Found, name: &[u8], child: &mut Found) -> Fallible<()> {
@@ -41,6 +41,8 @@ pub(crate) fn remove_entry(
     parent.inode.entries = parent.inode.entries.saturating_sub(1);
     if child.inode.kind() == FileKind::Directory {
         parent.inode.nlink = parent.inode.nlink.saturating_sub(1);
+        // Whoever moves or removes it by hand has taken it out of the trash.
+        trash::forget(core, child.id);
     }
     changed(core, parent);
     usage::leave(core, parent.id, child)

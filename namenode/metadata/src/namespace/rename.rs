@@ -35,7 +35,7 @@ pub(crate) fn rename(core: &mut Core, cred: &Cred, ask: &Rename) -> Fallible<out
 }
 
 /// A directory never becomes its own descendant.
-fn refuse_loop(core: &Core, moved: &Found, into: u64) -> Fallible<()> {
+pub(crate) fn refuse_loop(core: &Core, moved: &Found, into: u64) -> Fallible<()> {
     if moved.inode.kind() != FileKind::Directory {
         return Ok(());
     }
@@ -78,7 +78,7 @@ fn replace(core: &mut Core, to: &Place, mut target: Found) -> Fallible<()> {
     }
 }
 
-fn shift(core: &mut Core, from: Place, to: Place, moved: Found) -> Fallible<outcome::Result> {
+pub(crate) fn shift(core: &mut Core, from: Place, to: Place, moved: Found) -> Fallible<outcome::Result> {
     detach(core, &from, &moved)?;
     attach(core, &to, moved)?;
     Ok(NOTHING)

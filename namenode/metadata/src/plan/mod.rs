@@ -15,6 +15,7 @@ pub mod problems;
 mod random;
 pub mod reconcile;
 pub mod repair;
+pub mod trash;
 pub mod verdict;
 
 #[cfg(test)]
