@@ -96,6 +96,9 @@ pub enum Command {
     /// Show how much space files take
     #[command(disable_help_flag = true)]
     Du(On<verbs::du::Du>),
+    /// Look into the trash, take things out of it, empty it, and say how long it keeps them
+    #[command(subcommand)]
+    Trash(verbs::trash::Trash),
     /// Limit what may lie below directories, and show what does
     #[command(subcommand)]
     Quota(verbs::quota::Quota),

@@ -129,6 +129,10 @@ async fn dispatch(cli: Cli) -> u8 {
         Command::Node(verbs::node::Node::Recommission(on)) => {
             verb!("node recommission", on, verbs::node::recommission)
         }
+        Command::Trash(verbs::trash::Trash::Ls(on)) => verb!("trash ls", on, verbs::trash::list),
+        Command::Trash(verbs::trash::Trash::Restore(on)) => verb!("trash restore", on, verbs::trash::restore),
+        Command::Trash(verbs::trash::Trash::Empty(on)) => verb!("trash empty", on, verbs::trash::empty),
+        Command::Trash(verbs::trash::Trash::Keep(on)) => verb!("trash keep", on, verbs::trash::keep),
         Command::Quota(verbs::quota::Quota::Set(on)) => verb!("quota set", on, verbs::quota::set),
         Command::Quota(verbs::quota::Quota::Clear(on)) => verb!("quota clear", on, verbs::quota::clear),
         Command::Quota(verbs::quota::Quota::Get(on)) => verb!("quota get", on, verbs::quota::get),

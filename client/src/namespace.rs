@@ -222,6 +222,47 @@ impl Cluster {
         expect!(self.mutate(cred, Mutate::SetQuota(ask)).await?, Outcome::Usage, "set quota")
     }
 
+    /// Moves a name, with all below it, into the trash. `NotSupported`: the trash is off.
+    pub async fn discard(&self, cred: &fs::Cred, at: fs::NodeRef) -> Result<fs::TrashItem> {
+        let ask = fs::Discard { at: Some(at) };
+        expect!(self.mutate(cred, Mutate::Discard(ask)).await?, Outcome::Trash, "discard")
+    }
+
+    /// Moves an item of the trash back. Returns it with the path that it has now.
+    pub async fn restore(&self, cred: &fs::Cred, ask: fs::Restore) -> Result<fs::TrashItem> {
+        expect!(self.mutate(cred, Mutate::Restore(ask)).await?, Outcome::Trash, "restore")
+    }
+
+    /// Removes an item of the trash for good, in as many steps as it takes.
+    pub async fn purge_trash(&self, cred: &fs::Cred, item: u64) -> Result<()> {
+        loop {
+            let ask = fs::PurgeTrash { item };
+            let done = self.mutate(cred, Mutate::PurgeTrash(ask)).await?;
+            if expect!(done, Outcome::TrashPurged, "purge trash")?.end {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sets how long the trash keeps things; 0: it is off.
+    pub async fn set_trash(&self, cred: &fs::Cred, keep_ns: i64) -> Result<()> {
+        self.mutate(cred, Mutate::SetTrash(fs::SetTrash { keep_ns })).await.map(drop)
+    }
+
+    /// What is in the trash, oldest first, and how long it is kept: one's own, or everybody's.
+    pub async fn trash(&self, cred: &fs::Cred, all: bool) -> Result<fs::TrashList> {
+        let mut list = fs::TrashList::default();
+        loop {
+            let ask = Ask::ListTrash(fs::ListTrash { all, after: list.next });
+            let page = expect!(self.query(cred, ask).await?, Answered::Trash, "list trash")?;
+            list.items.extend(page.items);
+            (list.next, list.keep_ns) = (page.next, page.keep_ns);
+            if list.next == 0 {
+                return Ok(list);
+            }
+        }
+    }
+
     /// All directories that have a quota.
     pub async fn quotas(&self, cred: &fs::Cred) -> Result<Vec<fs::TreeUsage>> {
         let mut all = Vec::new();

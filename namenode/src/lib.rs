@@ -26,6 +26,7 @@ mod service;
 mod sessions;
 mod site;
 pub mod store;
+mod trash;
 
 #[cfg(test)]
 mod tests;

@@ -29,6 +29,7 @@ use crate::propose::Proposer;
 use crate::raft::{Group, GroupSettings};
 use crate::sessions::Sessions;
 use crate::store::RedbStore;
+use crate::trash;
 
 /// The log, below a namenode's directory.
 pub const LOG: &str = "log";
@@ -116,7 +117,13 @@ impl Member {
             clock: config.host.clock.clone(),
         };
         let expiring = sessions.clone().watch(store.clone(), proposer.clone(), alarm.clone());
-        let tasks = vec![tokio::spawn(leader.watch()).abort_handle(), tokio::spawn(expiring).abort_handle()];
+        let clock = config.host.clock.clone();
+        let emptying = trash::watch(sessions.clone(), store.clone(), proposer.clone(), clock, alarm.clone());
+        let tasks = vec![
+            tokio::spawn(leader.watch()).abort_handle(),
+            tokio::spawn(expiring).abort_handle(),
+            tokio::spawn(emptying).abort_handle(),
+        ];
         tracing::info!(id = identity.id, cluster = %identity.cluster_id, "this namenode is a member of its group");
         let disk = config.disk.clone();
         Ok(Arc::new(Member {

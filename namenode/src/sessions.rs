@@ -54,6 +54,11 @@ impl Sessions {
         *self.lock() = None;
     }
 
+    /// Whether this namenode leads.
+    pub fn leads(&self) -> bool {
+        self.lock().is_some()
+    }
+
     /// A sign of life of a session that exists. False when it is already being expired.
     ///
     /// A leader that is so new that it keeps no leases yet gives everybody a whole one when it does.
@@ -93,7 +98,7 @@ impl Sessions {
         let every = (self.length / 10).clamp(Duration::from_millis(100), Duration::from_secs(1));
         loop {
             tokio::time::sleep(every).await;
-            if self.lock().is_none() {
+            if !self.leads() {
                 continue;
             }
             let mut existing = Vec::new();

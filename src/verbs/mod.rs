@@ -29,6 +29,7 @@ pub mod stat;
 pub mod status;
 pub mod tail;
 pub mod touch;
+pub mod trash;
 pub mod truncate;
 
 use std::future::Future;

@@ -25,12 +25,15 @@ pub struct Rm {
     /// Say nothing about paths that do not exist
     #[arg(short, long)]
     force: bool,
+    /// Remove for good, also where there is a trash (`cairn trash`)
+    #[arg(long)]
+    skip_trash: bool,
 }
 
 impl Rm {
-    /// A directory and all it holds.
+    /// A directory and all it holds, for good.
     pub fn tree(path: ClusterPath) -> Rm {
-        Rm { paths: vec![path], recursive: true, force: true }
+        Rm { paths: vec![path], recursive: true, force: true, skip_trash: true }
     }
 }
 
@@ -49,7 +52,18 @@ pub async fn run(client: Arc<Client>, args: Rm) -> Result<()> {
                 continue;
             }
         };
-        if attr.kind() != fs::FileKind::Directory {
+        let is_directory = attr.kind() == fs::FileKind::Directory;
+        if !args.skip_trash && !path.is_root() && (args.recursive || !is_directory) {
+            match discard(&client, path).await {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => {
+                    client.report.failed(error);
+                    continue;
+                }
+            }
+        }
+        if !is_directory {
             if let Err(error) = client.cluster.unlink(&client.cred, path.node()).await {
                 client.report.failed(PathError::Remote(path.clone(), error));
             }
@@ -62,6 +76,15 @@ pub async fn run(client: Arc<Client>, args: Rm) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Moves a name into the trash. False: there is none, and it has to be removed.
+async fn discard(client: &Client, path: &ClusterPath) -> Result<bool, PathError> {
+    match client.cluster.discard(&client.cred, path.node()).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.code == ErrorCode::NotSupported => Ok(false),
+        Err(error) => Err(PathError::Remote(path.clone(), error)),
+    }
 }
 
 /// Files first, many at a time, then the directories from the bottom up.

@@ -25,6 +25,7 @@ mod service;
 mod sharing;
 mod strangers;
 mod support;
+mod trash;
 mod two_mounts;
 mod verbs;
 mod waiting;

@@ -10,6 +10,7 @@ mod namespace;
 mod quota;
 mod ranges;
 mod sessions;
+mod trash;
 
 use cairn_proto::fs::mutation::Op;
 use cairn_proto::fs::{

@@ -56,7 +56,9 @@ pub(crate) fn discard(core: &mut Core, cred: &Cred, ask: &Discard) -> Fallible<o
     }
     let was = join(usage::path_of(core, from.parent.id)?, &from.name);
     if was.strip_prefix(b"/").is_some_and(|below| below == NAME || below.starts_with(b".trash/")) {
-        return Err(ErrorCode::Invalid.because("it is in the trash already").into());
+        return Err(ErrorCode::Invalid
+            .because("it is in the trash already (--skip-trash removes it)")
+            .into());
     }
     let kind = moved.inode.kind;
     let top = directory(core, ROOT_INODE, NAME, (0, 0), 0o755)?;
@@ -67,6 +69,7 @@ pub(crate) fn discard(core: &mut Core, cred: &Cred, ask: &Discard) -> Fallible<o
     rename::shift(core, from, to, moved)?;
     let record = Trash { path: was.into(), uid: cred.uid, time_ns: core.now, kind, going: false };
     core.set_record(Table::Trash, &key::one(item), &record);
+    usage::settle(core)?;
     Ok(outcome::Result::Trash(shown(core, item, &record)?))
 }
 
@@ -196,6 +199,8 @@ fn purge(core: &mut Core, item: u64, record: Trash) -> Fallible<outcome::Result>
 
 /// Removes an empty directory by its number.
 fn remove_directory(core: &mut Core, id: u64) -> Fallible<()> {
+    // What went out of it a moment ago must not be taken out of its parents again with it.
+    usage::settle(core)?;
     let tree = usage::tree(core, id)?;
     let mut parent = Found { id: tree.parent, inode: core.inode(tree.parent)? };
     let mut directory = Found { id, inode: core.inode(id)? };
