@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 
 use cairn_proto::fs::mutation::Op;
 use cairn_proto::fs::{
-    AddReplica, BeginCompaction, ChunkPiece, ChunkState, ClearRange, CloneRange, Link, PurgeChunk, Rename,
-    RenameMode, Rmdir, SealChunk, SetAttr, SetQuota, SetXattr, SwapExtents, Unlink, clone_range,
+    AddReplica, BeginCompaction, ChunkPiece, ChunkState, ClearRange, CloneRange, Discard, Link, PurgeChunk,
+    PurgeTrash, Rename, RenameMode, Restore, Rmdir, SealChunk, SetAttr, SetQuota, SetTrash, SetXattr,
+    SwapExtents, Unlink, clone_range,
 };
 use proptest::prelude::*;
 
@@ -81,6 +82,26 @@ impl Model {
         self.quotas.remove(path);
     }
 
+    fn make_directory(&mut self, path: &str) {
+        self.paths.insert(path.into(), None);
+        self.ages.insert(path.into(), self.made);
+        self.made += 1;
+    }
+
+    /// Makes the directory of a new item of the trash, and those above it. Returns where `path` goes.
+    fn trash_item(&mut self, next_inode: u64, path: &str) -> String {
+        let mut number = next_inode;
+        for directory in [".trash", ".trash/0"] {
+            if !self.paths.contains_key(directory) {
+                self.make_directory(directory);
+                number += 1;
+            }
+        }
+        let item = format!(".trash/0/{number}");
+        self.make_directory(&item);
+        format!("{item}/{}", path.rsplit('/').next().unwrap())
+    }
+
     /// Names below a directory, and the bytes of the files that have their oldest directory there.
     fn usage(&self, directory: &str) -> (u64, u64) {
         let below = |path: &str| path.starts_with(&format!("{directory}/")) || directory.is_empty();
@@ -152,6 +173,10 @@ enum Step {
     /// Purges every chunk that is dead.
     Purge,
     Quota(String, Option<u64>, Option<u64>),
+    Discard(String),
+    /// Of the items of the trash, counted from the newest.
+    Restore(usize),
+    Empty(usize),
 }
 
 fn path() -> impl Strategy<Value = String> {
@@ -184,6 +209,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Purge),
         2 => (prop_oneof![1 => Just(String::new()), 4 => path()], limit(0..8), limit(0..150))
             .prop_map(|(path, names, bytes)| Step::Quota(path, names, bytes)),
+        2 => path().prop_map(Step::Discard),
+        1 => (0usize..3).prop_map(Step::Restore),
+        1 => (0usize..3).prop_map(Step::Empty),
     ]
 }
 
@@ -202,9 +230,7 @@ fn take(world: &mut World, model: &mut Model, tail: &mut (u64, u64), step: &Step
         Step::Mkdir(path) => {
             let expected = model.has_room(path);
             if expected {
-                model.paths.insert(path.clone(), None);
-                model.ages.insert(path.clone(), model.made);
-                model.made += 1;
+                model.make_directory(path);
             }
             (world.mkdir(path).is_ok(), expected)
         }
@@ -301,12 +327,48 @@ fn take(world: &mut World, model: &mut Model, tail: &mut (u64, u64), step: &Step
             };
             (world.run(Op::SetQuota(ask)).is_ok(), expected)
         }
+        Step::Discard(path) => {
+            let expected = model.paths.contains_key(path);
+            if expected {
+                let item = model.trash_item(world.next_inode(), path);
+                assert!(model.rename(path, &item));
+            }
+            (world.run(Op::Discard(Discard { at: at(path) })).is_ok(), expected)
+        }
+        Step::Restore(which) => {
+            let Some((item, name, was)) = item_of(world, *which) else { return };
+            let expected = model.has_room(&was);
+            if expected {
+                assert!(model.rename(&name, &was));
+                model.remove(parent(&name));
+            }
+            let ask = Restore { item, to: None, parents: false };
+            (world.run(Op::Restore(ask)).is_ok(), expected)
+        }
+        Step::Empty(which) => {
+            let Some((item, name, _)) = item_of(world, *which) else { return };
+            let going = format!("{}/", parent(&name));
+            let paths: Vec<String> =
+                model.paths.keys().filter(|path| path.starts_with(&going)).cloned().collect();
+            paths.iter().for_each(|path| model.remove(path));
+            model.remove(parent(&name));
+            (world.run(Op::PurgeTrash(PurgeTrash { item })).is_ok(), true)
+        }
     };
     if expected && model.exceeds(&before) {
         expected = false;
         *model = before;
     }
     assert_eq!(done, expected, "{step:?}");
+}
+
+/// An item of the trash, its path there, and where it was.
+fn item_of(world: &World, which: usize) -> Option<(u64, String, String)> {
+    let items = world.trash(false).unwrap().items;
+    let item = items.iter().rev().nth(which)?;
+    let was = String::from_utf8(item.path[1..].to_vec()).unwrap();
+    let name = was.rsplit('/').next().unwrap();
+    Some((item.item, format!(".trash/0/{}/{name}", item.item), was))
 }
 
 /// Begins a compaction; one that was under way is abandoned as by a leader that died.
@@ -465,6 +527,7 @@ proptest! {
     #[test]
     fn the_namespace_behaves_like_the_model(steps in prop::collection::vec(step(), 1..60)) {
         let mut world = World::new();
+        world.run(Op::SetTrash(SetTrash { keep_ns: 1 << 60 })).unwrap();
         let mut model = Model::default();
         let mut tail = (world.allocate(), 0);
         for step in &steps {
@@ -492,6 +555,7 @@ proptest! {
     fn the_same_log_gives_the_same_store(steps in prop::collection::vec(step(), 1..30)) {
         let run = || {
             let mut world = World::new();
+            world.run(Op::SetTrash(SetTrash { keep_ns: 1 << 60 })).unwrap();
             let mut tail = (world.allocate(), 0);
             let mut model = Model::default();
             for step in &steps {

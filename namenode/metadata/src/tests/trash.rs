@@ -35,7 +35,7 @@ impl World {
         }
     }
 
-    fn trash(&self, all: bool) -> Result<TrashList, Error> {
+    pub(super) fn trash(&self, all: bool) -> Result<TrashList, Error> {
         match self.query(query::Op::ListTrash(ListTrash { all, after: 0 }))? {
             answer::Result::Trash(list) => Ok(list),
             other => panic!("{other:?}"),
@@ -48,6 +48,10 @@ impl World {
             outcome::Result::TrashPurged(done) => Ok(done),
             other => panic!("{other:?}"),
         }
+    }
+
+    pub(super) fn next_inode(&self) -> u64 {
+        self.view(|view| crate::records::meta(view).unwrap().unwrap().next_inode)
     }
 
     fn due(&self) -> Option<u64> {
