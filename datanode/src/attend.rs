@@ -251,7 +251,7 @@ impl Stream<'_> {
                     let scrub = self.attendance.executor.scrub_info();
                     let failed = store.failed_directories();
                     let traffic = Some(self.attendance.counters.traffic());
-                    let heartbeat = Heartbeat { space, scrub, failed, traffic };
+                    let heartbeat = Heartbeat { space, scrub, failed, draining: store.draining(), traffic };
                     self.send(datanode_message::Kind::Heartbeat(heartbeat)).await
                 }
                 _ = inventory.tick() => self.send_inventory().await,

@@ -18,6 +18,10 @@ use crate::store::StoreConfig;
 pub struct Config {
     /// Data directories, best one a disk.
     pub dirs: Vec<PathBuf>,
+    /// Those of `dirs` that are emptied into the others: their disks are to be taken out.
+    pub drain: Vec<PathBuf>,
+    /// MiB a second that is moved out of them. 0: no limit.
+    pub drain_mib_per_second: u64,
     /// Where the data plane listens.
     pub listen: SocketAddr,
     /// `host:port` under which others reach it; empty: the host's name (or the listening address) and port.
@@ -63,6 +67,8 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             dirs: Vec::new(),
+            drain: Vec::new(),
+            drain_mib_per_second: 100,
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             advertise: String::new(),
             namenodes: Vec::new(),
@@ -92,6 +98,14 @@ impl Config {
         let refuse = |what: &str| Err(ErrorCode::Invalid.because(what));
         if self.dirs.is_empty() {
             return refuse("`dirs` is empty: a datanode needs at least one data directory");
+        }
+        if let Some(stranger) = self.drain.iter().find(|path| !self.dirs.contains(path)) {
+            return refuse(&format!("`drain` names {}, which is none of `dirs`", stranger.display()));
+        }
+        if self.dirs.iter().all(|path| self.drain.contains(path)) {
+            return refuse(
+                "`drain` names all of `dirs`: to empty the whole datanode, use `cairn node decommission`",
+            );
         }
         if self.namenodes.is_empty() {
             return refuse("`namenodes` is empty: name the addresses of the namenodes");
@@ -180,6 +194,8 @@ mod tests {
             Config { dirs: vec![], ..good.clone() },
             Config { namenodes: vec![], ..good.clone() },
             Config { max_connections: 0, ..good.clone() },
+            Config { drain: vec!["/y".into()], ..good.clone() },
+            Config { drain: vec!["/x".into()], ..good.clone() },
             Config { chain_stall_ms: 0, ..good.clone() },
             Config { advertise: "nohost".into(), ..good.clone() },
         ] {

@@ -10,6 +10,7 @@ mod config;
 mod connection;
 mod copy;
 pub mod counters;
+mod drain;
 mod gather;
 mod link;
 pub mod orders;
@@ -37,6 +38,7 @@ use tokio::sync::{Semaphore, watch};
 pub use config::Config;
 
 use attend::{Attendance, stopped};
+use drain::Drainer;
 use orders::{Executor, Fetch};
 use scrub::Scrubber;
 use server::Server;
@@ -58,8 +60,13 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
         .await
         .map_err(|error| ErrorCode::Io.because(format!("opening the store: {error}")))??;
     let store = Arc::new(store);
+    store.set_draining(&config.drain);
     let server = Server::start(listener, store.clone(), config.settings())?;
     let advertise = config.advertised(server.local_addr());
+    let drainer = match config.drain.is_empty() {
+        true => None,
+        false => Some(Drainer::start(store.clone(), config.drain_mib_per_second.saturating_mul(1 << 20))?),
+    };
     let scrubber = Arc::new(Scrubber::start(store.clone(), config.scrub())?);
     let executor =
         Executor::new(store.clone(), Arc::new(Fetch(server.shared().settings.clone())), config.copies)
@@ -104,6 +111,7 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
     let _ = checker.await;
     let closed = tokio::task::spawn_blocking(move || {
         scrubber.stop();
+        drop(drainer);
         server.stop(GRACE);
         store.close();
     });

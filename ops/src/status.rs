@@ -33,6 +33,9 @@ pub fn as_json(status: &fs::ClusterStatus) -> Value {
                 "maintenance_until_ns": Some(node.until_ns).filter(|until| *until != 0),
                 "capacity": node.capacity, "available": node.available, "used": node.used,
                 "replicas": node.replicas, "last_heard_ms": node.last_heard_ms, "failed_dirs": node.failed_dirs,
+                "draining": node.draining.iter()
+                    .map(|one| json!({"path": one.path, "replicas": one.replicas, "bytes": one.bytes}))
+                    .collect::<Vec<_>>(),
                 "failed": node.failed.iter().map(|one| json!({"path": one.path, "cause": one.cause})).collect::<Vec<_>>(),
                 "traffic": node.traffic.map(|all| json!({"read": all.bytes_read, "written": all.bytes_written})),
                 "scrub": node.scrub.as_ref().map(scrub_json),

@@ -18,6 +18,9 @@ pub struct Datanode {
     /// Where it keeps chunks; several times for several disks
     #[arg(long, value_name = "DIR")]
     dir: Vec<PathBuf>,
+    /// Move what is kept in this one of its directories to the others, so that its disk can be taken out
+    #[arg(long, value_name = "DIR")]
+    drain: Vec<PathBuf>,
     /// Where it listens
     #[arg(long, value_name = "IP:PORT")]
     listen: Option<SocketAddr>,
@@ -59,6 +62,9 @@ fn apply(config: &mut cairn_datanode::Config, args: Datanode) -> Result<()> {
     let size = |text: &str| output::parse_size(text).map_err(|error| Usage(error.to_string()));
     if !args.dir.is_empty() {
         config.dirs = args.dir;
+    }
+    if !args.drain.is_empty() {
+        config.drain = args.drain;
     }
     if let Some(listen) = args.listen {
         config.listen = listen;

@@ -20,6 +20,7 @@ pub fn render(status: &fs::ClusterStatus) -> String {
     text.push_str("\ndatanodes\n");
     text.push_str(&datanodes(status));
     text.push_str(&failed_directories(status));
+    text.push_str(&draining_directories(status));
     text.push_str(&format!(
         "\nfiles {}   directories {}   data {}   sessions {}\n",
         status.files,
@@ -157,6 +158,23 @@ fn failed_directories(status: &fs::ClusterStatus) -> String {
     let remedy = "  What they held is copied from other datanodes. Mend or replace the disk, or take the directory out \
                   of the\n  datanode's configuration, and start the datanode again.\n";
     format!("\nfailed data directories\n{text}{remedy}")
+}
+
+/// Which directories are emptied into others of their datanodes, and how far that is.
+fn draining_directories(status: &fs::ClusterStatus) -> String {
+    let mut text = String::new();
+    for node in &status.datanodes {
+        for one in &node.draining {
+            let left = match one.replicas {
+                0 => {
+                    "empty; take it out of the datanode's `dirs` and `drain`, and start it again".to_string()
+                }
+                replicas => format!("{replicas} replicas with {} are left", output::size(one.bytes)),
+            };
+            text.push_str(&format!("  datanode {}: {}: {left}\n", node.node, one.path));
+        }
+    }
+    if text.is_empty() { text } else { format!("\ndirectories being drained\n{text}") }
 }
 
 fn datanodes(status: &fs::ClusterStatus) -> String {

@@ -250,3 +250,73 @@ fn damage(path: &Path) {
     pages.for_each(|at| content[at] ^= 0x10);
     fs::write(path, content).expect("a file");
 }
+
+#[test]
+fn a_directory_is_drained_and_its_disk_taken_out() {
+    let cluster = Cluster::up(&["--namenodes", "1", "--datanodes", "2", "--dead-after", "3"]);
+    let (stays, leaves) = (cluster.scratch("stays"), cluster.scratch("leaves"));
+    let mut process = spawn(&cluster, &[&stays, &leaves]);
+    let find = |status: &Value| {
+        let own = datanodes(status).into_iter().find(|node| node["host"] == "own");
+        own.filter(|node| node["liveness"] == "live").unwrap_or(Value::Null)
+    };
+    cluster.wait_for("one more datanode", |status| find(status)["liveness"] == "live");
+    let tree = cluster.scratch("tree");
+    make_tree(&tree, 20, 1 << 19, 60);
+    for part in 0..4 {
+        cluster.ok(&["put", text(&tree), &format!("/{part}")]);
+    }
+    // Two replicas, as there were two datanodes at first. Heartbeats lag behind what is there.
+    let settled = |status: &Value| {
+        let held: u64 = datanodes(status).iter().filter_map(|node| node["replicas"].as_u64()).sum();
+        status["sealed_chunks"].as_u64().is_some_and(|sealed| held == 2 * sealed)
+    };
+    cluster.wait_healed();
+    let before = find(&cluster.wait_for("all of it told", settled))["replicas"].as_u64();
+    assert!(before > Some(0));
+    let stop = |process: &mut Child| {
+        process.kill().expect("it runs");
+        process.wait().expect("it ends");
+    };
+    stop(&mut process);
+    let log = || fs::File::options().append(true).open(cluster.dir().join("logs/own.log")).expect("a log");
+    let arguments = [
+        "datanode",
+        "--listen",
+        "127.0.0.1:0",
+        "--host",
+        "own",
+        "--reserve",
+        "0",
+        "--dir",
+        text(&stays),
+        "--dir",
+    ];
+    let mut command = cluster.command(&arguments);
+    process = run(command.args([&leaves]).arg("--drain").arg(&leaves), log());
+    let status = cluster.wait_for("it empty", |status| {
+        let draining = &find(status)["draining"][0];
+        draining["path"] == text(&leaves) && draining["replicas"] == 0 && settled(status)
+    });
+    assert_eq!(
+        find(&status)["replicas"].as_u64(),
+        before,
+        "nothing was lost by it, and nothing came back twice"
+    );
+    let shown = cluster.run(&["status"]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("directories being drained") && shown.contains("empty; take it out"), "{shown}");
+    stop(&mut process);
+    fs::remove_dir_all(&leaves).expect("the disk can be taken out");
+    process = spawn(&cluster, &[&stays]);
+    cluster.wait_for("it back", |status| find(status)["replicas"].as_u64() == before);
+    cluster.wait_healed();
+    cluster.ok(&["admin", "scrub"]);
+    for part in 0..4 {
+        let back = cluster.scratch(&format!("back{part}"));
+        cluster.ok(&["get", &format!("/{part}"), text(&back)]);
+        assert_eq!(digests(&tree), digests(&back));
+    }
+    cluster.ok(&["fsck", "/"]);
+    stop(&mut process);
+}

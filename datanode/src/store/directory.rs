@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use cairn_host::disk::{Access, Disk, DiskFile, DiskLock, Found, Handle, SharedDisk, Space};
@@ -60,6 +60,8 @@ pub struct Directory {
     room: AtomicI64,
     /// Why its disk was given up.
     fenced: OnceLock<String>,
+    /// What it holds is moved to the others.
+    draining: AtomicBool,
     /// Held by the one that probes.
     probing: Mutex<()>,
     open: Mutex<VecDeque<Weak<Replica>>>,
@@ -99,6 +101,7 @@ impl Directory {
             used: AtomicU64::new(0),
             room: AtomicI64::new(0),
             fenced: OnceLock::new(),
+            draining: AtomicBool::new(false),
             probing: Mutex::default(),
             open: Mutex::new(VecDeque::new()),
             activity: AtomicU64::new(0),
@@ -152,6 +155,16 @@ impl Directory {
     /// Whether its disk was given up.
     pub fn is_fenced(&self) -> bool {
         self.fenced.get().is_some()
+    }
+
+    /// From now on it takes no new replicas, and what it holds is moved.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether what it holds is moved to others.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     /// Why its disk was given up.

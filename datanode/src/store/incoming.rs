@@ -24,6 +24,8 @@ pub struct Incoming {
     tail: BlockCrc,
     crcs: Vec<u32>,
     hasher: blake3::Hasher,
+    /// The replica that it is a copy of, and takes the place of.
+    original: Option<Arc<Replica>>,
 }
 
 impl Incoming {
@@ -40,7 +42,14 @@ impl Incoming {
             tail: BlockCrc::default(),
             crcs: Vec::new(),
             hasher: blake3::Hasher::new(),
+            original: None,
         })
+    }
+
+    /// It counts only if `original` is still this datanode's replica in the end.
+    pub(super) fn instead_of(mut self, original: Arc<Replica>) -> Incoming {
+        self.original = Some(original);
+        self
     }
 
     /// Bytes it has.
@@ -86,6 +95,11 @@ impl Incoming {
         dir.sync_file(&*self.data)?;
         let content = encode_file(chunk, self.length, &self.crcs, Some(&seal));
         let _claim = store.claim(chunk)?;
+        if let Some(original) = &self.original
+            && !store.get(chunk).is_ok_and(|held| Arc::ptr_eq(&held, original))
+        {
+            return Err(ErrorCode::ChunkUnknown.because(format!("chunk {chunk}: it was removed meanwhile")));
+        }
         // Over what may be there, which is not removed first: its good blocks are good in the new file, too, so a
         // stop between the two renames loses none. Data first: a data file without checksums is removed by a start,
         // the other way round it would be taken for damage.

@@ -8,6 +8,7 @@ mod crash_tests;
 mod damage_tests;
 mod directory;
 mod doubles;
+mod drain;
 pub mod format;
 mod identity;
 mod incoming;
@@ -205,11 +206,11 @@ impl Store {
                 ErrorCode::DiskFull.because(format!("capacity limit, {} bytes used", self.ledger.used()))
             );
         }
-        let alive = self.dirs.iter().filter(|dir| !dir.is_fenced());
+        let alive = self.dirs.iter().filter(|dir| !dir.is_fenced() && !dir.is_draining());
         let measured: Vec<_> = alive.map(|dir| (dir.measure().available, dir)).collect();
         let best = room::most_room(&measured, bytes, |dir| dir.used());
         let Some((room, dir)) = best else {
-            return Err(ErrorCode::DiskFailed.because("all data directories failed"));
+            return Err(ErrorCode::DiskFailed.because("all data directories failed or are being drained"));
         };
         if room < bytes {
             return Err(ErrorCode::DiskFull.because(dir.path().display().to_string()));
@@ -378,7 +379,7 @@ impl Store {
             failed_dirs: self.lost.len() as u32,
             ..DiskSpace::default()
         };
-        let mut devices = BTreeSet::new();
+        let (mut devices, mut open) = (BTreeSet::new(), BTreeSet::new());
         for dir in &self.dirs {
             if dir.is_fenced() {
                 space.failed_dirs += 1;
@@ -387,6 +388,8 @@ impl Store {
             let measured = dir.measure();
             if devices.insert(dir.device()) {
                 space.capacity += measured.total;
+            }
+            if !dir.is_draining() && open.insert(dir.device()) {
                 space.available += measured.available;
             }
         }

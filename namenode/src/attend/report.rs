@@ -64,6 +64,7 @@ fn decorate_datanode(leading: &Leading, info: &mut DatanodeInfo, now_ms: u64) {
     info.scrub = attendee.scrub;
     info.traffic = attendee.traffic;
     info.failed = attendee.failed.clone();
+    info.draining = attendee.draining.clone();
     // The list is bounded, and the count was taken when the space was measured: each may know of one more.
     info.failed_dirs = info.failed_dirs.max(info.failed.len() as u32);
     let rival = attendee.rival.as_ref().filter(|(_, at_ms)| now_ms < at_ms + RIVAL_MS);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cairn_metadata::plan::liveness::{Patience, judge};
 use cairn_metadata::plan::{Node, Nodes};
 use cairn_proto::control::{DiskSpace, NamenodeMessage};
-use cairn_proto::fs::{AdminState, FailedDirectory, Liveness, ScrubInfo, Traffic};
+use cairn_proto::fs::{AdminState, DrainingDirectory, FailedDirectory, Liveness, ScrubInfo, Traffic};
 use cairn_proto::store::Datanode;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
@@ -34,6 +34,8 @@ pub(super) struct Attendee {
     pub scrub: Option<ScrubInfo>,
     /// Its data directories that failed, as last told.
     pub failed: Vec<FailedDirectory>,
+    /// Its data directories that are emptied into the others, as last told.
+    pub draining: Vec<DrainingDirectory>,
     /// What it has carried since it started, as last told.
     pub traffic: Option<Traffic>,
     pub stream: Option<Stream>,
@@ -83,6 +85,13 @@ pub(super) fn bounded(mut failed: Vec<FailedDirectory>) -> Vec<FailedDirectory> 
         one.cause = one.cause.chars().take(FAILED.1).collect();
     }
     failed
+}
+
+/// What a datanode says of the directories that it empties, within bounds.
+pub(super) fn bounded_draining(mut draining: Vec<DrainingDirectory>) -> Vec<DrainingDirectory> {
+    draining.truncate(FAILED.0);
+    draining.iter_mut().for_each(|one| one.path = one.path.chars().take(FAILED.1).collect());
+    draining
 }
 
 /// All of them, and the planners' view of them.

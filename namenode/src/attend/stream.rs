@@ -243,6 +243,7 @@ async fn hear(
                     attendee.scrub = heartbeat.scrub.or(attendee.scrub);
                     attendee.traffic = heartbeat.traffic;
                     attendee.failed = roster::bounded(heartbeat.failed.clone());
+                    attendee.draining = roster::bounded_draining(heartbeat.draining.clone());
                 }
             }
             leading.roster.nodes.get(&seat.node).is_some_and(Node::is_leaving)
