@@ -206,7 +206,7 @@ fn forget_failed(leading: &mut Leading, now_ms: u64) {
         })
         .map(|(chunk, _)| *chunk)
         .collect();
-    lost.iter().for_each(|chunk| drop(leading.balancer.moves.remove(chunk)));
+    leading.balancer.moves.retain(|chunk, _| !lost.contains(chunk));
 }
 
 /// The replica to give up of a chunk that has one too many: the one it was moved from rather than `usual`.
