@@ -38,7 +38,7 @@ fn range(text: &str) -> Result<(u64, u64), String> {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if !entropy::is_repeatable() {
-        eprintln!("randomness is not under control in this build: runs cannot be repeated");
+        eprintln!("randomness or time is not under control in this build: runs cannot be repeated");
         return ExitCode::FAILURE;
     }
     let (from, to) = match (arguments.seed, arguments.seeds) {
