@@ -6,6 +6,7 @@ mod client;
 mod cluster;
 mod config;
 mod demo;
+mod doctor;
 mod exit;
 mod mode;
 mod output;
@@ -105,6 +106,11 @@ async fn dispatch(cli: Cli) -> u8 {
             let connection = on.connection.merged(&top);
             start_log(connection.log.as_deref(), "off");
             Box::pin(verbs::status::run(&connection, on.args)).await
+        }
+        Command::Doctor(on) => {
+            let connection = on.connection.merged(&top);
+            start_log(connection.log.as_deref(), "off");
+            finish("doctor", Box::pin(doctor::run(&connection, on.args)).await)
         }
         Command::Report(on) => verb!("report", on, verbs::report::run),
         Command::Balance(on) => verb!("balance", on, verbs::balance::run),

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cairn_ops::metrics::{Histogram, Operations};
-use cairn_proto::fs::{mutation, query};
+use cairn_proto::fs::{WorkInfo, mutation, query};
 
 /// Counters of one namenode, since its start.
 #[derive(Debug)]
@@ -33,6 +33,20 @@ impl Counters {
     /// An entry with so many commands was handed to the log.
     pub fn proposed(&self, commands: usize) {
         self.commands.fetch_add(commands as u64, Ordering::Relaxed);
+    }
+
+    /// All of it in sums.
+    pub fn work(&self) -> WorkInfo {
+        let nanoseconds = |seconds: f64| (seconds * 1e9) as u64;
+        let ((mutations, mutating), (queries, querying)) = (self.mutations.totals(), self.queries.totals());
+        WorkInfo {
+            mutations,
+            mutation_ns: nanoseconds(mutating),
+            queries,
+            query_ns: nanoseconds(querying),
+            commits: self.commits.count(),
+            commit_ns: nanoseconds(self.commits.seconds()),
+        }
     }
 
     /// Commands handed to the log.

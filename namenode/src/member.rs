@@ -188,6 +188,7 @@ impl Member {
             status.namenodes = self.group.namenodes();
             status.term = self.group.leadership().term;
             status.applied = self.group.applied();
+            status.work = Some(Box::new(self.counters.work()));
         }
     }
 

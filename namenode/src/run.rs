@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_host::Host;
 use cairn_host::descriptors;
 use cairn_host::disk::{self, DiskLock};
-use cairn_host::net::Network;
 use cairn_ops::http::{self, Names, Serving};
 use cairn_proto::control::namenode_server::NamenodeServer;
 use cairn_proto::control::raft_server::RaftServer;
@@ -58,7 +58,7 @@ pub async fn run_checked(config: Config, shutdown: watch::Receiver<bool>) -> Res
     };
     let alarm = Alarm::default();
     let (closing, closed) = watch::channel(false);
-    let mut server = tokio::spawn(serve(seat.clone(), config.host.network.clone(), door, closed));
+    let mut server = tokio::spawn(serve(seat.clone(), config.host.clone(), door, closed));
     let stopped = stop_asked(shutdown);
     tokio::pin!(stopped);
 
@@ -131,11 +131,11 @@ async fn take_place(config: &Config, seat: &Seat, alarm: &Alarm) -> Result<bool,
 
 async fn serve(
     seat: Arc<Seat>,
-    network: Arc<dyn Network>,
+    host: Host,
     door: Door,
     mut closed: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
-    let namenode = NamenodeServer::new(NamenodeService::new(seat.clone(), network, closed.clone()))
+    let namenode = NamenodeServer::new(NamenodeService::new(seat.clone(), &host, closed.clone()))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(2 * MAX_MESSAGE);
     let raft = RaftServer::new(RaftService::new(seat))

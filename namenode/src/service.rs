@@ -4,6 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_host::Host;
+use cairn_host::clock::Clock;
 use cairn_host::net::Network;
 use cairn_ops::http::Asked;
 use cairn_proto::control::membership_request::Action;
@@ -37,18 +39,16 @@ pub struct NamenodeService {
     seat: Arc<Seat>,
     network: Arc<dyn Network>,
     backups: Backups,
+    clock: Arc<dyn Clock>,
     /// Becomes true when the namenode stops: streams end then.
     closing: watch::Receiver<bool>,
 }
 
 impl NamenodeService {
     /// The service of a namenode.
-    pub fn new(
-        seat: Arc<Seat>,
-        network: Arc<dyn Network>,
-        closing: watch::Receiver<bool>,
-    ) -> NamenodeService {
-        NamenodeService { seat, network, backups: Backups::default(), closing }
+    pub fn new(seat: Arc<Seat>, host: &Host, closing: watch::Receiver<bool>) -> NamenodeService {
+        let Host { network, clock } = host.clone();
+        NamenodeService { seat, network, backups: Backups::default(), clock, closing }
     }
 
     /// Whoever calls is no stranger.
@@ -160,7 +160,7 @@ impl Namenode for NamenodeService {
     }
 
     async fn who_leads(&self, _: Request<WhoLeadsRequest>) -> Result<Response<WhoLeadsReply>, Status> {
-        Ok(Response::new(self.seat.who_leads()))
+        Ok(Response::new(WhoLeadsReply { now_ns: self.clock.now_ns(), ..self.seat.who_leads() }))
     }
 
     async fn report_bad_replica(

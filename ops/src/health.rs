@@ -1,6 +1,10 @@
 //! Judges a cluster by its status: healthy, degraded, or missing data, with the reasons.
 
+use std::fmt;
+
 use cairn_proto::fs::{self, Liveness};
+
+use crate::code::Code;
 
 /// How a cluster is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,31 +37,53 @@ impl Health {
     }
 }
 
+/// Why a cluster is not healthy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason {
+    /// Its name.
+    pub code: Code,
+    /// In words, with numbers.
+    pub text: String,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 /// A judgement with its reasons.
 pub struct Verdict {
     /// How the cluster is.
     pub health: Health,
     /// Why it is not healthy.
-    pub reasons: Vec<String>,
+    pub reasons: Vec<Reason>,
 }
 
-/// Judges.
+impl Verdict {
+    /// The reasons in words.
+    pub fn texts(&self) -> Vec<&str> {
+        self.reasons.iter().map(|reason| reason.text.as_str()).collect()
+    }
+}
+
+/// Judges; the weightiest reason comes first.
 pub fn judge(status: &fs::ClusterStatus) -> Verdict {
     let mut reasons = Vec::new();
+    let mut add = |code, text: String| reasons.push(Reason { code, text });
     let repair = status.repair.unwrap_or_default();
-    let mut health = Health::Healthy;
     if repair.missing > 0 {
-        health = Health::Missing;
-        reasons.push(format!("{} without any live replica", counted(repair.missing, "chunk")));
+        add(Code::ChunksMissing, format!("{} without any live replica", counted(repair.missing, "chunk")));
     }
-    let mut degraded = Vec::new();
     if repair.under_replicated > 0 {
-        degraded.push(format!("{} under-replicated", counted(repair.under_replicated, "chunk")));
+        let text = format!("{} under-replicated", counted(repair.under_replicated, "chunk"));
+        add(Code::ChunksUnderReplicated, text);
     }
     if repair.counting {
-        degraded.push("still counting what lacks replicas".into());
+        add(Code::ChunksCounting, "still counting what lacks replicas".into());
     }
-    for (liveness, word) in [(Liveness::Dead, "dead"), (Liveness::Suspect, "suspect")] {
+    let silent = [(Liveness::Dead, "dead"), (Liveness::Suspect, "suspect")];
+    for ((liveness, word), code) in silent.into_iter().zip([Code::DatanodesDead, Code::DatanodesSuspect]) {
         // What was taken out, or is away as was said, is as it should be.
         let gone = |node: &&fs::DatanodeInfo| match node.admin() {
             fs::AdminState::Normal => false,
@@ -68,19 +94,21 @@ pub fn judge(status: &fs::ClusterStatus) -> Verdict {
             status.datanodes.iter().filter(|node| node.liveness() == liveness).filter(|node| !gone(node));
         let count = down.filter(|node| !replaced(status, node)).count() as u64;
         if count > 0 {
-            degraded.push(format!("{} {word}", counted(count, "datanode")));
+            add(code, format!("{} {word}", counted(count, "datanode")));
         }
     }
     let failed_dirs: u64 = status.datanodes.iter().map(|node| u64::from(node.failed_dirs)).sum();
     if failed_dirs > 0 {
-        degraded.push(format!("{} failed", counted(failed_dirs, "data directory").replace("ys", "ies")));
+        let text = format!("{} failed", counted(failed_dirs, "data directory").replace("ys", "ies"));
+        add(Code::DirectoriesFailed, text);
     }
     for node in status.datanodes.iter().filter(|node| !node.rival.is_empty()) {
-        degraded.push(format!("the identity of datanode {} is claimed from {} too", node.node, node.rival));
+        let text = format!("the identity of datanode {} is claimed from {} too", node.node, node.rival);
+        add(Code::DatanodeIdentityTwice, text);
     }
     let down = status.namenodes.iter().filter(|node| !node.reachable && !node.leader).count() as u64;
     if down > 0 {
-        degraded.push(format!("{} unreachable", counted(down, "namenode")));
+        add(Code::NamenodesUnreachable, format!("{} unreachable", counted(down, "namenode")));
     }
     let fs = status.fs.clone().unwrap_or_default();
     let stays = |node: &&fs::DatanodeInfo| {
@@ -89,15 +117,16 @@ pub fn judge(status: &fs::ClusterStatus) -> Verdict {
     let usable = status.datanodes.iter().filter(stays).count() as u64;
     if usable < u64::from(fs.default_replication) {
         let wanted = fs.default_replication;
-        degraded.push(format!("{} for {wanted} replicas", counted(usable, "datanode")));
+        add(Code::DatanodesTooFew, format!("{} for {wanted} replicas", counted(usable, "datanode")));
     }
     if fs.capacity > 0 && fs.available < fs.capacity / 20 {
-        degraded.push("less than 5% of the space is left".into());
+        add(Code::SpaceLow, "less than 5% of the space is left".into());
     }
-    if !degraded.is_empty() {
-        health = health.max(Health::Degraded);
-    }
-    reasons.extend(degraded);
+    let health = match reasons.first() {
+        None => Health::Healthy,
+        Some(Reason { code: Code::ChunksMissing, .. }) => Health::Missing,
+        Some(_) => Health::Degraded,
+    };
     Verdict { health, reasons }
 }
 
@@ -171,11 +200,11 @@ mod tests {
         let verdict = judge(&status);
         assert_eq!(verdict.health, Health::Degraded);
         assert_eq!(
-            verdict.reasons,
+            verdict.texts(),
             ["2 chunks under-replicated", "1 datanode dead", "2 datanodes for 3 replicas"]
         );
         status.repair = Some(fs::RepairInfo { counting: true, ..Default::default() });
-        assert_eq!(judge(&status).reasons[0], "still counting what lacks replicas");
+        assert_eq!(judge(&status).reasons[0].text, "still counting what lacks replicas");
         status.repair = Some(fs::RepairInfo { missing: 1, ..Default::default() });
         assert_eq!(judge(&status).health, Health::Missing);
         assert_eq!(judge(&status).health.exit_code(), 2);

@@ -2,8 +2,9 @@
 //!
 //! [`http`] is a server that answers GET and nothing else, within fixed bounds. [`metrics`] has what is counted on hot
 //! paths, without locks, and how it is written down for Prometheus. [`health`] judges a cluster by its status, for
-//! `cairn status` and for the dashboard alike; [`status`] is the status as JSON.
+//! `cairn status` and for the dashboard alike, with a [`code`] for each reason; [`status`] is the status as JSON.
 
+pub mod code;
 pub mod health;
 pub mod http;
 pub mod metrics;

@@ -8,6 +8,7 @@ use crate::health::{is_drained, judge, liveness_name};
 /// The whole status for programs.
 pub fn as_json(status: &fs::ClusterStatus) -> Value {
     let verdict = judge(status);
+    let codes: Vec<&str> = verdict.reasons.iter().map(|reason| reason.code.name()).collect();
     let fs = status.fs.clone().unwrap_or_default();
     let repair = status.repair.unwrap_or_default();
     let compaction = status.compaction.unwrap_or_default();
@@ -44,7 +45,7 @@ pub fn as_json(status: &fs::ClusterStatus) -> Value {
         })
         .collect();
     json!({
-        "health": verdict.health.name(), "reasons": verdict.reasons, "cluster_id": fs.cluster_id,
+        "health": verdict.health.name(), "reasons": verdict.texts(), "codes": codes, "cluster_id": fs.cluster_id,
         "term": status.term, "applied": status.applied, "namenodes": namenodes, "datanodes": datanodes,
         "files": status.files, "directories": status.directories, "sessions": status.sessions,
         "capacity": fs.capacity, "available": fs.available, "live_bytes": fs.live_bytes,

@@ -13,7 +13,7 @@ pub fn render(status: &fs::ClusterStatus) -> String {
     let fs = status.fs.clone().unwrap_or_default();
     let mut text = format!("cluster {}: {}", fs.cluster_id, verdict.health.name());
     if !verdict.reasons.is_empty() {
-        text.push_str(&format!(" ({})", verdict.reasons.join(", ")));
+        text.push_str(&format!(" ({})", verdict.texts().join(", ")));
     }
     text.push_str("\n\nnamenodes\n");
     text.push_str(&namenodes(status));

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use cairn_client::Cluster;
+use cairn_ops::code::Code;
 use clap::Args;
 use serde_json::json;
 
@@ -43,9 +44,10 @@ pub async fn run(connection: &Connection, args: Status) -> u8 {
         Ok(code) => code,
         Err(error) => {
             if args.json && args.watch.is_none() {
-                let _ = output::print_json(
-                    &json!({ "health": "unreachable", "reasons": [format!("{error:#}")] }),
-                );
+                let _ = output::print_json(&json!({
+                    "health": "unreachable", "reasons": [format!("{error:#}")],
+                    "codes": [Code::ClusterUnreachable.name()],
+                }));
             }
             match exit::code_of("status", &error) {
                 exit::PIPE_CLOSED => exit::PIPE_CLOSED,

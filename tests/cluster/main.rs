@@ -6,6 +6,7 @@ mod balance;
 mod compaction;
 mod damage;
 mod disks;
+mod doctor;
 mod durability;
 mod faulty_disk;
 mod fsck;

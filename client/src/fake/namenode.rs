@@ -294,6 +294,7 @@ impl Namenode for Server {
             leader_address: state.addresses[state.leader].clone(),
             term: state.term,
             blank: false,
+            now_ns: 0,
         }))
     }
 
