@@ -9,6 +9,14 @@ verify:
 fix:
     cargo fmt --all
 
+# Writes docs/configuration.md out of the definitions in the code.
+reference:
+    CAIRN_WRITE_REFERENCE=1 cargo test --bin cairn the_page_is_up_to_date
+
+# A Debian package in target/debian/; needs cargo-deb.
+deb:
+    deploy/debian/build.sh
+
 # Random operations, checked content and file stressors on a directory of a mount. Needs fsx, fio and stress-ng.
 torture directory:
     tests/conformance/fsx.sh {{directory}}

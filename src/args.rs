@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bench, cluster, demo, doctor, roles, verbs};
+use crate::{bench, cluster, demo, doctor, manual, roles, verbs};
 
 /// CairnFS: a replicated file system. Files in, files out, and it heals itself.
 #[derive(Parser)]
@@ -158,6 +158,10 @@ pub enum Command {
     /// Take datanodes out of service, and back in
     #[command(subcommand)]
     Node(verbs::node::Node),
+    /// Print what makes a shell complete command lines (see docs/operating.md)
+    Completions(manual::Completions),
+    /// Write the manual pages into a directory
+    Man(manual::Man),
 }
 
 #[cfg(test)]

@@ -21,40 +21,40 @@ pub struct File {
     pub mount: MountSection,
 }
 
-/// `[client]`.
-#[derive(Debug, Default, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ClientSection {
-    /// Addresses of all namenodes, `host:port`.
-    pub namenodes: Vec<String>,
-    /// How long one operation waits through a change of leader.
-    pub operation_timeout_seconds: Option<u64>,
-    /// Open chunks a client writes to at once.
-    pub lanes: Option<usize>,
+cairn_ops::settings! {
+    /// `[client]`.
+    pub struct ClientSection {
+        /// Addresses of all namenodes, `host:port`.
+        namenodes: Vec<String> = Vec::new(), "";
+        /// How long one operation waits through a change of leader; 60 unless given.
+        operation_timeout_seconds: Option<u64> = None, "s";
+        /// Open chunks a client writes to at once; 2 unless given.
+        lanes: Option<usize> = None, "";
+    }
 }
 
-/// `[mount]`.
-#[derive(Debug, Default, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct MountSection {
-    /// Refuse all changes.
-    pub read_only: Option<bool>,
-    /// Let other users in (needs root, or `user_allow_other` in /etc/fuse.conf).
-    pub allow_other: Option<bool>,
-    /// How long the kernel may believe attributes.
-    pub attr_ttl_ms: Option<u64>,
-    /// How long the kernel may believe names.
-    pub entry_ttl_ms: Option<u64>,
-    /// Session threads.
-    pub threads: Option<usize>,
-    /// Options as `mount -o` has them.
-    pub options: Option<String>,
-    /// Where it serves metrics over HTTP; nowhere unless it is given.
-    pub http: Option<SocketAddr>,
-    /// Names under which it is asked for over HTTP, besides every address.
-    pub http_names: Vec<String>,
-    /// Kernel read-ahead.
-    pub read_ahead_kib: Option<usize>,
+cairn_ops::settings! {
+    /// `[mount]`.
+    pub struct MountSection {
+        /// Refuse all changes; false unless given.
+        read_only: Option<bool> = None, "";
+        /// Let other users in (needs root, or `user_allow_other` in /etc/fuse.conf); true for root unless given.
+        allow_other: Option<bool> = None, "";
+        /// How long the kernel may believe attributes; 1000 unless given.
+        attr_ttl_ms: Option<u64> = None, "ms";
+        /// How long the kernel may believe names; 1000 unless given.
+        entry_ttl_ms: Option<u64> = None, "ms";
+        /// Session threads; as many as processors, 2 to 4, unless given.
+        threads: Option<usize> = None, "";
+        /// Options as `mount -o` has them (docs/mounting.md).
+        options: Option<String> = None, "";
+        /// Where it serves metrics over HTTP; nowhere unless it is given.
+        http: Option<SocketAddr> = None, "";
+        /// Names under which it is asked for over HTTP, besides every address.
+        http_names: Vec<String> = Vec::new(), "";
+        /// Kernel read-ahead; 4096 unless given.
+        read_ahead_kib: Option<usize> = None, "KiB";
+    }
 }
 
 impl File {

@@ -8,6 +8,7 @@ mod config;
 mod demo;
 mod doctor;
 mod exit;
+mod manual;
 mod mode;
 mod output;
 mod paths;
@@ -171,6 +172,8 @@ async fn dispatch(cli: Cli) -> u8 {
             };
             on_cluster("bench", connection, run).await
         }
+        Command::Completions(args) => finish("completions", manual::completions(args)),
+        Command::Man(args) => finish("man", manual::man(args)),
         Command::Demo(demo) => {
             start_log(top.log.as_deref(), "off");
             finish("demo", Box::pin(demo::run(demo)).await)

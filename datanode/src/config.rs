@@ -6,89 +6,60 @@ use std::time::Duration;
 
 use cairn_host::disk::{self, SharedDisk};
 use cairn_proto::{ErrorCode, Result};
-use serde::Deserialize;
 
 use crate::scrub::Plan;
 use crate::settings::Settings;
 use crate::store::StoreConfig;
 
-/// Everything a datanode is told. Unknown keys are an error.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// Data directories, best one a disk.
-    pub dirs: Vec<PathBuf>,
-    /// Those of `dirs` that are emptied into the others: their disks are to be taken out.
-    pub drain: Vec<PathBuf>,
-    /// MiB a second that is moved out of them. 0: no limit.
-    pub drain_mib_per_second: u64,
-    /// Where the data plane listens.
-    pub listen: SocketAddr,
-    /// `host:port` under which others reach it; empty: the host's name (or the listening address) and port.
-    pub advertise: String,
-    /// Addresses of all namenodes.
-    pub namenodes: Vec<String>,
-    /// Failure domain; replicas are spread over racks.
-    pub rack: String,
-    /// Name of this machine; a client on a host of the same name gets its replicas here.
-    pub host: String,
-    /// Bytes of each file system that are left free.
-    pub reserve_bytes: u64,
-    /// Most bytes that all replicas together may hold: for several datanodes on one disk.
-    pub capacity_limit: Option<u64>,
-    /// Where metrics are served over HTTP; nowhere unless it is given.
-    pub http: Option<SocketAddr>,
-    /// Names under which it is asked for over HTTP, besides those of `advertise` and every address.
-    pub http_names: Vec<String>,
-    /// Data-plane connections at once.
-    pub max_connections: usize,
-    /// Milliseconds without an acknowledgement after which the next link of a chain is given up.
-    pub chain_stall_ms: u64,
-    /// The same while a sync is outstanding.
-    pub sync_stall_ms: u64,
-    /// Milliseconds to connect to another datanode.
-    pub connect_timeout_ms: u64,
-    /// Milliseconds a stranger has to say hello.
-    pub handshake_timeout_ms: u64,
-    /// Seconds after which an idle reader's connection is closed.
-    pub idle_timeout_s: u64,
-    /// Copies that run at once.
-    pub copies: usize,
-    /// Hours from the beginning of one pass of scrubbing to the next one's; 0: only when it is ordered.
-    pub scrub_period_hours: u64,
-    /// MiB a second that scrubbing reads; a quarter of it from a disk that clients use. 0: no limit.
-    pub scrub_mib_per_second: u64,
-    /// The disk that `dirs` are on: the machine's, unless somebody puts another in its place.
-    #[serde(skip)]
-    pub disk: SharedDisk,
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config {
-            dirs: Vec::new(),
-            drain: Vec::new(),
-            drain_mib_per_second: 100,
-            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
-            advertise: String::new(),
-            namenodes: Vec::new(),
-            rack: "default".into(),
-            host: String::new(),
-            reserve_bytes: 1 << 30,
-            capacity_limit: None,
-            http: None,
-            http_names: Vec::new(),
-            max_connections: 1024,
-            chain_stall_ms: 1_200,
-            sync_stall_ms: 15_000,
-            connect_timeout_ms: 1_000,
-            handshake_timeout_ms: 10_000,
-            idle_timeout_s: 300,
-            copies: 4,
-            scrub_period_hours: 14 * 24,
-            scrub_mib_per_second: 32,
-            disk: disk::real(),
-        }
+cairn_ops::settings! {
+    /// Everything a datanode is told. Unknown keys are an error.
+    pub struct Config {
+        /// Data directories, best one a disk.
+        dirs: Vec<PathBuf> = Vec::new(), "";
+        /// Those of `dirs` that are emptied into the others: their disks are to be taken out.
+        drain: Vec<PathBuf> = Vec::new(), "";
+        /// MiB a second that is moved out of them. 0: no limit.
+        drain_mib_per_second: u64 = 100, "MiB/s";
+        /// Where the data plane listens.
+        listen: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0), "";
+        /// `host:port` under which others reach it; empty: the host's name (or the listening address) and port.
+        advertise: String = String::new(), "";
+        /// Addresses of all namenodes.
+        namenodes: Vec<String> = Vec::new(), "";
+        /// Failure domain; replicas are spread over racks.
+        rack: String = "default".into(), "";
+        /// Name of this machine; a client on a host of the same name gets its replicas here.
+        host: String = String::new(), "";
+        /// Bytes of each file system that are left free.
+        reserve_bytes: u64 = 1 << 30, "bytes";
+        /// Most bytes that all replicas together may hold: for several datanodes on one disk.
+        capacity_limit: Option<u64> = None, "bytes";
+        /// Where metrics are served over HTTP; nowhere unless it is given.
+        http: Option<SocketAddr> = None, "";
+        /// Names under which it is asked for over HTTP, besides those of `advertise` and every address.
+        http_names: Vec<String> = Vec::new(), "";
+        /// Data-plane connections at once.
+        max_connections: usize = 1024, "";
+        /// Milliseconds without an acknowledgement after which the next link of a chain is given up.
+        chain_stall_ms: u64 = 1_200, "ms";
+        /// The same while a sync is outstanding.
+        sync_stall_ms: u64 = 15_000, "ms";
+        /// Milliseconds to connect to another datanode.
+        connect_timeout_ms: u64 = 1_000, "ms";
+        /// Milliseconds a stranger has to say hello.
+        handshake_timeout_ms: u64 = 10_000, "ms";
+        /// Seconds after which an idle reader's connection is closed.
+        idle_timeout_s: u64 = 300, "s";
+        /// Copies that run at once.
+        copies: usize = 4, "";
+        /// Hours from the beginning of one pass of scrubbing to the next one's; 0: only when it is ordered.
+        scrub_period_hours: u64 = 14 * 24, "hours";
+        /// MiB a second that scrubbing reads; a quarter of it from a disk that clients use. 0: no limit.
+        scrub_mib_per_second: u64 = 32, "MiB/s";
+    }
+    and {
+        /// The disk that `dirs` are on: the machine's, unless somebody puts another in its place.
+        disk: SharedDisk = disk::real();
     }
 }
 

@@ -29,8 +29,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cairn_host::descriptors;
 use cairn_host::net::RealNetwork;
+use cairn_host::{descriptors, notify};
 use cairn_ops::http::{self, Names};
 use cairn_proto::{ErrorCode, Result};
 use tokio::sync::{Semaphore, watch};
@@ -96,6 +96,7 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
         listen = %server.local_addr(), %advertise, uuid = store.uuid(), replicas = store.space().replicas,
         "datanode ready"
     );
+    notify::ready();
     let stopping = Arc::new(AtomicBool::new(false));
     let checker = {
         let (store, stopping) = (store.clone(), stopping.clone());

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod descriptors;
 pub mod disk;
 pub mod net;
+pub mod notify;
 pub mod work;
 
 /// The network and the clock of a process.

@@ -8,111 +8,73 @@ use cairn_host::Host;
 use cairn_host::disk::{self, SharedDisk};
 use cairn_proto::limits::{CHUNK_SIZE, MAX_CHUNK_SIZE, MAX_REPLICATION, REPLICATION, SESSION_LEASE_MS};
 use cairn_proto::{Error, ErrorCode};
-use serde::Deserialize;
 
 use crate::attend;
 
-/// Options of a namenode: `[namenode]` of the configuration file.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// Where everything is kept; one process at a time.
-    pub dir: PathBuf,
-    /// Where it listens.
-    pub listen: SocketAddr,
-    /// Its address as others reach it, `host:port`.
-    pub advertise: String,
-    /// The advertised addresses of all namenodes, this one among them. Only a namenode with an empty directory looks
-    /// at the others: to form a cluster with them, or to join theirs.
-    pub peers: Vec<String>,
-    /// Replicas of a chunk, for a cluster that is being formed.
-    pub default_replication: u32,
-    /// Bytes of a chunk, for a cluster that is being formed.
-    pub chunk_size: u64,
-    /// Where metrics and the dashboard are served over HTTP; nowhere unless it is given.
-    pub http: Option<SocketAddr>,
-    /// Names under which browsers ask for it, besides those of `advertise` and every address.
-    pub http_names: Vec<String>,
-    /// Connections at once, of clients, datanodes and namenodes; strangers make room for them.
-    pub max_connections: usize,
-    /// Memory for the store's cache, in bytes.
-    pub cache_bytes: usize,
-    /// Shortest and longest silence of the leader before another one is elected, in milliseconds.
-    pub election_timeout_ms: (u64, u64),
-    /// How often the leader is heard, in milliseconds.
-    pub heartbeat_ms: u64,
-    /// How long a client's session lives without a renewal, in milliseconds.
-    pub session_lease_ms: u64,
-    /// How long a datanode is silent before it gets no new chunks, in milliseconds.
-    pub suspect_after_ms: u64,
-    /// How long a datanode is silent before its replicas are made up for, in milliseconds.
-    pub dead_after_ms: u64,
-    /// How long a sealed chunk without live bytes is kept, in milliseconds.
-    pub garbage_grace_ms: u64,
-    /// Copies one datanode takes part in at once while chunks are repaired.
-    pub repair_copies_per_node: usize,
-    /// Bytes a second repair may copy for each live datanode; 0: no limit.
-    pub repair_bytes_per_second: u64,
-    /// Whether chunks that are mostly garbage, or many and small, are compacted.
-    pub compaction: bool,
-    /// A sealed chunk is mostly garbage when less of it is alive than this, in percent.
-    pub compaction_live_percent: u32,
-    /// Bytes a second compaction may write for each live datanode; 0: no limit.
-    pub compaction_bytes_per_second: u64,
-    /// How long a chunk stays unchanged before it is compacted, in milliseconds.
-    pub compaction_after_ms: u64,
-    /// How often the store is made durable, in milliseconds; the log covers the time between.
-    pub checkpoint_ms: u64,
-    /// Log entries between two points up to which the log may be purged.
-    pub snapshot_every: u64,
-    /// Log entries kept for followers that lag, although the store has them.
-    pub log_keep: u64,
-    /// Bytes of one segment file of the log.
-    pub log_segment_bytes: u32,
-    /// Bytes of recent log entries kept in memory.
-    pub log_recent_bytes: usize,
-    /// Its network and its clock: the machine's, unless somebody puts others in their place.
-    #[serde(skip)]
-    pub host: Host,
-    /// The disk that `dir` is on: the machine's, unless somebody puts another in its place.
-    #[serde(skip)]
-    pub disk: SharedDisk,
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        let attend = attend::Settings::default();
-        Config {
-            dir: PathBuf::new(),
-            listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
-            advertise: String::new(),
-            peers: Vec::new(),
-            default_replication: REPLICATION,
-            chunk_size: CHUNK_SIZE,
-            http: None,
-            http_names: Vec::new(),
-            max_connections: 4096,
-            cache_bytes: 256 << 20,
-            election_timeout_ms: (150, 300),
-            heartbeat_ms: 50,
-            session_lease_ms: SESSION_LEASE_MS,
-            suspect_after_ms: attend.suspect_after.as_millis() as u64,
-            dead_after_ms: attend.dead_after.as_millis() as u64,
-            garbage_grace_ms: attend.garbage_grace.as_millis() as u64,
-            repair_copies_per_node: attend.copies_per_node,
-            repair_bytes_per_second: attend.copy_bytes_per_second,
-            compaction: attend.compaction,
-            compaction_live_percent: attend.compaction_live_percent,
-            compaction_bytes_per_second: attend.compaction_bytes_per_second,
-            compaction_after_ms: attend.compaction_after.as_millis() as u64,
-            checkpoint_ms: 2_000,
-            snapshot_every: 10_000,
-            log_keep: 5_000,
-            log_segment_bytes: 32 << 20,
-            log_recent_bytes: 32 << 20,
-            host: Host::default(),
-            disk: disk::real(),
-        }
+cairn_ops::settings! {
+    /// Options of a namenode: `[namenode]` of the configuration file.
+    pub struct Config {
+        /// Where everything is kept; one process at a time.
+        dir: PathBuf = PathBuf::new(), "";
+        /// Where it listens.
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7400)), "";
+        /// Its address as others reach it, `host:port`.
+        advertise: String = String::new(), "";
+        /// The advertised addresses of all namenodes, this one among them. Only a namenode with an empty directory looks
+        /// at the others: to form a cluster with them, or to join theirs.
+        peers: Vec<String> = Vec::new(), "";
+        /// Replicas of a chunk, for a cluster that is being formed.
+        default_replication: u32 = REPLICATION, "";
+        /// Bytes of a chunk, for a cluster that is being formed.
+        chunk_size: u64 = CHUNK_SIZE, "bytes";
+        /// Where metrics and the dashboard are served over HTTP; nowhere unless it is given.
+        http: Option<SocketAddr> = None, "";
+        /// Names under which browsers ask for it, besides those of `advertise` and every address.
+        http_names: Vec<String> = Vec::new(), "";
+        /// Connections at once, of clients, datanodes and namenodes; strangers make room for them.
+        max_connections: usize = 4096, "";
+        /// Memory for the store's cache, in bytes.
+        cache_bytes: usize = 256 << 20, "bytes";
+        /// Shortest and longest silence of the leader before another one is elected, in milliseconds.
+        election_timeout_ms: (u64, u64) = (150, 300), "ms";
+        /// How often the leader is heard, in milliseconds.
+        heartbeat_ms: u64 = 50, "ms";
+        /// How long a client's session lives without a renewal, in milliseconds.
+        session_lease_ms: u64 = SESSION_LEASE_MS, "ms";
+        /// How long a datanode is silent before it gets no new chunks, in milliseconds.
+        suspect_after_ms: u64 = attend::Settings::default().suspect_after.as_millis() as u64, "ms";
+        /// How long a datanode is silent before its replicas are made up for, in milliseconds.
+        dead_after_ms: u64 = attend::Settings::default().dead_after.as_millis() as u64, "ms";
+        /// How long a sealed chunk without live bytes is kept, in milliseconds.
+        garbage_grace_ms: u64 = attend::Settings::default().garbage_grace.as_millis() as u64, "ms";
+        /// Copies one datanode takes part in at once while chunks are repaired.
+        repair_copies_per_node: usize = attend::Settings::default().copies_per_node, "";
+        /// Bytes a second repair may copy for each live datanode; 0: no limit.
+        repair_bytes_per_second: u64 = attend::Settings::default().copy_bytes_per_second, "bytes/s";
+        /// Whether chunks that are mostly garbage, or many and small, are compacted.
+        compaction: bool = attend::Settings::default().compaction, "";
+        /// A sealed chunk is mostly garbage when less of it is alive than this, in percent.
+        compaction_live_percent: u32 = attend::Settings::default().compaction_live_percent, "percent";
+        /// Bytes a second compaction may write for each live datanode; 0: no limit.
+        compaction_bytes_per_second: u64 = attend::Settings::default().compaction_bytes_per_second, "bytes/s";
+        /// How long a chunk stays unchanged before it is compacted, in milliseconds.
+        compaction_after_ms: u64 = attend::Settings::default().compaction_after.as_millis() as u64, "ms";
+        /// How often the store is made durable, in milliseconds; the log covers the time between.
+        checkpoint_ms: u64 = 2_000, "ms";
+        /// Log entries between two points up to which the log may be purged.
+        snapshot_every: u64 = 10_000, "";
+        /// Log entries kept for followers that lag, although the store has them.
+        log_keep: u64 = 5_000, "";
+        /// Bytes of one segment file of the log.
+        log_segment_bytes: u32 = 32 << 20, "bytes";
+        /// Bytes of recent log entries kept in memory.
+        log_recent_bytes: usize = 32 << 20, "bytes";
+    }
+    and {
+        /// Its network and its clock: the machine's, unless somebody puts others in their place.
+        host: Host = Host::default();
+        /// The disk that `dir` is on: the machine's, unless somebody puts another in its place.
+        disk: SharedDisk = disk::real();
     }
 }
 

@@ -8,4 +8,5 @@ pub mod code;
 pub mod health;
 pub mod http;
 pub mod metrics;
+pub mod settings;
 pub mod status;

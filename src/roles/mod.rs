@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Result;
+use cairn_host::notify;
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -30,6 +31,7 @@ fn shutdown() -> Result<watch::Receiver<bool>> {
                 std::process::exit(i32::from(exit::FAILED));
             }
             tracing::info!("stopping; ask again to stop at once");
+            notify::stopping();
             let _ = send.send(true);
         }
     });
@@ -51,5 +53,6 @@ fn announce(role: &'static str, listen: SocketAddr) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         tracing::info!(%listen, "{role} ready");
+        notify::ready();
     });
 }

@@ -6,7 +6,6 @@ mod anew;
 mod log_storage;
 mod members;
 mod network;
-mod receive;
 mod service;
 mod snapshot;
 mod state_machine;

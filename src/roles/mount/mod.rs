@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use cairn_fuse::MountOptions;
+use cairn_host::notify;
 use cairn_ops::http::{self, Names};
 use clap::Args;
 
@@ -123,6 +124,7 @@ async fn serve(plan: Plan, ready: impl FnOnce()) -> Result<()> {
         None => None,
     };
     tracing::info!(dir = %dir.display(), "mount ready");
+    notify::ready();
     ready();
     let mounted = Arc::new(mounted);
     let ended = {
