@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bench, cluster, demo, doctor, manual, roles, verbs};
+use crate::{bench, cluster, demo, doctor, manual, roles, top, verbs};
 
 /// CairnFS: a replicated file system. Files in, files out, and it heals itself.
 #[derive(Parser)]
@@ -127,6 +127,8 @@ pub enum Command {
     Fsck(On<verbs::fsck::Fsck>),
     /// Show the cluster's health (exit code 0 healthy, 1 degraded, 2 data missing or unreachable)
     Status(On<verbs::status::Status>),
+    /// Watch the cluster work, as top(1) shows a machine
+    Top(On<top::Top>),
     /// Check this machine's set-up and the cluster's health (exit code 0 nothing is wrong, 1 warnings, 2 failures)
     Doctor(On<doctor::Doctor>),
     /// Show the cluster as `hdfs dfsadmin -report` would

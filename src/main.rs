@@ -13,6 +13,7 @@ mod mode;
 mod output;
 mod paths;
 mod roles;
+mod top;
 mod transfer;
 mod tree;
 mod verbs;
@@ -112,6 +113,11 @@ async fn dispatch(cli: Cli) -> u8 {
             let connection = on.connection.merged(&top);
             start_log(connection.log.as_deref(), "off");
             finish("doctor", Box::pin(doctor::run(&connection, on.args)).await)
+        }
+        Command::Top(on) => {
+            let connection = on.connection.merged(&top);
+            start_log(connection.log.as_deref(), "off");
+            finish("top", Box::pin(top::run(&connection, on.args)).await)
         }
         Command::Report(on) => verb!("report", on, verbs::report::run),
         Command::Balance(on) => verb!("balance", on, verbs::balance::run),

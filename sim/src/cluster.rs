@@ -251,7 +251,7 @@ impl Cluster {
 
     fn start(&mut self, id: Id) {
         let (peers, machine) = (self.addresses(), self.host(id));
-        let (seed, pause_ms, plan) = (self.plan.seed, self.plan.pause_ms, self.plan.clone());
+        let (seed, log_keep, pause_ms) = (self.plan.seed, self.plan.log_keep, self.plan.pause_ms);
         let check_after = self.random.millis(0, 400);
         let history = self.history.clone();
         let mount = self.disks.get(&id).map(|disk| Arc::new(disk.mount()) as Arc<dyn cairn_host::disk::Disk>);
@@ -267,7 +267,7 @@ impl Cluster {
         let process = async move {
             let why = match (role, mount) {
                 (Role::Namenode, Some(disk)) => {
-                    let config = namenode::config(&address, &peers, disk, machine, &plan);
+                    let config = namenode::config(&address, &peers, disk, machine, log_keep);
                     namenode::run(config, stop)
                         .await
                         .map_or_else(|error| error.to_string(), |()| "stopped".into())

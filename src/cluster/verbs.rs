@@ -295,7 +295,7 @@ pub fn hints(cluster: &LocalCluster) -> String {
     let mut line = |command: String, what: &str| text.push_str(&format!("  {command:<44} {what}\n"));
     line(format!("{program} put FILE /"), "copy a file in");
     line(format!("{program} ls -l /"), "see it");
-    line(format!("{program} status --watch"), "watch the cluster");
+    line(format!("{program} top"), "watch the cluster");
     line(format!("{program} cluster kill dn1"), "kill a datanode and watch it heal");
     if let Some(mount) = cluster.layout.mount_point() {
         line(format!("ls {}", mount.display()), "the same files, mounted");

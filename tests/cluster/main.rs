@@ -26,6 +26,7 @@ mod service;
 mod sharing;
 mod strangers;
 mod support;
+mod top;
 mod trash;
 mod two_mounts;
 mod verbs;
