@@ -11,7 +11,7 @@ pub fn as_json(status: &fs::ClusterStatus) -> Value {
     let codes: Vec<&str> = verdict.reasons.iter().map(|reason| reason.code.name()).collect();
     let fs = status.fs.clone().unwrap_or_default();
     let repair = status.repair.unwrap_or_default();
-    let compaction = status.compaction.unwrap_or_default();
+    let compaction = status.compaction.clone().unwrap_or_default();
     let namenodes: Vec<Value> = status
         .namenodes
         .iter()

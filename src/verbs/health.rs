@@ -34,7 +34,7 @@ pub fn render(status: &fs::ClusterStatus) -> String {
         status.open_chunks, status.sealed_chunks, repair.under_replicated, repair.missing, repair.surplus
     ));
     text.push_str(&format!("repair {}\n", repair_line(&repair)));
-    text.push_str(&format!("garbage {}\n", compaction_line(&status.compaction.unwrap_or_default())));
+    text.push_str(&format!("garbage {}\n", compaction_line(&status.compaction.clone().unwrap_or_default())));
     text.push_str(&format!("scrub {}\n", scrub_line(status)));
     text
 }

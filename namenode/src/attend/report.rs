@@ -28,7 +28,7 @@ pub(super) fn decorate(leading: &Leading, answer: &mut fs::Answer, now_ms: u64) 
             }
             status.datanodes.iter_mut().for_each(|datanode| decorate_datanode(leading, datanode, now_ms));
             status.repair = Some(repair(leading));
-            status.compaction = Some(leading.compactor.info(&leading.settings));
+            status.compaction = Some(Box::new(leading.compactor.info(&leading.settings)));
         }
         _ => {}
     }

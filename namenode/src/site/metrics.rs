@@ -154,7 +154,7 @@ fn repair(status: &fs::ClusterStatus, page: &mut Page<'_>) {
     gauge("cairn_repair_left_bytes", "Bytes still to copy", repair.bytes_left);
     page.counter("cairn_repair_copied_bytes", "Bytes copied by this leader's orders", repair.bytes_copied);
     page.counter("cairn_repair_chunks", "Replicas made by this leader's orders", repair.chunks_repaired);
-    let compaction = status.compaction.unwrap_or_default();
+    let compaction = status.compaction.clone().unwrap_or_default();
     page.gauge(
         "cairn_garbage_bytes",
         "Bytes of sealed chunks that no file has",
