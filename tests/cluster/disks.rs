@@ -73,6 +73,16 @@ fn datanodes(status: &Value) -> Vec<Value> {
     status["datanodes"].as_array().cloned().unwrap_or_default()
 }
 
+/// A process that ends with the test, however that ends.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A kind of failure, and how it is made.
 type Kind<'a> = (&'a str, &'a dyn Fn(&Faults));
 
@@ -255,7 +265,7 @@ fn damage(path: &Path) {
 fn a_directory_is_drained_and_its_disk_taken_out() {
     let cluster = Cluster::up(&["--namenodes", "1", "--datanodes", "2", "--dead-after", "3"]);
     let (stays, leaves) = (cluster.scratch("stays"), cluster.scratch("leaves"));
-    let mut process = spawn(&cluster, &[&stays, &leaves]);
+    let mut process = Killed(spawn(&cluster, &[&stays, &leaves]));
     let find = |status: &Value| {
         let own = datanodes(status).into_iter().find(|node| node["host"] == "own");
         own.filter(|node| node["liveness"] == "live").unwrap_or(Value::Null)
@@ -274,11 +284,7 @@ fn a_directory_is_drained_and_its_disk_taken_out() {
     cluster.wait_healed();
     let before = find(&cluster.wait_for("all of it told", settled))["replicas"].as_u64();
     assert!(before > Some(0));
-    let stop = |process: &mut Child| {
-        process.kill().expect("it runs");
-        process.wait().expect("it ends");
-    };
-    stop(&mut process);
+    drop(process);
     let log = || fs::File::options().append(true).open(cluster.dir().join("logs/own.log")).expect("a log");
     let arguments = [
         "datanode",
@@ -293,7 +299,7 @@ fn a_directory_is_drained_and_its_disk_taken_out() {
         "--dir",
     ];
     let mut command = cluster.command(&arguments);
-    process = run(command.args([&leaves]).arg("--drain").arg(&leaves), log());
+    process = Killed(run(command.args([&leaves]).arg("--drain").arg(&leaves), log()));
     let status = cluster.wait_for("it empty", |status| {
         let draining = &find(status)["draining"][0];
         draining["path"] == text(&leaves) && draining["replicas"] == 0 && settled(status)
@@ -306,9 +312,9 @@ fn a_directory_is_drained_and_its_disk_taken_out() {
     let shown = cluster.run(&["status"]);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.contains("directories being drained") && shown.contains("empty; take it out"), "{shown}");
-    stop(&mut process);
+    drop(process);
     fs::remove_dir_all(&leaves).expect("the disk can be taken out");
-    process = spawn(&cluster, &[&stays]);
+    let _process = Killed(spawn(&cluster, &[&stays]));
     cluster.wait_for("it back", |status| find(status)["replicas"].as_u64() == before);
     cluster.wait_healed();
     cluster.ok(&["admin", "scrub"]);
@@ -318,5 +324,4 @@ fn a_directory_is_drained_and_its_disk_taken_out() {
         assert_eq!(digests(&tree), digests(&back));
     }
     cluster.ok(&["fsck", "/"]);
-    stop(&mut process);
 }

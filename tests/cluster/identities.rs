@@ -37,6 +37,12 @@ fn a_copied_identity_is_refused_while_the_first_lives() {
     let copy = cluster.scratch("copy");
     copy_directory(&cluster.dir().join("dn1"), &copy);
     cluster.start("dn1");
+    // Heard of it was lately, while it was down: what counts is that it attends again, before its copy does.
+    let own = cluster.dir().join("logs/dn1.log");
+    cluster.wait_for("it to attend again", |_| {
+        let said = fs::read_to_string(&own).expect("its log");
+        said.matches("cairn_datanode::attend: attending").count() == 2
+    });
     cluster.wait_for("all live", |status| live(status) == 3);
     let log = cluster.scratch("copy.log");
     let mut command = cluster.command(&["datanode", "--dir", text(&copy), "--listen", "127.0.0.1:0"]);

@@ -147,7 +147,11 @@ impl Cluster {
     /// The name of the live datanode that holds most replicas.
     #[track_caller]
     pub fn busiest_datanode(&self) -> String {
-        let status = self.wait_for("datanodes", |status| status["datanodes"].is_array());
+        let held = |node: &Value| node["replicas"].as_u64().is_some_and(|held| held > 0);
+        // Heartbeats lag behind what is there.
+        let status = self.wait_for("datanodes that tell of replicas", |status| {
+            status["datanodes"].as_array().is_some_and(|nodes| nodes.iter().any(held))
+        });
         let nodes = status["datanodes"].as_array().expect("an array");
         let busiest = nodes.iter().max_by_key(|node| node["replicas"].as_u64()).expect("a datanode");
         self.node_at(busiest["address"].as_str().expect("an address"))
