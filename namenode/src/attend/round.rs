@@ -1,6 +1,6 @@
 //! The leader's round: look, judge, order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cairn_metadata::plan::repair::{Limits, plan};
 use cairn_metadata::records;
@@ -51,7 +51,7 @@ pub(super) fn begin(leading: &mut Leading, due: bool, now_ms: u64, now_ns: i64) 
 /// Second part: take in what was read, and order what follows from it. `settled` are the replicas whose proposals had
 /// been answered before the reading.
 pub(super) fn end(leading: &mut Leading, read: Read, settled: Vec<(u64, u32)>, now_ms: u64, now_ns: i64) {
-    for (chunk, node) in settled {
+    for &(chunk, node) in &settled {
         leading.pending.remove(&(chunk, node));
         leading.flights.end(chunk, node);
     }
@@ -59,6 +59,7 @@ pub(super) fn end(leading: &mut Leading, read: Read, settled: Vec<(u64, u32)>, n
     for (id, record) in &read.chunks {
         leading.file(*id, record.as_ref(), now_ms, now_ns);
     }
+    delete_purged(leading, &read, &settled, now_ms);
     if let Some(stretch) = read.stretch {
         let known = stretch.chunks.iter().map(|(id, _)| *id).collect();
         leading.problems.forget_others(stretch.from, stretch.next, &known);
@@ -84,6 +85,16 @@ pub(super) fn end(leading: &mut Leading, read: Read, settled: Vec<(u64, u32)>, n
     leading.progress.pass(now_ms);
     leading.failures.prune(now_ms);
     leading.copy_failures.prune(now_ms);
+}
+
+/// What was changed about a replica and its chunk's purge may have been under way together. The purge then knew nothing of
+/// the replica, and whoever asks about it finds no chunk any more.
+fn delete_purged(leading: &mut Leading, read: &Read, settled: &[(u64, u32)], now_ms: u64) {
+    let gone: BTreeSet<u64> =
+        read.chunks.iter().filter(|(_, record)| record.is_none()).map(|(id, _)| *id).collect();
+    for &(chunk, node) in settled.iter().filter(|(chunk, node)| *node != 0 && gone.contains(chunk)) {
+        leading.want_delete(node, chunk, now_ms);
+    }
 }
 
 fn give_up_overdue(leading: &mut Leading, now_ms: u64) {
@@ -237,5 +248,22 @@ mod tests {
         assert!(sent.try_recv().is_ok() && sent.try_recv().is_err());
         assert!(leading.orders.concerns(4, 5) && leading.orders.concerns(4, 6));
         assert!(leading.roster.attendees[&4].deletes.is_empty());
+    }
+
+    #[test]
+    fn a_replica_that_was_dropped_while_its_chunk_was_purged_is_deleted() {
+        let mut leading = Leading::new(1, 1, 0, Settings::default());
+        let (outgoing, _sent) = mpsc::channel(8);
+        let (alive, _displaced) = oneshot::channel();
+        let attendee = leading.roster.attendees.entry(4).or_default();
+        attendee.stream = Some(Stream { id: 1, outgoing, _alive: alive });
+        let change = Change::Drop { bad: false };
+        assert!(leading.offer(Proposal { chunk: 5, node: 4, change }, 0));
+        // The log took the drop, and then the purge, which had been asked for before and named nobody.
+        leading.settle(5, 4);
+        let settled = std::mem::take(&mut leading.settled);
+        let read = Read { chunks: vec![(5, None)], ..Read::default() };
+        end(&mut leading, read, settled, 0, 0);
+        assert!(leading.orders.concerns(4, 5), "its deletion is ordered");
     }
 }
