@@ -39,7 +39,7 @@ fn space_comes_back_while_clients_work_and_nodes_die() {
     let tree = cluster.scratch("tree");
     make_tree(&tree, 400, 100_000, 21);
     cluster.ok(&["put", text(&tree), "/tree"]);
-    let before = used(&cluster.wait_for("the data", |status| used(status) > 3 * 15_000_000));
+    let before = used(&told(&cluster));
     let steady = tree.join("d00/e0/f00000");
     let long = File::open(point.join("tree/d00/e0/f00000")).expect("it opens");
     let over = AtomicBool::new(false);
@@ -78,6 +78,14 @@ fn space_comes_back_while_clients_work_and_nodes_die() {
     assert!(said.contains("is HEALTHY"), "{said}");
     drop(cluster);
     fs::remove_dir(&point).expect("the mount point is free again");
+}
+
+/// The state when everything has its replicas and all heartbeats have told of them.
+fn told(cluster: &Cluster) -> Value {
+    cluster.wait_healed();
+    cluster.wait_for("all replicas told", |status| {
+        status["live_bytes"].as_u64().is_some_and(|live| used(status) >= 3 * live)
+    })
 }
 
 fn emptied(status: &Value) -> u64 {
