@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use cairn_metadata::plan::Nodes;
 use cairn_metadata::plan::balance::{may_move, pair, spread};
 use cairn_metadata::plan::repair::Copy;
 use cairn_metadata::plan::verdict::Holding;
@@ -89,30 +90,42 @@ impl Balancer {
     }
 }
 
-/// The giving node and the taking one, if anything is to be moved now: what lacks replicas comes first.
-fn pair_now(leading: &Leading, now_ms: u64) -> Option<(u32, u32)> {
+/// Whether anything may be moved now: what lacks replicas comes first.
+fn may_begin(leading: &Leading, now_ms: u64) -> bool {
     let totals = leading.problems.totals();
     let calm = totals.under_replicated == 0 && totals.missing == 0 && leading.scan.is_abreast();
-    if !leading.balancer.is_asked(now_ms) || !calm {
-        return None;
-    }
-    pair(&expected(leading), leading.balancer.threshold)
+    leading.balancer.is_asked(now_ms) && calm
 }
 
 /// The nodes as they will be when what is under way is done. Copies on their way are promised room already.
-fn expected(leading: &Leading) -> cairn_metadata::plan::Nodes {
+fn expected(leading: &Leading) -> Nodes {
     let mut nodes = leading.roster.nodes.clone();
     for moving in leading.balancer.moves.values() {
-        if let Some(node) = nodes.get_mut(&moving.from) {
-            node.available = node.available.saturating_add(moving.length).min(node.capacity);
-        }
+        empty(&mut nodes, moving.from, moving.length);
     }
     nodes
 }
 
+/// So many bytes of a node will be gone.
+fn empty(nodes: &mut Nodes, node: u32, bytes: u64) {
+    if let Some(node) = nodes.get_mut(&node) {
+        node.available = node.available.saturating_add(bytes).min(node.capacity);
+    }
+}
+
+/// So many bytes more are on their way to a node.
+fn fill(nodes: &mut Nodes, node: u32, bytes: u64) {
+    if let Some(node) = nodes.get_mut(&node) {
+        node.available = node.available.saturating_sub(bytes);
+    }
+}
+
 /// The node whose chunks are to be read for this round, and from where on.
 pub(super) fn wants(leading: &mut Leading, now_ms: u64) -> Option<(u32, u64)> {
-    let (from, _) = pair_now(leading, now_ms)?;
+    if !may_begin(leading, now_ms) {
+        return None;
+    }
+    let (from, _) = pair(&expected(leading), leading.balancer.threshold)?;
     if leading.balancer.cursor.0 != from {
         leading.balancer.cursor = (from, 0);
         leading.balancer.found_one = false;
@@ -124,22 +137,25 @@ pub(super) fn wants(leading: &mut Leading, now_ms: u64) -> Option<(u32, u64)> {
 pub(super) fn step(leading: &mut Leading, candidates: Option<Candidates>, now_ms: u64) {
     forget_failed(leading, now_ms);
     let Some(candidates) = candidates else { return };
-    let per_second = leading.balancer.bytes_per_second;
+    let (threshold, per_second) = (leading.balancer.threshold, leading.balancer.bytes_per_second);
     let mut budget = leading.balancer.allowance.refill(per_second, now_ms);
+    let mut nodes = expected(leading);
+    let mut between = if may_begin(leading, now_ms) { pair(&nodes, threshold) } else { None };
     for (chunk, record) in &candidates.chunks {
         if budget == 0 {
             // Those that were not looked at come first in the next round.
             leading.balancer.cursor.1 = *chunk;
             return;
         }
-        let Some((from, to)) = pair_now(leading, now_ms).filter(|(from, _)| *from == candidates.node) else {
-            return;
-        };
+        let Some((from, to)) = between.filter(|(from, _)| *from == candidates.node) else { return };
         if leading.flights.count_to(to) >= leading.settings.copies_per_node {
             leading.balancer.cursor.1 = *chunk;
             return;
         }
-        if let Some(length) = order(leading, *chunk, record, (from, to), now_ms) {
+        if let Some(length) = order(leading, &nodes, (*chunk, record), (from, to), now_ms) {
+            empty(&mut nodes, from, length);
+            fill(&mut nodes, to, length);
+            between = pair(&nodes, threshold);
             budget = budget.saturating_sub(length);
             leading.balancer.found_one = true;
             leading.balancer.stuck = false;
@@ -152,10 +168,11 @@ pub(super) fn step(leading: &mut Leading, candidates: Option<Candidates>, now_ms
     }
 }
 
+/// Orders a move if the chunk may be moved; how many bytes that is.
 fn order(
     leading: &mut Leading,
-    chunk: u64,
-    record: &Chunk,
+    nodes: &Nodes,
+    (chunk, record): (u64, &Chunk),
     (from, to): (u32, u32),
     now_ms: u64,
 ) -> Option<u64> {
@@ -167,7 +184,7 @@ fn order(
         || leading.is_busy(chunk, to)
         || leading.is_busy(chunk, from)
         || leading.copy_failures.waits(chunk, to, now_ms);
-    if is_busy || !may_move(&holding, &expected(leading), from, to) {
+    if is_busy || !may_move(&holding, nodes, from, to) {
         return None;
     }
     let copy = Copy {
@@ -186,9 +203,7 @@ fn order(
     let length = copy.length;
     leading.flights.start(copy);
     // At once, not with the next hearing: the next choice must know of it.
-    if let Some(node) = leading.roster.nodes.get_mut(&to) {
-        node.available = node.available.saturating_sub(length);
-    }
+    fill(&mut leading.roster.nodes, to, length);
     leading.balancer.allowance.spend(length);
     leading.balancer.moves.insert(chunk, Move { from, to, length, since_ms: now_ms, arrived: false });
     Some(length)
@@ -246,7 +261,8 @@ fn report(leading: &Leading) -> BalanceReply {
     let balancer = &leading.balancer;
     let totals = leading.problems.totals();
     let threshold = balancer.threshold;
-    let spread = spread(&expected(leading), threshold).unwrap_or_default();
+    let nodes = expected(leading);
+    let spread = spread(&nodes, threshold).unwrap_or_default();
     BalanceReply {
         mean: spread.mean as u32,
         lowest: spread.lowest as u32,
@@ -255,9 +271,7 @@ fn report(leading: &Leading) -> BalanceReply {
         moving: balancer.moves.len() as u64,
         moved_chunks: balancer.moved_chunks,
         moved_bytes: balancer.moved_bytes,
-        balanced: leading.scan.is_abreast()
-            && balancer.moves.is_empty()
-            && pair(&expected(leading), threshold).is_none(),
+        balanced: leading.scan.is_abreast() && balancer.moves.is_empty() && pair(&nodes, threshold).is_none(),
         stuck: balancer.stuck,
         waiting: totals.under_replicated + totals.missing,
         ..BalanceReply::default()
