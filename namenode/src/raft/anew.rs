@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::mpsc::sync_channel;
 
-use bytes::Bytes;
-use cairn_metadata::store::{StoreError, Table, Txn};
+use cairn_metadata::store::{StoreError, Txn};
+use futures::executor::block_on;
+use openraft::storage::RaftLogStorage;
 use openraft::{BasicNode, Membership};
-use serde::Serialize;
 
-use super::snapshot::{self, HIGHEST_ID, MEMBERSHIP};
-use super::types::{LogId, StoredMembership, Vote, position};
-use crate::log::{Flushed, Log};
+use super::log_storage::LogStorage;
+use super::snapshot::{self, HIGHEST_ID, MEMBERSHIP, put};
+use super::types::{LogId, StoredMembership, Vote};
+use crate::log::Log;
 
 /// Terms that the lost group may have had after its content was copied.
 const TERMS: u64 = 1_000_000;
@@ -40,25 +40,11 @@ pub fn begin_anew(txn: &mut dyn Txn, address: &str) -> Result<Anew, StoreError> 
 impl Anew {
     /// Has an empty log begin after what the store holds, and no term of the lost group come again.
     pub fn write_to(&self, log: &Log) -> io::Result<()> {
-        let at = position(&self.applied);
-        let vote = Vote::new(at.term + TERMS, self.id);
-        let vote = Bytes::from(postcard::to_allocvec(&vote).map_err(io::Error::other)?);
-        done(|flushed| log.save_vote(vote, flushed))?;
-        done(|flushed| log.purge(at, flushed))
+        let mut storage = LogStorage(log.clone());
+        let vote = Vote::new(self.applied.committed_leader_id().term + TERMS, self.id);
+        block_on(async {
+            storage.save_vote(&vote).await?;
+            storage.purge(self.applied).await
+        })
     }
-}
-
-/// Asks the log for something and waits until it is on disk.
-fn done(ask: impl FnOnce(Flushed) -> io::Result<()>) -> io::Result<()> {
-    let (sender, receiver) = sync_channel(1);
-    ask(Box::new(move |result| {
-        // Whoever asked waits below.
-        let _ = sender.send(result);
-    }))?;
-    receiver.recv().unwrap_or_else(|_| Err(io::Error::other("the log's writer ended")))
-}
-
-fn put(txn: &mut dyn Txn, key: &[u8], value: &impl Serialize) -> Result<(), StoreError> {
-    let bytes = postcard::to_allocvec(value).map_err(|error| StoreError::Engine(error.to_string()))?;
-    txn.put(Table::Raft, key, &bytes)
 }

@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use cairn_host::disk::{Access, Reader, SharedDisk};
 use cairn_host::work::blocking;
-use cairn_metadata::store::{Store, StoreError, Table, View};
+use cairn_metadata::store::{Store, StoreError, Table, Txn, View};
 use openraft::RaftSnapshotBuilder;
 use openraft::type_config::alias::SnapshotOf;
+use serde::Serialize;
 
 use super::types::{LogId, SnapshotMeta, StoredMembership, Types};
 use crate::store::{RedbStore, stream};
@@ -73,6 +74,12 @@ fn decode<T: serde::de::DeserializeOwned>(view: &dyn View, key: &[u8]) -> Result
     let bytes = view.get(Table::Raft, key)?;
     let damaged = |_| StoreError::Damaged(format!("the Raft record {}", String::from_utf8_lossy(key)));
     bytes.map(|bytes| postcard::from_bytes(&bytes).map_err(damaged)).transpose()
+}
+
+/// Writes a record of [`Table::Raft`].
+pub fn put(txn: &mut dyn Txn, key: &[u8], value: &impl Serialize) -> Result<(), StoreError> {
+    let bytes = postcard::to_allocvec(value).map_err(|error| StoreError::Engine(error.to_string()))?;
+    txn.put(Table::Raft, key, &bytes)
 }
 
 /// How far a store is: what a snapshot of it covers.

@@ -7,15 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cairn_host::work::blocking;
-use cairn_metadata::store::{Durability, Store, StoreError, Table, Txn};
+use cairn_metadata::store::{Durability, Store, StoreError, Txn};
 use cairn_proto::fs::CommandBatch;
 use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use prost::Message;
-use serde::Serialize;
 
-use super::snapshot::{self, APPLIED, Builder, Content, HIGHEST_ID, MEMBERSHIP, Snapshot};
+use super::snapshot::{self, APPLIED, Builder, Content, HIGHEST_ID, MEMBERSHIP, Snapshot, put};
 use super::types::{Entry, LogId, Outcomes, SnapshotMeta, StoredMembership, Types};
 use crate::fatal::Alarm;
 use crate::store::RedbStore;
@@ -132,11 +131,6 @@ fn apply_entry(txn: &mut dyn Txn, entry: &Entry) -> Result<Outcomes, StoreError>
             Ok(Outcomes::default())
         }
     }
-}
-
-fn put(txn: &mut dyn Txn, key: &[u8], value: &impl Serialize) -> Result<(), StoreError> {
-    let bytes = postcard::to_allocvec(value).map_err(|error| StoreError::Engine(error.to_string()))?;
-    txn.put(Table::Raft, key, &bytes)
 }
 
 impl RaftStateMachine<Types> for StateMachine {
