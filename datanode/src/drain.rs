@@ -1,96 +1,66 @@
 //! A thread that empties data directories into the others, as the configuration asks.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
-use std::thread::{Builder, JoinHandle};
+use std::thread::{Builder, JoinHandle, park_timeout};
 use std::time::Duration;
 
 use cairn_proto::{ErrorCode, Result};
 
 use crate::pace::Pace;
-use crate::store::{Store, locked};
+use crate::store::Store;
 
 /// Between two looks for what is left: open replicas are moved once they are sealed, failed moves tried again.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// The drainer of one datanode.
+/// The drainer of one datanode. It ends when it is dropped; what is half moved stays where it was.
 pub struct Drainer {
-    shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-struct Shared {
-    store: Arc<Store>,
-    bytes_per_second: u64,
-    stopping: AtomicBool,
-    sleep: Mutex<()>,
-    wake: Condvar,
+    stopping: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Drainer {
     /// Begins, at most so many bytes a second; 0: no limit.
     pub fn start(store: Arc<Store>, bytes_per_second: u64) -> Result<Drainer> {
-        let shared = Arc::new(Shared {
-            store,
-            bytes_per_second,
-            stopping: AtomicBool::new(false),
-            sleep: Mutex::default(),
-            wake: Condvar::new(),
-        });
-        let worker = shared.clone();
+        let stopping = Arc::new(AtomicBool::new(false));
+        let told = stopping.clone();
         let thread = Builder::new()
             .name("drain".into())
-            .spawn(move || worker.run())
+            .spawn(move || run(&store, bytes_per_second, &told))
             .map_err(|error| ErrorCode::Unavailable.because(format!("draining: {error}")))?;
-        Ok(Drainer { shared, thread: Mutex::new(Some(thread)) })
-    }
-
-    /// Ends it; what is half moved stays where it was.
-    pub fn stop(&self) {
-        self.shared.stopping.store(true, Ordering::Release);
-        // Under the lock, so that it is not missed by somebody who is about to sleep.
-        drop(locked(&self.shared.sleep));
-        self.shared.wake.notify_all();
-        if let Some(thread) = locked(&self.thread).take() {
-            let _ = thread.join();
-        }
+        Ok(Drainer { stopping, thread: Some(thread) })
     }
 }
 
 impl Drop for Drainer {
     fn drop(&mut self) {
-        self.stop();
+        self.stopping.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
     }
 }
 
-impl Shared {
-    fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
-    }
-
-    fn run(&self) {
-        let mut pace = Pace::new(self.bytes_per_second);
-        let (mut next, mut was_left) = (0, true);
-        while !self.is_stopping() {
-            if let Some(replica) = self.store.next_to_drain(next) {
-                let chunk = replica.chunk();
-                let mut go_on = |bytes| pace.wait_while(bytes, || !self.is_stopping());
-                if let Err(error) = self.store.move_away(&replica, &mut go_on) {
-                    tracing::warn!(chunk, %error, "a replica was not moved out of a directory that is drained");
-                }
-                next = chunk.saturating_add(1);
-                continue;
+fn run(store: &Store, bytes_per_second: u64, stopping: &AtomicBool) {
+    let goes_on = || !stopping.load(Ordering::Acquire);
+    let mut pace = Pace::new(bytes_per_second);
+    let (mut next, mut was_left) = (0, true);
+    while goes_on() {
+        if let Some(replica) = store.next_to_drain(next) {
+            let chunk = replica.chunk();
+            if let Err(error) = store.move_away(&replica, &mut |bytes| pace.wait_while(bytes, goes_on)) {
+                tracing::warn!(chunk, %error, "a replica was not moved out of a directory that is drained");
             }
-            next = 0;
-            let is_left = self.store.draining().iter().any(|dir| dir.replicas > 0);
-            if was_left && !is_left {
-                tracing::info!("all directories to be drained are empty; they can be taken out of `dirs`");
-            }
-            was_left = is_left;
-            let sleep = locked(&self.sleep);
-            if !self.is_stopping() {
-                drop(self.wake.wait_timeout(sleep, LOOK));
-            }
+            next = chunk.saturating_add(1);
+            continue;
         }
+        next = 0;
+        let is_left = store.draining().iter().any(|dir| dir.replicas > 0);
+        if was_left && !is_left {
+            tracing::info!("all directories to be drained are empty; they can be taken out of `dirs`");
+        }
+        was_left = is_left;
+        park_timeout(LOOK);
     }
 }
