@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::faulty_disk::{Faults, FaultyDisk};
 use crate::mounting::can_mount;
-use crate::support::{Cluster, digests, make_tree, text};
+use crate::support::{Cluster, Killed, digests, make_tree, text};
 
 /// A datanode of the test's own, with a sound directory and one that is made to fail. Killed when dropped.
 struct TwoDisks {
@@ -71,16 +71,6 @@ fn run(command: &mut Command, log: fs::File) -> Child {
 
 fn datanodes(status: &Value) -> Vec<Value> {
     status["datanodes"].as_array().cloned().unwrap_or_default()
-}
-
-/// A process that ends with the test, however that ends.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// A kind of failure, and how it is made.

@@ -2,19 +2,9 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
-use crate::support::{Cluster, digest, digests, make_file, make_tree, text};
-
-/// A process of its own, ended with the test.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use crate::support::{Cluster, Killed, digest, digests, make_file, make_tree, text};
 
 fn copy_directory(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp");
@@ -48,7 +38,7 @@ fn a_copied_identity_is_refused_while_the_first_lives() {
     let mut command = cluster.command(&["datanode", "--dir", text(&copy), "--listen", "127.0.0.1:0"]);
     command.args(["--namenodes", &namenode_of(&cluster)]).stdout(Stdio::null());
     command.stderr(fs::File::create(&log).unwrap());
-    let _twin = Process(command.spawn().expect("cairn starts"));
+    let _twin = Killed(command.spawn().expect("cairn starts"));
     cluster.wait_for("the status to name the rival", |status| {
         let nodes = status["datanodes"].as_array().unwrap();
         nodes.iter().any(|node| node["rival"].as_str().is_some_and(|rival| rival.contains("127.0.0.1:")))
@@ -115,7 +105,7 @@ fn a_directory_that_is_missing_is_named_and_one_of_another_datanode_refused() {
             command.args(["--dir", text(dir)]);
         }
         command.stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
-        Process(command.spawn().expect("cairn starts"))
+        Killed(command.spawn().expect("cairn starts"))
     };
     let fourth = start([&one, &two]);
     cluster.wait_for("four live", |status| live(status) == 4);

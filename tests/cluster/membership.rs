@@ -1,13 +1,6 @@
 //! Namenodes come and go.
 
-use serde_json::Value;
-
-use crate::support::Cluster;
-
-fn voters(status: &Value) -> usize {
-    let namenodes = status["namenodes"].as_array().cloned().unwrap_or_default();
-    namenodes.iter().filter(|node| node["voter"] == true && node["reachable"] == true).count()
-}
+use crate::support::{Cluster, voters};
 
 #[test]
 fn a_wiped_namenode_joins_again_and_counts() {

@@ -2,14 +2,7 @@
 
 use std::fs;
 
-use serde_json::Value;
-
-use crate::support::{Cluster, digests, make_tree, text};
-
-fn voters(status: &Value) -> usize {
-    let namenodes = status["namenodes"].as_array().cloned().unwrap_or_default();
-    namenodes.iter().filter(|node| node["voter"] == true && node["reachable"] == true).count()
-}
+use crate::support::{Cluster, digests, make_tree, text, voters};
 
 #[test]
 fn a_lost_group_of_namenodes_begins_anew_from_a_backup() {

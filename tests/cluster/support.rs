@@ -265,3 +265,19 @@ pub fn digest(path: &Path) -> String {
 pub fn text(path: &Path) -> &str {
     path.to_str().expect("a UTF-8 path")
 }
+
+/// Namenodes of the group that vote and answer.
+pub fn voters(status: &Value) -> usize {
+    let namenodes = status["namenodes"].as_array().cloned().unwrap_or_default();
+    namenodes.iter().filter(|node| node["voter"] == true && node["reachable"] == true).count()
+}
+
+/// A process that ends with the test, however that ends.
+pub struct Killed(pub Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
