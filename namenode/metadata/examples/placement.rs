@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cairn_metadata::plan::backoff::Backoff;
 use cairn_metadata::plan::placement::{Ask, choose};
 use cairn_metadata::plan::problems::Problems;
+use cairn_metadata::plan::random::Random;
 use cairn_metadata::plan::repair::{Copy, Flights, Limits, plan};
 use cairn_metadata::plan::verdict::Holding;
 use cairn_metadata::plan::{Node, Nodes};
@@ -32,25 +33,13 @@ const LOOKS: usize = 512;
 /// Draws of failed datanodes for each probability.
 const DRAWS: usize = 2_000;
 
-struct Random(u64);
+fn below(random: &mut Random, bound: u64) -> u64 {
+    ((u128::from(random.draw()) * u128::from(bound)) >> 64) as u64
+}
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
-    }
-
-    fn shuffle<T>(&mut self, items: &mut [T]) {
-        for last in (1..items.len()).rev() {
-            items.swap(last, self.below(last as u64 + 1) as usize);
-        }
+fn shuffle<T>(random: &mut Random, items: &mut [T]) {
+    for last in (1..items.len()).rev() {
+        items.swap(last, below(random, last as u64 + 1) as usize);
     }
 }
 
@@ -71,7 +60,7 @@ fn main() {
     let mut grouped = Vec::new();
     for scatter in [10, 30] {
         let mut nodes = empty.clone();
-        let sets = copysets(&nodes, scatter, &mut Random(7));
+        let sets = copysets(&nodes, scatter, &mut Random::new(7));
         let placed = fill_copysets(&mut nodes, chunks, &sets);
         print_balance(&format!("copysets, scatter {scatter}"), &nodes, &placed);
         grouped.push((scatter, placed));
@@ -151,7 +140,7 @@ fn copysets(nodes: &Nodes, scatter: usize, random: &mut Random) -> Vec<Vec<u32>>
     let mut sets = Vec::new();
     for _ in 0..scatter.div_ceil(REPLICAS - 1) {
         let mut order: Vec<u32> = nodes.keys().copied().collect();
-        random.shuffle(&mut order);
+        shuffle(random, &mut order);
         while order.len() >= REPLICAS {
             let mut set: Vec<u32> = Vec::new();
             for at in (0..order.len()).rev() {
@@ -175,13 +164,13 @@ fn copysets(nodes: &Nodes, scatter: usize, random: &mut Random) -> Vec<Vec<u32>>
 
 /// Each chunk goes to the emptiest of a few sets drawn at random.
 fn fill_copysets(nodes: &mut Nodes, chunks: u64, sets: &[Vec<u32>]) -> Vec<Vec<u32>> {
-    let mut random = Random(11);
+    let mut random = Random::new(11);
     let mut placed = Vec::new();
     for _ in 0..chunks {
         let room = |set: &Vec<u32>| {
             set.iter().map(|id| nodes[id].available * 1_000 / nodes[id].capacity).min().unwrap_or(0)
         };
-        let drawn = (0..4).map(|_| &sets[random.below(sets.len() as u64) as usize]);
+        let drawn = (0..4).map(|_| &sets[below(&mut random, sets.len() as u64) as usize]);
         let set = drawn.max_by_key(|set| room(set)).expect("sets").clone();
         take(nodes, &set);
         placed.push(set);
@@ -257,13 +246,13 @@ fn holding(replicas: &[u32]) -> Holding {
 /// How often at least one chunk has all its replicas among `failed` datanodes drawn at random.
 fn loss(count: u64, failed: u64, placed: &[Vec<u32>]) -> f64 {
     let sets: Vec<&Vec<u32>> = placed.iter().collect::<BTreeSet<_>>().into_iter().collect();
-    let mut random = Random(failed);
+    let mut random = Random::new(failed);
     let mut lost = 0;
     for _ in 0..DRAWS {
         let mut down = vec![false; count as usize + 1];
         let mut left = failed;
         while left > 0 {
-            let node = &mut down[1 + random.below(count) as usize];
+            let node = &mut down[1 + below(&mut random, count) as usize];
             left -= u64::from(!*node);
             *node = true;
         }

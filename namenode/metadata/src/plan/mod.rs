@@ -12,7 +12,7 @@ pub mod garbage;
 pub mod liveness;
 pub mod placement;
 pub mod problems;
-mod random;
+pub mod random;
 pub mod reconcile;
 pub mod repair;
 pub mod trash;

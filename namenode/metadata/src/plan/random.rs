@@ -1,14 +1,16 @@
 //! Choices that differ from seed to seed and are the same for the same seed.
 
 /// SplitMix64: tiny, and good enough to spread load.
-pub(super) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Random {
+    /// The sequence of a seed.
+    pub fn new(seed: u64) -> Random {
         Random(seed)
     }
 
-    fn next(&mut self) -> u64 {
+    /// The next number of the sequence.
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -18,12 +20,12 @@ impl Random {
 
     /// The index of one of `weights`, each as likely as it is heavy; `None` when there are none.
     /// A weight of 0 counts as 1, so that everything can be chosen.
-    pub(super) fn weighted(&mut self, weights: impl Iterator<Item = u64> + Clone) -> Option<usize> {
+    pub fn weighted(&mut self, weights: impl Iterator<Item = u64> + Clone) -> Option<usize> {
         let total: u128 = weights.clone().map(|weight| u128::from(weight.max(1))).sum();
         if total == 0 {
             return None;
         }
-        let wide = (u128::from(self.next()) << 64) | u128::from(self.next());
+        let wide = (u128::from(self.draw()) << 64) | u128::from(self.draw());
         let mut left = wide % total;
         for (index, weight) in weights.enumerate() {
             let weight = u128::from(weight.max(1));
