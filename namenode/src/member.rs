@@ -11,9 +11,7 @@ use cairn_host::disk::{Disk, SharedDisk};
 use cairn_host::work::blocking;
 use cairn_metadata::records;
 use cairn_metadata::store::{Store, StoreError, View};
-use cairn_proto::fs::{
-    Answer, Command, CommandBatch, Cred, FormCluster, Mutation, Outcome, answer, mutation, outcome,
-};
+use cairn_proto::fs::{Answer, CommandBatch, FormCluster, Outcome, answer, mutation, outcome};
 use cairn_proto::limits::REPLICATION;
 use cairn_proto::{Error, ErrorCode};
 use prost::Message;
@@ -25,7 +23,7 @@ use crate::counters::Counters;
 use crate::fatal::Alarm;
 use crate::identity::{Identity, Phase};
 use crate::log::{Log, LogError, LogOptions};
-use crate::propose::Proposer;
+use crate::propose::{Proposer, own};
 use crate::raft::{Group, GroupSettings};
 use crate::sessions::Sessions;
 use crate::store::RedbStore;
@@ -312,12 +310,7 @@ impl Leader {
         let applied = self.group.write(Bytes::from(nothing.encode_to_vec())).await?;
         applied.await.map_err(|_| ErrorCode::Unavailable.because("the namenode is stopping"))??;
         if !self.is_formed()? {
-            let op = mutation::Op::FormCluster(self.form.clone());
-            let command = Command {
-                cred: Some(Cred::default()),
-                mutation: Some(Mutation { op: Some(op) }),
-                ..Command::default()
-            };
+            let command = own(mutation::Op::FormCluster(self.form.clone()));
             let Outcome { result } = self.proposer.propose(command).await?;
             if let Some(outcome::Result::Error(error)) = result {
                 return Err(error.into());

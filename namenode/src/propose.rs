@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_host::clock::Clock;
-use cairn_proto::fs::{Command, CommandBatch, Outcome, outcome};
+use cairn_proto::fs::{Command, CommandBatch, Cred, Mutation, Outcome, mutation, outcome};
 use cairn_proto::limits::MAX_MESSAGE;
 use cairn_proto::{Error, ErrorCode};
 use prost::Message;
@@ -31,6 +31,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Called with the outcome of a command, or with why there is none.
 pub type Settle = Box<dyn FnOnce(Result<Outcome, Error>) + Send>;
+
+/// A command of the leader itself, of no session.
+pub fn own(op: mutation::Op) -> Command {
+    Command { cred: Some(Cred::default()), mutation: Some(Mutation { op: Some(op) }), ..Command::default() }
+}
 
 /// Puts commands into the log. Clones share one queue.
 #[derive(Clone)]

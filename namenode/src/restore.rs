@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use cairn_host::disk::{self, SharedDisk};
 use cairn_metadata::records;
 use cairn_metadata::store::{Durability, Store, StoreError, Table, View};
-use cairn_proto::fs::{Command, CommandBatch, Cred, ExpireSession, Mutation, mutation};
+use cairn_proto::fs::{CommandBatch, ExpireSession, mutation};
 use cairn_proto::store::Meta;
 use cairn_proto::{Error, ErrorCode};
 use prost::Message;
@@ -21,6 +21,7 @@ use prost::Message;
 use crate::identity::{Identity, Phase};
 use crate::log::{Log, LogOptions};
 use crate::member::{LOG, STORE};
+use crate::propose::own;
 use crate::raft;
 use crate::store::{RedbStore, stream};
 
@@ -138,18 +139,14 @@ fn end_sessions(store: &RedbStore) -> Result<(), Error> {
     };
     store.read(&mut look).map_err(refuse)?;
     for some in sessions.chunks(AT_ONCE) {
-        let commands = some.iter().map(|&session| expiry_of(session)).collect();
+        let commands =
+            some.iter().map(|&session| own(mutation::Op::ExpireSession(ExpireSession { session }))).collect();
         let batch = CommandBatch { time_ns, commands };
         store
             .write(Durability::Durable, &mut |txn| cairn_metadata::apply(txn, &batch).map(drop))
             .map_err(refuse)?;
     }
     Ok(())
-}
-
-fn expiry_of(session: u64) -> Command {
-    let op = mutation::Op::ExpireSession(ExpireSession { session });
-    Command { cred: Some(Cred::default()), mutation: Some(Mutation { op: Some(op) }), ..Command::default() }
 }
 
 fn leave_room(meta: &mut Meta) {

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use cairn_metadata::records;
 use cairn_metadata::store::{Store, View};
-use cairn_proto::fs::{Command, Cred, ExpireSession, Mutation, mutation};
+use cairn_proto::fs::{ExpireSession, mutation};
 use tokio::time::Instant;
 
 use crate::fatal::Alarm;
-use crate::propose::Proposer;
+use crate::propose::{Proposer, own};
 
 /// The leases of a leader; nothing while this namenode follows. Clones share them.
 #[derive(Debug, Clone)]
@@ -112,12 +112,7 @@ impl Sessions {
             existing.sort_unstable();
             for session in self.overdue(&existing, Instant::now()) {
                 tracing::info!(session, "a session's lease is over");
-                let op = mutation::Op::ExpireSession(ExpireSession { session });
-                let command = Command {
-                    cred: Some(Cred::default()),
-                    mutation: Some(Mutation { op: Some(op) }),
-                    ..Command::default()
-                };
+                let command = own(mutation::Op::ExpireSession(ExpireSession { session }));
                 if let Err(error) = proposer.propose(command).await {
                     tracing::debug!(session, %error, "the session was not expired");
                     break;

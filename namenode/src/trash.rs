@@ -9,10 +9,10 @@ use std::time::Duration;
 use cairn_host::clock::Clock;
 use cairn_metadata::plan::trash;
 use cairn_metadata::store::Store;
-use cairn_proto::fs::{Command, Cred, Mutation, PurgeTrash, mutation, outcome};
+use cairn_proto::fs::{PurgeTrash, mutation, outcome};
 
 use crate::fatal::Alarm;
-use crate::propose::Proposer;
+use crate::propose::{Proposer, own};
 use crate::sessions::Sessions;
 
 /// How often the leader looks.
@@ -44,11 +44,7 @@ pub async fn watch(
             return alarm.raise(error.to_string());
         }
         let Some(item) = due else { continue };
-        let command = Command {
-            cred: Some(Cred::default()),
-            mutation: Some(Mutation { op: Some(mutation::Op::PurgeTrash(PurgeTrash { item })) }),
-            ..Command::default()
-        };
+        let command = own(mutation::Op::PurgeTrash(PurgeTrash { item }));
         match proposer.propose(command).await.map(|outcome| outcome.result) {
             // Of an item that is not due by the log's time there is nothing to do yet.
             Ok(Some(outcome::Result::TrashPurged(done))) if done.names > 0 => {

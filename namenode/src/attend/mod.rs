@@ -34,8 +34,8 @@ use cairn_metadata::records;
 use cairn_metadata::store::Store;
 use cairn_proto::control::{BadReplica, DatanodeMessage, NamenodeMessage, ScrubRequest};
 use cairn_proto::fs::{
-    AddReplica, BeginCompaction, ChunkState, Command, Cred, DropReplica, ForgetReplica, Mutation, Outcome,
-    PurgeChunk, RecordDigest, SwapExtents, mutation,
+    AddReplica, BeginCompaction, ChunkState, Command, DropReplica, ForgetReplica, Outcome, PurgeChunk,
+    RecordDigest, SwapExtents, mutation,
 };
 use cairn_proto::limits::{CHUNK_SIZE, MAX_REPLICATION};
 use cairn_proto::store::Chunk;
@@ -50,7 +50,7 @@ pub use self::map::Tally;
 use self::orders::Task;
 pub use self::settings::Settings;
 use crate::fatal::Alarm;
-use crate::propose::Proposer;
+use crate::propose::{Proposer, own};
 
 /// Puts a command into the log and waits for its outcome.
 type Propose = Arc<dyn Fn(Command) -> BoxFuture<'static, Result<Outcome, Error>> + Send + Sync>;
@@ -360,16 +360,16 @@ impl Shared {
 
 /// Proposes and takes the answer in.
 async fn propose(shared: Arc<Shared>, generation: u64, proposal: Proposal) {
-    let answer = (shared.propose)(command(mutation(&proposal))).await;
+    let answer = (shared.propose)(own(operation(&proposal))).await;
     shared.with(Some(generation), |leading, now_ms| {
         answers::proposal_done(leading, &proposal, answer, now_ms);
     });
     shared.wake.notify_one();
 }
 
-fn mutation(proposal: &Proposal) -> Mutation {
+fn operation(proposal: &Proposal) -> mutation::Op {
     let (chunk, node) = (proposal.chunk, proposal.node);
-    let op = match &proposal.change {
+    match &proposal.change {
         Change::Add { .. } => mutation::Op::AddReplica(AddReplica { chunk, node, ..AddReplica::default() }),
         Change::Drop { bad } => mutation::Op::DropReplica(DropReplica { chunk, node, bad: *bad }),
         Change::Forget => mutation::Op::ForgetReplica(ForgetReplica { chunk, node }),
@@ -386,11 +386,5 @@ fn mutation(proposal: &Proposal) -> Mutation {
         Change::Swap { pieces, .. } => {
             mutation::Op::SwapExtents(SwapExtents { into: chunk, pieces: pieces.clone() })
         }
-    };
-    Mutation { op: Some(op) }
-}
-
-/// A command of the leader itself.
-fn command(mutation: Mutation) -> Command {
-    Command { cred: Some(Cred::default()), mutation: Some(mutation), ..Command::default() }
+    }
 }

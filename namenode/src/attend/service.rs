@@ -1,11 +1,12 @@
 //! Taking datanodes out of service and back in, as an operator asks.
 
 use cairn_proto::control::SetDatanodeRequest;
-use cairn_proto::fs::{AdminState, Liveness, Mutation, SetDatanodeState, mutation, outcome};
+use cairn_proto::fs::{AdminState, Liveness, SetDatanodeState, mutation, outcome};
 use cairn_proto::{Error, ErrorCode};
 
 use super::leading::Leading;
-use super::{Datanodes, command, stream};
+use super::{Datanodes, stream};
+use crate::propose::own;
 
 /// Longest maintenance, in milliseconds: 30 days. What is away longer should be made up for.
 const MAX_MAINTENANCE_MS: u64 = 30 * 24 * 3_600_000;
@@ -28,7 +29,7 @@ impl Datanodes {
             .saturating_add(i64::try_from(ask.maintenance_ms).unwrap_or(0).saturating_mul(1_000_000));
         let op =
             mutation::Op::SetDatanodeState(SetDatanodeState { node: ask.node, state: ask.state, until_ns });
-        let answer = (self.0.propose)(command(Mutation { op: Some(op) })).await?;
+        let answer = (self.0.propose)(own(op)).await?;
         match answer.result {
             Some(outcome::Result::Error(error)) => Err(error.into()),
             _ => {

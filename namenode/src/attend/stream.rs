@@ -8,7 +8,7 @@ use cairn_proto::control::{
     DatanodeMessage, HeartbeatAck, Inventory, NamenodeMessage, OrderDone, Register, Registered, ReplicaBad,
     datanode_message, namenode_message,
 };
-use cairn_proto::fs::{Liveness, Mutation, RegisterDatanode, mutation, outcome};
+use cairn_proto::fs::{Liveness, RegisterDatanode, mutation, outcome};
 use cairn_proto::limits::HEARTBEAT_MS;
 use cairn_proto::store::Datanode;
 use cairn_proto::{Error, ErrorCode};
@@ -21,6 +21,7 @@ use super::leading::{Fault, Leading};
 use super::roster::{self, Outgoing};
 use super::round::read_roster;
 use super::{Shared, answers, inventory};
+use crate::propose::own;
 
 /// How long a stranger may take to say who it is, and how long a farewell may take.
 const GREETING: Duration = Duration::from_secs(10);
@@ -152,7 +153,7 @@ async fn register(
         capacity: space.capacity,
         host: ask.host.clone(),
     });
-    match (shared.propose)(super::command(Mutation { op: Some(op) })).await?.result {
+    match (shared.propose)(own(op)).await?.result {
         Some(outcome::Result::Datanode(registered)) => Ok((registered.node, wanted, meta.cluster_id)),
         Some(outcome::Result::Error(error)) => Err(error.into()),
         _ => Err(ErrorCode::Io.because("unexpected outcome of a registration")),
