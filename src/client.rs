@@ -84,6 +84,15 @@ impl Client {
 
 /// Reaches the cluster that flags, environment and files name.
 pub async fn connect(verb: &str, connection: &Connection, timeout: Option<Duration>) -> Result<Cluster> {
+    reach(settings(verb, connection, timeout)?).await
+}
+
+/// What flags, environment and files say of the cluster and the way to it.
+pub fn settings(
+    verb: &str,
+    connection: &Connection,
+    timeout: Option<Duration>,
+) -> Result<cairn_client::Config> {
     let asked = Asked::with_environment(&connection.namenodes, connection.config.as_deref());
     let section = asked.resolve(&Places::from_environment())?;
     let mut config = cairn_client::Config { namenodes: section.namenodes, ..cairn_client::Config::default() };
@@ -98,6 +107,11 @@ pub async fn connect(verb: &str, connection: &Connection, timeout: Option<Durati
     if let Some(lanes) = section.lanes {
         config.lanes = lanes.max(1);
     }
+    Ok(config)
+}
+
+/// Reaches the cluster that `config` names.
+pub async fn reach(config: cairn_client::Config) -> Result<Cluster> {
     let namenodes = config.namenodes.join(", ");
     Cluster::connect(config).await.map_err(|error| anyhow!("{error}")).with_context(|| {
         format!("cannot reach the cluster at {namenodes} (is it running? see `cairn cluster status`)")

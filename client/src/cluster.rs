@@ -35,8 +35,37 @@ impl Cluster {
 
     /// Closes lanes and session. Flushes nothing: what is not committed is lost.
     pub async fn close(&self) -> Result<()> {
+        if let Err(error) = self.engine.delegations.flush().await {
+            tracing::error!(%error, "changes that were acknowledged could not be made");
+        }
         self.engine.close();
         self.engine.channel.close(CLOSE_LIMIT).await
+    }
+
+    /// Commits all that was written through any file, and waits until all that was done in this client's own directories
+    /// is done for good.
+    pub async fn settle(&self) -> Result<()> {
+        self.engine.settle().await
+    }
+
+    /// Whether nothing is left for [`Cluster::settle`] to do.
+    pub fn is_settled(&self) -> bool {
+        self.engine.is_settled()
+    }
+
+    /// Waits until all that was done in this client's own directories is done for good.
+    pub async fn sync_names(&self) -> Result<()> {
+        self.engine.delegations.flush().await
+    }
+
+    /// Lets others into all directories that are this client's own.
+    pub async fn hand_back(&self) {
+        self.engine.hand_back_everything().await;
+    }
+
+    /// Whether nobody else can see this inode, so that what is written to it need not be committed at once.
+    pub fn is_own(&self, inode: u64) -> bool {
+        self.engine.delegations.defers(inode)
     }
 
     /// The cluster's id.
@@ -46,12 +75,12 @@ impl Cluster {
 
     /// Asks the leader; the answer is linearizable.
     pub async fn query(&self, cred: &fs::Cred, op: fs::query::Op) -> Result<fs::answer::Result> {
-        self.engine.channel.query(cred, op).await
+        self.engine.query(cred, op).await
     }
 
     /// Changes the namespace, exactly once, waiting through leader changes.
     pub async fn mutate(&self, cred: &fs::Cred, op: fs::mutation::Op) -> Result<fs::outcome::Result> {
-        self.engine.channel.mutate(cred, op).await
+        self.engine.mutate(cred, op).await
     }
 
     /// Asks the datanode at `address` about its replica of a chunk.

@@ -42,6 +42,9 @@ pub struct Config {
     pub lane_idle: Duration,
     /// How long a datanode a chain failed on is left out of new chunks.
     pub exclude_for: Duration,
+    /// Whether directories made here are asked for, to work in them without asking ([`crate::delegation`]). For root's
+    /// requests only.
+    pub delegate: bool,
     /// Its network and its clock: the machine's, unless somebody puts others in their place.
     pub machine: Host,
 }
@@ -66,6 +69,7 @@ impl Default for Config {
             probe_after: Duration::from_secs(1),
             lane_idle: Duration::from_secs(30),
             exclude_for: Duration::from_secs(30),
+            delegate: false,
             machine: Host::default(),
         }
     }

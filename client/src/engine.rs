@@ -10,6 +10,7 @@ use cairn_proto::{Result, fs};
 use crate::budget::Budget;
 use crate::channel::Channel;
 use crate::config::Config;
+use crate::delegation::{self, Delegations};
 use crate::file::Inode;
 use crate::metrics::Counters;
 use crate::read::{Pool, Reader};
@@ -17,6 +18,10 @@ use crate::write::{Lanes, Leader, Pace};
 
 /// How often uncommitted writes are looked at.
 const ROUND: Duration = Duration::from_millis(500);
+/// How old a write may get whose commit its writer did not wait for.
+const DEFERRED: Duration = Duration::from_millis(500);
+/// Files that are committed at the same time when all are.
+const COMMITS_AT_ONCE: usize = 256;
 /// Open inodes at which those that nobody holds any more are forgotten.
 const SWEEP_AT: usize = 1024;
 
@@ -27,6 +32,8 @@ pub(crate) struct Engine {
     pub(crate) channel: Channel,
     pub(crate) lanes: Arc<Lanes>,
     pub(crate) reader: Reader,
+    /// What nobody else may see at the moment.
+    pub(crate) delegations: Arc<Delegations>,
     budget: Budget,
     /// Memory that known layouts take, about, in bytes.
     pub(crate) layout_bytes: Arc<AtomicUsize>,
@@ -54,6 +61,7 @@ impl Engine {
         let engine = Arc::new(Engine {
             lanes: Lanes::new(leader, Arc::clone(network), pace, Arc::clone(&counters)),
             reader: Reader::new(pool, config.host.clone(), channel.clone(), Arc::clone(&counters)),
+            delegations: Arc::new(Delegations::new(config.delegate, config.operation_timeout)),
             budget: Budget::new(config.dirty_bytes),
             layout_bytes: Arc::default(),
             spans: AtomicUsize::new(0),
@@ -64,6 +72,16 @@ impl Engine {
             config,
         });
         tokio::spawn(commit_what_ages(Arc::downgrade(&engine)));
+        if engine.config.delegate {
+            let listening = Arc::downgrade(&engine);
+            engine.channel.on_recalled(Box::new(move |directories| {
+                if let Some(engine) = listening.upgrade() {
+                    engine.recalled(directories);
+                }
+            }));
+            tokio::spawn(delegation::run(Arc::downgrade(&engine)));
+            tokio::spawn(delegation::tidy(Arc::downgrade(&engine)));
+        }
         engine
     }
 
@@ -81,6 +99,8 @@ impl Engine {
         let number = attr.inode;
         let inode = Arc::new(Inode::new(Arc::clone(self), cred.clone(), attr));
         inodes.insert(number, Arc::downgrade(&inode));
+        drop(inodes);
+        self.delegations.if_own(number, || inode.set_own(true));
         inode
     }
 
@@ -160,6 +180,21 @@ impl Engine {
         self.config.machine.clock.now_ns()
     }
 
+    /// Commits all that was written and tells all that was done. Returns the first error.
+    pub(crate) async fn settle(self: &Arc<Engine>) -> Result<()> {
+        use futures::StreamExt;
+        let commits = self.dirty_now().into_iter().map(|inode| async move { inode.commit_all_owned().await });
+        let committed: Vec<Result<()>> =
+            futures::stream::iter(commits).buffer_unordered(COMMITS_AT_ONCE).collect().await;
+        let told = self.delegations.flush().await;
+        committed.into_iter().chain([told]).collect()
+    }
+
+    /// Whether all that was written is committed and all that was done told.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.dirty_now().is_empty() && !self.delegations.is_busy()
+    }
+
     /// Ends the lanes and forgets what is not committed.
     pub(crate) fn close(&self) {
         self.lanes.close();
@@ -180,7 +215,9 @@ async fn commit_what_ages(engine: Weak<Engine>) {
         tokio::time::sleep(ROUND).await;
         let Some(engine) = engine.upgrade() else { return };
         for inode in engine.dirty_now() {
-            if inode.dirty_for() >= engine.config.commit_after {
+            let age = inode.dirty_for();
+            let closed = age >= DEFERRED && engine.delegations.defers(inode.number());
+            if closed || age >= engine.config.commit_after {
                 inode.commit_soon();
             }
         }

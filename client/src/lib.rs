@@ -7,6 +7,7 @@ mod budget;
 mod channel;
 mod cluster;
 mod config;
+mod delegation;
 mod engine;
 #[cfg(test)]
 mod fake;

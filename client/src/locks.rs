@@ -33,6 +33,7 @@ impl Cluster {
                 .filter(|session| session.id() == id)
                 .ok_or_else(|| ErrorCode::SessionExpired.because(format!("session {id}")))?,
         };
+        self.engine().delegations.until_born(ask.inode).await?;
         match channel.mutate_in(&session, &root(), fs::mutation::Op::SetLock(ask)).await? {
             fs::outcome::Result::Lock(fs::LockConflict { range: None, attr: Some(attr), .. }) => {
                 Ok(Locked::Done { session: session.id(), attr })

@@ -115,7 +115,8 @@ impl Cluster {
     /// better changed through [`crate::File::truncate`].
     pub async fn set_attr(&self, cred: &fs::Cred, ask: fs::SetAttr) -> Result<fs::Attr> {
         let named = ask.at.as_ref().filter(|at| at.path.is_empty()).map(|at| at.inode);
-        if let Some(inode) = named.and_then(|inode| self.engine().find(inode)) {
+        let here = ask.size.is_none() && named.is_some_and(|inode| self.engine().delegations.defers(inode));
+        if let Some(inode) = named.filter(|_| !here).and_then(|inode| self.engine().find(inode)) {
             return inode.set_attr(cred, ask).await;
         }
         attr_of(self.mutate(cred, Mutate::SetAttr(ask)).await?, "setattr")

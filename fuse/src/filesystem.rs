@@ -548,9 +548,11 @@ impl Filesystem for CairnFs {
         reply.ok();
     }
 
-    fn fsyncdir(&self, _request: &Request, _ino: INodeNo, _fh: HandleNo, _datasync: bool, reply: ReplyEmpty) {
-        // Every change of a name is in the log of a majority before it is acknowledged.
-        reply.ok();
+    fn fsyncdir(&self, request: &Request, ino: INodeNo, _fh: HandleNo, _datasync: bool, reply: ReplyEmpty) {
+        // Every other change of a name is in the log of a majority before it is acknowledged.
+        self.serve(request, |view| async move {
+            finish(reply, "fsyncdir", ino.0, view.cluster.sync_names().await);
+        });
     }
 
     fn statfs(&self, request: &Request, ino: INodeNo, reply: ReplyStatfs) {

@@ -54,8 +54,10 @@ pub struct MountOptions {
     pub programs: bool,
     /// Every write is on disk before it returns.
     pub sync: bool,
-    /// Every change of a directory is on disk before it returns, which is so in any case.
+    /// Every change of a directory is on disk before it returns.
     pub dirsync: bool,
+    /// Work in directories made here without asking, until somebody else comes to them.
+    pub delegate: bool,
     /// Whose files they seem to be.
     pub shown: Shown,
     /// How long the kernel may show attributes without asking again.
@@ -85,6 +87,7 @@ impl MountOptions {
             programs: true,
             sync: false,
             dirsync: false,
+            delegate: true,
             shown: Shown::default(),
             attr_ttl: Duration::from_secs(1),
             entry_ttl: Duration::from_secs(1),
@@ -92,6 +95,13 @@ impl MountOptions {
             threads: cores.clamp(2, 4),
             read_ahead_kib: 4096,
         }
+    }
+
+    /// Whether the cluster is to delegate directories that are made here: the rights of whoever comes to them are checked
+    /// by the kernel, and nobody wants everything on disk at once.
+    pub fn delegates(&self) -> bool {
+        let at_once = self.sync || self.dirsync;
+        self.delegate && self.default_permissions && !self.read_only && !at_once
     }
 
     /// The source's name, for the helper that mounts for ordinary users and takes commas for the end of an option.

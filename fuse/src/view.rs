@@ -169,6 +169,9 @@ impl View {
         }
         self.holds.close_idle(&self.cluster, Duration::ZERO).await;
         self.tell_accesses().await;
+        if let Err(error) = self.cluster.settle().await {
+            tracing::error!(%error, "what was done last could not be made good");
+        }
     }
 
     /// Attributes as the kernel is to see them.
@@ -199,6 +202,9 @@ impl View {
 
     /// Whether nothing is open, waits to be closed or to be told.
     pub(crate) fn is_idle(&self) -> bool {
-        self.inodes.all().is_empty() && self.holds.is_empty() && self.accesses.is_empty()
+        self.inodes.all().is_empty()
+            && self.holds.is_empty()
+            && self.accesses.is_empty()
+            && self.cluster.is_settled()
     }
 }

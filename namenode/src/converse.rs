@@ -4,12 +4,13 @@
 //! room, and a client that does not read stops only itself.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cairn_metadata::store::{StoreError, View};
 use cairn_proto::control::{Call, CallBatch, Reply, ReplyBatch, call, reply};
-use cairn_proto::fs::{self, Answer, Command, Cred, Outcome, Query, answer, mutation};
+use cairn_proto::fs::{self, Answer, Command, Cred, Outcome, Query, answer, mutation, outcome};
 use cairn_proto::limits::MAX_BATCH_CALLS;
-use cairn_proto::{Error, ErrorCode};
+use cairn_proto::{Delegated, Error, ErrorCode};
 use prost::Message;
 use tokio::sync::mpsc::{self, OwnedPermit};
 use tokio::time::Instant;
@@ -18,6 +19,7 @@ use tonic::{Status, Streaming};
 use crate::counters::query_number;
 use crate::edge;
 use crate::member::Member;
+use crate::recalls::Recalls;
 use crate::seat::Seat;
 
 /// Calls of one conversation under way, at most.
@@ -26,6 +28,9 @@ const CALLS_AHEAD: usize = 2 * MAX_BATCH_CALLS;
 const REPLY_BYTES: usize = 1 << 20;
 /// Queries answered from one view, before others get their turn.
 const QUERIES_AT_ONCE: usize = 64;
+
+/// How long a query waits here for what is delegated to somebody else.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a conversation has to say.
 enum Said {
@@ -50,12 +55,17 @@ pub async fn converse(
     outgoing: mpsc::Sender<Result<ReplyBatch, Status>>,
 ) {
     let (replies, said) = mpsc::channel(CALLS_AHEAD);
+    let (mut listener, recalled) = seat.recalls.listen();
     let hearing = async {
         loop {
             match incoming.message().await {
                 Ok(Some(batch)) if batch.calls.len() <= MAX_BATCH_CALLS => {
+                    let session = batch.session;
                     if hear(&seat, batch, &replies).await.is_err() {
                         return None;
+                    }
+                    if session != 0 {
+                        listener.speaks_for(session);
                     }
                 }
                 Ok(Some(batch)) => {
@@ -70,7 +80,7 @@ pub async fn converse(
     };
     tokio::select! {
         // Ends when the client does not listen any more.
-        () = speak(said, outgoing.clone()) => {}
+        () = speak(said, recalled, outgoing.clone()) => {}
         refused = hearing => {
             if let Some(status) = refused {
                 // The client may be gone.
@@ -81,10 +91,23 @@ pub async fn converse(
 }
 
 /// Sends what was said, as much as is there in one message.
-async fn speak(mut said: mpsc::Receiver<Said>, outgoing: mpsc::Sender<Result<ReplyBatch, Status>>) {
-    while let Some(first) = said.recv().await {
+async fn speak(
+    mut said: mpsc::Receiver<Said>,
+    mut recalled: mpsc::Receiver<u64>,
+    outgoing: mpsc::Sender<Result<ReplyBatch, Status>>,
+) {
+    loop {
         let mut batch = ReplyBatch::default();
-        let mut bytes = add(&mut batch, first);
+        let mut bytes = tokio::select! {
+            first = said.recv() => match first {
+                Some(first) => add(&mut batch, first),
+                None => return,
+            },
+            Some(directory) = recalled.recv() => {
+                batch.recalled.push(directory);
+                0
+            }
+        };
         while bytes < REPLY_BYTES && batch.replies.len() < MAX_BATCH_CALLS {
             match said.try_recv() {
                 Ok(next) => bytes += add(&mut batch, next),
@@ -166,17 +189,20 @@ async fn hear(seat: &Seat, batch: CallBatch, replies: &Replies) -> Result<(), Go
         let room = room(replies).await?;
         match kind {
             Some(call::Kind::Write(write)) => match edge::command(batch.session, cred, write) {
-                Ok(command) => change(&member, id, command, room).await,
+                Ok(command) => change(&member, &seat.recalls, id, command, room).await,
                 Err(error) => refuse(room, id, error),
             },
             Some(call::Kind::Query(query)) => match edge::check_cred(cred.as_ref()) {
-                Ok(()) => asked.push(Asked { id, cred: cred.unwrap_or_else(nobody), query, room }),
+                Ok(()) => {
+                    let (session, cred) = (batch.session, cred.unwrap_or_else(nobody));
+                    asked.push(Asked { id, session, cred, query, room });
+                }
                 Err(error) => refuse(room, id, error),
             },
             None => refuse(room, id, ErrorCode::Malformed.because("an empty call")),
         }
     }
-    answer_all(&member, asked).await;
+    answer_all(&member, &seat.recalls, asked).await;
     Ok(())
 }
 
@@ -186,7 +212,7 @@ fn nobody() -> Cred {
 }
 
 /// Proposes a command; its answer takes `room` when it is there.
-async fn change(member: &Member, id: u64, mut command: Command, room: Room) {
+async fn change(member: &Member, recalls: &Arc<Recalls>, id: u64, mut command: Command, room: Room) {
     if let Some(mutation::Op::Allocate(ask)) =
         command.mutation.as_mut().and_then(|mutation| mutation.op.as_mut())
         && let Err(error) = choose_targets(member, ask)
@@ -197,8 +223,20 @@ async fn change(member: &Member, id: u64, mut command: Command, room: Room) {
         Some(mutation::Op::Seal(ask)) => Some((ask.chunk, member.datanodes.clone())),
         _ => None,
     };
+    let ends = command
+        .mutation
+        .as_ref()
+        .and_then(|mutation| mutation.op.as_ref())
+        .is_some_and(|op| matches!(op, mutation::Op::Series(_) | mutation::Op::CloseSession(_)));
+    let recalls = Arc::clone(recalls);
     let settle = move |result: Result<Outcome, Error>| match result {
         Ok(outcome) => {
+            if let Some(held) = held_in_outcome(&outcome) {
+                recalls.ask(held);
+            }
+            if ends {
+                recalls.changed();
+            }
             if let Some((chunk, datanodes)) = sealed {
                 datanodes.look_at(chunk);
             }
@@ -216,8 +254,51 @@ fn choose_targets(member: &Member, ask: &mut fs::AllocateChunk) -> Result<(), Er
     Ok(())
 }
 
+fn held_in_outcome(outcome: &Outcome) -> Option<Delegated> {
+    match &outcome.result {
+        Some(outcome::Result::Error(error)) => Delegated::of(error.code, &error.detail),
+        _ => None,
+    }
+}
+
+fn held_in_answer(answer: &Answer) -> Option<Delegated> {
+    match &answer.result {
+        Some(answer::Result::Error(error)) => Delegated::of(error.code, &error.detail),
+        _ => None,
+    }
+}
+
+fn reply(member: &Member, asked: Asked, mut answer: Answer) {
+    member.decorate(&mut answer);
+    let result = Some(reply::Result::Answer(answer));
+    asked.room.send(Said::Reply(Box::new(Reply { id: asked.id, result, leader_address: String::new() })));
+}
+
+/// Answers when what was asked about is handed back. After a while the client is told to ask again: this may not lead
+/// any more, and nobody may listen. As many wait as a conversation has room for answers.
+async fn answer_later(member: Arc<Member>, recalls: Arc<Recalls>, asked: Asked) {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        recalls.wait().await;
+        if let Some(error) = member.refusal() {
+            return refuse(asked.room, asked.id, error);
+        }
+        let answer = match member.view(|view| Ok(Some(answered(&member, view, &asked)?))) {
+            Ok(Some(answer)) => answer,
+            Ok(None) => return refuse(asked.room, asked.id, ErrorCode::Unavailable.because("no answer")),
+            Err(error) => return refuse(asked.room, asked.id, error),
+        };
+        match held_in_answer(&answer) {
+            None => return reply(&member, asked, answer),
+            Some(held) if Instant::now() >= until => return refuse(asked.room, asked.id, held.error()),
+            Some(held) => recalls.ask(held),
+        }
+    }
+}
+
 struct Asked {
     id: u64,
+    session: u64,
     cred: Cred,
     query: Query,
     room: Room,
@@ -225,7 +306,7 @@ struct Asked {
 
 fn answered(member: &Member, view: &dyn View, asked: &Asked) -> Result<Answer, StoreError> {
     let since = Instant::now();
-    let answer = cairn_metadata::answer(view, &asked.cred, &asked.query)?;
+    let answer = cairn_metadata::answer_to(view, asked.session, &asked.cred, &asked.query)?;
     let done = !matches!(answer.result, Some(answer::Result::Error(_)));
     let operation = asked.query.op.as_ref().map_or(usize::MAX, query_number);
     member.counters.queries.record(operation, done, since.elapsed());
@@ -233,7 +314,7 @@ fn answered(member: &Member, view: &dyn View, asked: &Asked) -> Result<Answer, S
 }
 
 /// Answers queries in place: each takes microseconds, less than handing it to another thread.
-async fn answer_all(member: &Member, asked: Vec<Asked>) {
+async fn answer_all(member: &Arc<Member>, recalls: &Arc<Recalls>, asked: Vec<Asked>) {
     let mut asked = asked.into_iter();
     loop {
         let some: Vec<Asked> = asked.by_ref().take(QUERIES_AT_ONCE).collect();
@@ -243,10 +324,14 @@ async fn answer_all(member: &Member, asked: Vec<Asked>) {
         let answered = member.view(|view| some.iter().map(|asked| answered(member, view, asked)).collect());
         match answered {
             Ok::<Vec<Answer>, Error>(answers) => {
-                for (Asked { id, room, .. }, mut answer) in some.into_iter().zip(answers) {
-                    member.decorate(&mut answer);
-                    let result = Some(reply::Result::Answer(answer));
-                    room.send(Said::Reply(Box::new(Reply { id, result, leader_address: String::new() })));
+                for (asked, answer) in some.into_iter().zip(answers) {
+                    match held_in_answer(&answer) {
+                        Some(held) => {
+                            recalls.ask(held);
+                            tokio::spawn(answer_later(Arc::clone(member), Arc::clone(recalls), asked));
+                        }
+                        None => reply(member, asked, answer),
+                    }
                 }
             }
             Err(error) => some.into_iter().for_each(|asked| refuse(asked.room, asked.id, error.clone())),

@@ -82,6 +82,7 @@ named!(MUTATIONS, mutation_number, mutation::Op,
     ForgetReplica => "forget_replica", PurgeChunk => "purge_chunk", RecordDigest => "record_digest",
     BeginCompaction => "begin_compaction", SwapExtents => "swap_extents", SetQuota => "set_quota",
     SetTrash => "set_trash", Discard => "discard", Restore => "restore", PurgeTrash => "purge_trash",
+    ReserveInodes => "reserve_inodes", Series => "series", HandBack => "hand_back",
 );
 
 named!(QUERIES, query_number, query::Op,

@@ -2,11 +2,12 @@
 
 use cairn_proto::control::Write;
 use cairn_proto::fs::{
-    AllocateChunk, Command, CommitExtents, CreateFile, Cred, FileCommit, Mutation, NodeRef, clone_range,
-    file_commit, mutation,
+    AllocateChunk, Command, CommitExtents, CreateFile, Cred, FileCommit, Mutation, NodeRef, Series,
+    clone_range, file_commit, mutation,
 };
 use cairn_proto::limits::{
-    MAX_COMMIT_EXTENTS, MAX_FILE_READS, MAX_NAME, MAX_PATH, MAX_REPLICATION, MAX_XATTR_VALUE,
+    MAX_COMMIT_EXTENTS, MAX_DEEDS, MAX_FILE_READS, MAX_NAME, MAX_PATH, MAX_REPLICATION, MAX_RESERVED_INODES,
+    MAX_XATTR_VALUE,
 };
 use cairn_proto::{Error, ErrorCode, Result};
 
@@ -89,6 +90,14 @@ fn check(op: &mutation::Op) -> Result<()> {
             Some(clone_range::Target::Create(ask)) => create(ask),
             _ => Ok(()),
         },
+        Op::ReserveInodes(ask) => at_most(
+            ask.count as usize,
+            MAX_RESERVED_INODES as usize,
+            ErrorCode::TooLarge,
+            "inodes to reserve",
+        ),
+        Op::Series(ask) => series(ask),
+        Op::HandBack(_) => Err(ErrorCode::NotPermitted.because("directories are handed back in order")),
         Op::ClearRange(_) | Op::Seal(_) | Op::Open(_) | Op::CloseSession(_) | Op::SetLock(_) => Ok(()),
         Op::FormCluster(_)
         | Op::RegisterDatanode(_)
@@ -102,6 +111,23 @@ fn check(op: &mutation::Op) -> Result<()> {
         | Op::BeginCompaction(_)
         | Op::SwapExtents(_) => Err(ErrorCode::NotPermitted.because("only the leader itself may do this")),
     }
+}
+
+/// What deeds may be is checked where they are done.
+fn series(ask: &Series) -> Result<()> {
+    at_most(ask.deeds.len(), MAX_DEEDS, ErrorCode::TooLarge, "deeds")?;
+    for deed in &ask.deeds {
+        match deed.mutation.as_ref().and_then(|mutation| mutation.op.as_ref()) {
+            Some(mutation::Op::Series(_)) | None => {
+                return Err(ErrorCode::Malformed.because("a deed without an operation"));
+            }
+            Some(mutation::Op::HandBack(ask)) => {
+                at_most(ask.directories.len(), MAX_DEEDS, ErrorCode::TooLarge, "directories")?;
+            }
+            Some(op) => check(op)?,
+        }
+    }
+    Ok(())
 }
 
 fn at_most(found: usize, limit: usize, code: ErrorCode, what: &str) -> Result<()> {

@@ -19,6 +19,7 @@ pub mod log;
 mod member;
 pub mod propose;
 mod raft;
+mod recalls;
 pub mod restore;
 mod run;
 mod seat;

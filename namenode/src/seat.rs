@@ -9,6 +9,7 @@ use tonic::Status;
 use crate::identity::{Identity, Phase};
 use crate::member::Member;
 use crate::raft::Group;
+use crate::recalls::Recalls;
 
 /// Shared by the services and by whoever brings the namenode into its group.
 #[derive(Default)]
@@ -16,6 +17,8 @@ pub struct Seat {
     state: Mutex<State>,
     /// A message for the promised place has come: the group has begun.
     pub called: Notify,
+    /// Clients that can be asked for what is delegated to them.
+    pub recalls: Arc<Recalls>,
 }
 
 #[derive(Default)]

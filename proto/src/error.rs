@@ -92,6 +92,7 @@ codes! {
     WrongCluster = 1009, EIO, Stop, "the other side belongs to another cluster", "check the addresses, or start this node with an empty directory";
     Version = 1010, EPROTO, Stop, "unknown protocol or format version", "upgrade the older side";
     NoDatanodes = 1011, EAGAIN, Retry, "not enough live datanodes for the wanted replicas", "start datanodes, or lower the replication";
+    Delegated = 1012, EAGAIN, Retry, "another client has this directory to itself", "wait: it is asked to hand it back, and loses it with its session if it does not answer";
 
     ChunkUnknown = 1020, EIO, Redirect, "no such chunk here", "";
     ChunkSealed = 1021, EIO, Fail, "the chunk is sealed", "";

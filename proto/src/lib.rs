@@ -4,12 +4,14 @@
 
 pub mod checked_json;
 pub mod checksum;
+mod delegated;
 pub mod error;
 pub mod frame;
 pub mod limits;
 pub mod lock;
 pub mod path;
 
+pub use delegated::Delegated;
 pub use error::{Error, ErrorCode, Result};
 
 // The nesting mirrors the packages: generated code refers to its neighbours by it.

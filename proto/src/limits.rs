@@ -41,5 +41,9 @@ pub const HEARTBEAT_MS: u64 = 1_000;
 pub const MAX_FILE_LOCKS: u64 = 4096;
 /// Most locked ranges of one session, over all files.
 pub const MAX_SESSION_LOCKS: u64 = 65_536;
+/// Most deeds of one series.
+pub const MAX_DEEDS: usize = 2048;
+/// Most numbers of inodes in one reservation.
+pub const MAX_RESERVED_INODES: u32 = 64 << 10;
 /// Most files in one report of what was read.
 pub const MAX_FILE_READS: usize = 4096;

@@ -39,6 +39,7 @@ pub async fn run(client: Arc<Client>, args: Mkdir) -> Result<()> {
             gid: client.cred.gid,
             parents: args.parents,
             umask,
+            ..fs::Mkdir::default()
         };
         if let Err(error) = client.cluster.mkdir(&client.cred, ask).await {
             client.report.failed(PathError::Remote(path.clone(), error));

@@ -289,6 +289,11 @@ impl Driver {
     /// Hands out answers. Some of them end the conversation.
     fn answered(&mut self, batch: ReplyBatch, address: &str) -> Option<Ended> {
         let mut ended = None;
+        if !batch.recalled.is_empty()
+            && let Some(told) = self.shared.on_recalled.get()
+        {
+            told(batch.recalled);
+        }
         for reply in batch.replies {
             let Some(mut flight) = self.unanswered.remove(&reply.id) else { continue };
             let sent = flight.sent.unwrap_or_else(Instant::now);
@@ -315,6 +320,19 @@ impl Driver {
                         }
                         _ => flight.finish(Err(error)),
                     }
+                }
+                Some(control::reply::Result::Answer(fs::Answer {
+                    result: Some(fs::answer::Result::Error(error)),
+                }))
+                | Some(control::reply::Result::Outcome(fs::Outcome {
+                    result: Some(fs::outcome::Result::Error(error)),
+                })) if error.code == ErrorCode::Delegated as u32 => {
+                    // Somebody is asked to hand it back.
+                    self.shared.silence.heard();
+                    self.shared.namenodes.note(Error::from(error).to_string());
+                    flight.retry_at = Some(Instant::now() + flight.backoff.pause());
+                    flight.sent = None;
+                    self.unanswered.insert(reply.id, flight);
                 }
                 Some(control::reply::Result::Answer(answer)) => {
                     self.shared.silence.heard();

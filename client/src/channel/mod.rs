@@ -27,6 +27,8 @@ pub(crate) use namenodes::{Namenodes, status_text};
 
 /// Calls waiting for the driver.
 const QUEUE: usize = 4096;
+/// Longer than any session.
+const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// How long a report about a bad replica may take; nobody waits for it.
 const REPORT_LIMIT: Duration = Duration::from_secs(2);
 
@@ -47,10 +49,14 @@ struct Shared {
     silence: Silence,
     lost: AtomicU64,
     on_lost: OnceLock<OnLost>,
+    on_recalled: OnceLock<OnRecalled>,
 }
 
 /// Told of a session that expired.
 pub(crate) type OnLost = Box<dyn Fn(u64) + Send + Sync>;
+
+/// Told of directories that others wait for.
+pub(crate) type OnRecalled = Box<dyn Fn(Vec<u64>) + Send + Sync>;
 
 /// A call and whoever waits for its answer.
 struct Pending {
@@ -103,6 +109,7 @@ impl Channel {
             silence: Silence::new(),
             lost: AtomicU64::new(0),
             on_lost: OnceLock::new(),
+            on_recalled: OnceLock::new(),
         });
         let (queue, calls) = mpsc::channel(QUEUE);
         tokio::spawn(driver::Driver::new(Arc::clone(&shared), calls).run());
@@ -126,12 +133,8 @@ impl Channel {
 
     /// Has the leader change something, exactly once.
     pub(crate) async fn mutate(&self, cred: &fs::Cred, op: fs::mutation::Op) -> Result<fs::outcome::Result> {
-        let limit = self.shared.config.operation_timeout;
         // Many may wait for one session to be opened: together no longer than each would alone.
-        let session = match tokio::time::timeout(limit, self.session()).await {
-            Ok(session) => session?,
-            Err(_) => return Err(self.shared.namenodes.out_of_time(limit)),
-        };
+        let session = self.session_in_time().await?;
         self.mutate_in(&session, cred, op).await
     }
 
@@ -144,6 +147,26 @@ impl Channel {
     ) -> Result<fs::outcome::Result> {
         let limit = self.shared.config.operation_timeout;
         self.write(cred, Some(session.ticket()), op, limit).await.map(|(outcome, _)| outcome)
+    }
+
+    /// As [`Channel::mutate_in`], for as long as the session lives: an error that leaves it alive means that nothing was
+    /// done.
+    pub(crate) async fn mutate_lasting(
+        &self,
+        session: &Arc<Session>,
+        cred: &fs::Cred,
+        op: fs::mutation::Op,
+    ) -> Result<fs::outcome::Result> {
+        self.write(cred, Some(session.ticket()), op, FOR_EVER).await.map(|(outcome, _)| outcome)
+    }
+
+    /// The session, opened now if there is none, within the time of an operation.
+    pub(crate) async fn session_in_time(&self) -> Result<Arc<Session>> {
+        let limit = self.shared.config.operation_timeout;
+        match tokio::time::timeout(limit, self.session()).await {
+            Ok(session) => session,
+            Err(_) => Err(self.shared.namenodes.out_of_time(limit)),
+        }
     }
 
     /// The session, opened now if there is none.
@@ -180,6 +203,12 @@ impl Channel {
     pub(crate) fn on_session_lost(&self, told: OnLost) {
         // Whoever came first stays.
         let _ = self.shared.on_lost.set(told);
+    }
+
+    /// Has `told` called with directories of the session that others wait for.
+    pub(crate) fn on_recalled(&self, told: OnRecalled) {
+        // Whoever came first stays.
+        let _ = self.shared.on_recalled.set(told);
     }
 
     /// For how long the leader has owed an answer.

@@ -159,7 +159,7 @@ impl Shared {
                 let mut answer = fs::Answer::default();
                 self.store
                     .read(&mut |view| {
-                        answer = cairn_metadata::answer(view, &cred, &query)?;
+                        answer = cairn_metadata::answer_to(view, session, &cred, &query)?;
                         Ok(())
                     })
                     .unwrap();
@@ -228,7 +228,7 @@ impl Server {
             state.swallow -= 1;
             return None;
         }
-        Some(ReplyBatch { replies, session_expired: state.confused, lease_ms: 30_000 })
+        Some(ReplyBatch { replies, session_expired: state.confused, lease_ms: 30_000, recalled: Vec::new() })
     }
 }
 

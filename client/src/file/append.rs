@@ -41,8 +41,8 @@ impl Inode {
                 ..Default::default()
             };
             let _in_order = inode.committing.lock().await;
-            let (attr, offset) = inode.engine.commit_file(&cred, file).await?;
-            inode.learn(&attr);
+            let (attr, offset) = inode.engine.commit_file(&cred, file, inode.engine.now_ns()).await?;
+            inode.learn_content(&attr, true);
             Ok(offset)
         })
         .await
@@ -52,7 +52,7 @@ impl Inode {
 impl Engine {
     /// Stores a whole file in one mutation.
     pub(crate) async fn put_small(
-        &self,
+        self: &Arc<Engine>,
         cred: &fs::Cred,
         ask: fs::CreateFile,
         content: Bytes,
@@ -76,7 +76,7 @@ impl Engine {
             mtime_ns,
             ..Default::default()
         };
-        let (attr, _) = self.commit_file(cred, file).await?;
+        let (attr, _) = self.commit_file(cred, file, self.now_ns()).await?;
         // What no file named until now can be waited for now.
         self.make_durable(unnamed.into_iter().collect()).await?;
         Ok(attr)

@@ -7,6 +7,7 @@ use cairn_proto::{Error, ErrorCode, Result, fs};
 
 use super::Inode;
 use super::inode::State;
+use crate::engine::Engine;
 
 impl Inode {
     /// Commits everything written so far; `durable`: once it is on the disks of all replicas.
@@ -27,13 +28,19 @@ impl Inode {
     }
 
     pub(crate) async fn close(self: &Arc<Inode>) -> Result<()> {
-        let committed = self.commit_all_owned().await;
+        // Of a file that nobody else can see, the commit can wait for others.
+        let deferred = self.engine.delegations.defers(self.number());
+        let committed = if deferred { Ok(()) } else { self.commit_all_owned().await };
         let mut state = self.state();
         state.own_lane = None;
         match &state.error {
             Some(error) => Err(error.clone()),
             None => committed,
         }
+    }
+
+    pub(crate) async fn leave(self: &Arc<Inode>) -> Result<()> {
+        if self.engine.delegations.defers(self.number()) { Ok(()) } else { self.commit_all_owned().await }
     }
 
     pub(crate) fn forget_loss(&self) {
@@ -47,7 +54,11 @@ impl Inode {
         self.settle().await?;
         let unnamed = self.make_durable().await?;
         self.commit_all().await?;
-        if unnamed.is_empty() { Ok(()) } else { self.make_named_durable(unnamed).await }
+        if !unnamed.is_empty() {
+            self.make_named_durable(unnamed).await?;
+        }
+        // Its name, too.
+        self.engine.delegations.flush().await
     }
 
     /// As [`Inode::commit_all`], going on when the caller goes away.
@@ -71,7 +82,7 @@ impl Inode {
 
     /// One commit; false: nothing was left to commit.
     async fn commit_some(self: &Arc<Inode>) -> Result<bool> {
-        let (file, cred) = {
+        let (file, cred, written_ns) = {
             let mut state = self.state();
             let extents = state.overlay.start_commit(MAX_COMMIT_EXTENTS);
             if extents.is_empty() {
@@ -84,16 +95,25 @@ impl Inode {
                 mtime_ns: state.mtime_ns,
                 ..Default::default()
             };
-            (file, state.cred.clone())
+            (file, state.cred.clone(), state.written_ns)
         };
-        let outcome = self.engine.commit_file(&cred, file).await;
+        let outcome = self.engine.commit_file(&cred, file, written_ns).await;
         let mut state = self.state();
         match outcome {
             Ok((attr, _)) => {
                 state.overlay.end_commit(true);
                 self.recount(&mut state);
-                state.learn(&attr);
+                if state.own {
+                    state.learn_content(&attr);
+                } else {
+                    state.learn(&attr);
+                }
                 state.settled();
+                let (own, committed) = (state.own, state.attr);
+                drop(state);
+                if own {
+                    self.engine.delegations.note_content(&committed);
+                }
                 Ok(true)
             }
             Err(error) => {
@@ -124,7 +144,7 @@ impl Inode {
         owned(async move {
             inode.commit_all().await?;
             let _in_order = inode.committing.lock().await;
-            let outcome = inode.engine.channel.mutate(&cred, fs::mutation::Op::SetAttr(ask)).await?;
+            let outcome = inode.engine.mutate(&cred, fs::mutation::Op::SetAttr(ask)).await?;
             let fs::outcome::Result::Attr(attr) = outcome else {
                 return Err(ErrorCode::Malformed.because("the outcome of setattr"));
             };
@@ -147,12 +167,23 @@ impl State {
     }
 }
 
-impl crate::engine::Engine {
+impl Engine {
     /// One file's commit as a mutation of its own. Returns the attributes and where an append landed.
-    pub(crate) async fn commit_file(&self, cred: &fs::Cred, file: fs::FileCommit) -> Result<(fs::Attr, u64)> {
+    /// `written_ns`: when it was written.
+    pub(crate) async fn commit_file(
+        self: &Arc<Engine>,
+        cred: &fs::Cred,
+        file: fs::FileCommit,
+        written_ns: i64,
+    ) -> Result<(fs::Attr, u64)> {
+        let as_deed = self.commit_as_deed(written_ns, &file).await;
         let op = fs::mutation::Op::Commit(fs::CommitExtents { files: vec![file] });
         let odd = || ErrorCode::Malformed.because("the outcome of a commit");
-        let fs::outcome::Result::Commit(mut outcome) = self.channel.mutate(cred, op).await? else {
+        let outcome = match as_deed {
+            Some(outcome) => outcome?,
+            None => self.mutate(cred, op).await?,
+        };
+        let fs::outcome::Result::Commit(mut outcome) = outcome else {
             return Err(odd());
         };
         let first = outcome.files.pop().ok_or_else(odd)?;

@@ -82,7 +82,7 @@ impl Inode {
                 length: end - start,
                 limit: MAX_LAYOUT_PAGE,
             };
-            let answer = self.engine.channel.query(&root(), fs::query::Op::Layout(ask)).await?;
+            let answer = self.engine.query(&root(), fs::query::Op::Layout(ask)).await?;
             let fs::answer::Result::Layout(layout) = answer else {
                 return Err(ErrorCode::Malformed.because("the namenode's answer to layout"));
             };

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::overlay::Overlay;
+use crate::delegation::change_attr;
 use crate::engine::Engine;
 use crate::read::LayoutCache;
 use crate::write::OwnLane;
@@ -36,8 +37,12 @@ pub(super) struct State {
     pub(super) layout: LayoutCache,
     /// Appends under way.
     pub(super) flying: BTreeSet<u64>,
-    /// When own content was last written; set while it is uncommitted.
+    /// What time of change own content will get; set while it is uncommitted.
     pub(super) mtime_ns: Option<i64>,
+    /// When own content was last written.
+    pub(super) written_ns: i64,
+    /// Nobody else can see or change it (`crate::delegation`): its attributes are decided here.
+    pub(super) own: bool,
     /// Since when something is uncommitted.
     pub(super) dirty_since: Option<Instant>,
     /// For each chunk own bytes went to, up to where they are not known to be on disk.
@@ -63,6 +68,8 @@ impl Inode {
             layout,
             flying: BTreeSet::new(),
             mtime_ns: None,
+            written_ns: 0,
+            own: false,
             dirty_since: None,
             unsynced: BTreeMap::new(),
             doubtful: (attr.size > 0).then_some((0, attr.size)),
@@ -92,6 +99,35 @@ impl Inode {
 
     pub(crate) fn learn(&self, attr: &fs::Attr) {
         self.state().learn(attr);
+    }
+
+    /// Whether its attributes are decided here from now on, or are the namenode's again.
+    pub(crate) fn set_own(&self, own: bool) {
+        self.state().own = own;
+    }
+
+    /// Takes in what the namenode says of the content of a file whose attributes are decided here; `times`: it has
+    /// changed them, too.
+    pub(crate) fn learn_content(&self, attr: &fs::Attr, times: bool) {
+        let mut state = self.state();
+        if !state.own {
+            return state.learn(attr);
+        }
+        state.learn_content(attr);
+        if times {
+            state.attr.mtime_ns = attr.mtime_ns;
+            state.attr.ctime_ns = state.attr.ctime_ns.max(attr.ctime_ns);
+        }
+    }
+
+    /// Changes attributes of a file that are decided here.
+    pub(crate) fn change_attr(&self, ask: &fs::SetAttr, now: i64) {
+        let mut state = self.state();
+        change_attr(&mut state.attr, ask, now);
+        if ask.mtime_ns.is_some() && state.mtime_ns.is_some() {
+            // What was written before gets it with its commit.
+            state.mtime_ns = ask.mtime_ns;
+        }
     }
 
     pub(crate) fn dirty_bytes(&self) -> u64 {
@@ -169,7 +205,10 @@ impl State {
     pub(super) fn shown(&self) -> fs::Attr {
         let mut attr = self.attr;
         attr.size = self.size();
-        if let Some(mtime_ns) = self.mtime_ns {
+        if self.own {
+            // Programs take a file without blocks for one that is all hole.
+            attr.allocated = attr.allocated.max(self.overlay.bytes());
+        } else if let Some(mtime_ns) = self.mtime_ns {
             attr.mtime_ns = attr.mtime_ns.max(mtime_ns);
             attr.ctime_ns = attr.ctime_ns.max(mtime_ns);
         }
@@ -177,11 +216,21 @@ impl State {
     }
 
     pub(super) fn learn(&mut self, attr: &fs::Attr) {
-        if attr.inode != self.attr.inode || attr.version < self.attr.version {
+        if self.own || attr.inode != self.attr.inode || attr.version < self.attr.version {
             return;
         }
         self.layout.keep(attr.version);
         self.attr = *attr;
+    }
+
+    pub(super) fn learn_content(&mut self, attr: &fs::Attr) {
+        if attr.inode != self.attr.inode || attr.version < self.attr.version {
+            return;
+        }
+        self.layout.keep(attr.version);
+        self.attr.version = attr.version;
+        self.attr.size = attr.size;
+        self.attr.allocated = attr.allocated;
     }
 
     pub(super) fn fail(&mut self, error: Error) {

@@ -104,6 +104,11 @@ impl File {
         self.inode.close().await
     }
 
+    /// Has what was written committed: now or, if nobody else can see the file, soon.
+    pub async fn leave(&self) -> Result<()> {
+        self.inode.leave().await
+    }
+
     /// Forgets the error of earlier work: everybody who wrote has heard of it.
     pub fn forget_loss(&self) {
         self.inode.forget_loss();

@@ -102,7 +102,7 @@ impl Inode {
                 mtime_ns: Some(inode.engine.now_ns()),
                 ..Default::default()
             };
-            let (attr, _) = inode.engine.commit_file(&cred, grow).await?;
+            let (attr, _) = inode.engine.commit_file(&cred, grow, inode.engine.now_ns()).await?;
             inode.learn(&attr);
             Ok(inode.attr())
         })
@@ -113,7 +113,7 @@ impl Inode {
 impl Engine {
     /// Makes a file that shares all of `source`, in one step. `TooLarge` when that is more than one command does.
     pub(crate) async fn clone_file(
-        &self,
+        self: &Arc<Engine>,
         cred: &fs::Cred,
         source: u64,
         create: fs::CreateFile,
@@ -130,8 +130,12 @@ impl Engine {
         self.change_range(cred, fs::mutation::Op::CloneRange(ask)).await.map(|(attr, _)| attr)
     }
 
-    async fn change_range(&self, cred: &fs::Cred, op: fs::mutation::Op) -> Result<(fs::Attr, u64)> {
-        match self.channel.mutate(cred, op).await? {
+    async fn change_range(
+        self: &Arc<Engine>,
+        cred: &fs::Cred,
+        op: fs::mutation::Op,
+    ) -> Result<(fs::Attr, u64)> {
+        match self.mutate(cred, op).await? {
             fs::outcome::Result::Range(fs::RangeDone { attr: Some(attr), length }) => Ok((attr, length)),
             _ => Err(ErrorCode::Malformed.because("the outcome of changing a range")),
         }

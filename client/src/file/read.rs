@@ -144,7 +144,7 @@ impl Inode {
             length: end - start,
             limit: MAX_LAYOUT_PAGE,
         };
-        let answer = self.engine.channel.query(cred, fs::query::Op::Layout(ask)).await?;
+        let answer = self.engine.query(cred, fs::query::Op::Layout(ask)).await?;
         let fs::answer::Result::Layout(layout) = answer else {
             return Err(ErrorCode::Malformed.because("the namenode's answer to layout"));
         };
@@ -152,7 +152,11 @@ impl Inode {
             return Err(ErrorCode::Malformed.because("a layout without attributes"));
         };
         let mut state = self.state();
-        state.learn(&attr);
+        if state.own {
+            state.learn_content(&attr);
+        } else {
+            state.learn(&attr);
+        }
         state.layout.learn(start, end, layout);
         drop(state);
         self.engine.trim_layouts(self.number());

@@ -67,7 +67,13 @@ impl Inode {
             state.own_lane = None;
         }
         let replaced = state.overlay.write(at, piece);
-        state.mtime_ns = Some(self.engine.now_ns());
+        let now = self.engine.now_ns();
+        state.mtime_ns = Some(now);
+        state.written_ns = now;
+        if state.own {
+            state.attr.mtime_ns = now;
+            state.attr.ctime_ns = state.attr.ctime_ns.max(now);
+        }
         if state.cred != *cred {
             state.cred = cred.clone();
         }

@@ -100,7 +100,10 @@ impl View {
                 // After what was written here before, which the namenode does not know of yet.
                 open.file.truncate(size).await?;
             }
-            if (change.atime.is_some() || change.mtime.is_some()) && open.file.dirty_bytes() > 0 {
+            if (change.atime.is_some() || change.mtime.is_some())
+                && open.file.dirty_bytes() > 0
+                && !self.cluster.is_own(inode)
+            {
                 // A later commit of these bytes would set its own time.
                 open.file.commit().await?;
             }

@@ -271,7 +271,7 @@ impl View {
         if handle.writable {
             file.close().await?;
         } else if file.dirty_bytes() > 0 {
-            file.commit().await?;
+            file.leave().await?;
         }
         Ok(())
     }
@@ -282,7 +282,7 @@ impl View {
         let inode = handle.open.file.inode();
         // Mappings may have written after the last close.
         if handle.open.file.dirty_bytes() > 0
-            && let Err(error) = handle.open.file.commit().await
+            && let Err(error) = handle.open.file.leave().await
         {
             tracing::error!(inode, %error, "bytes written through a mapping could not be committed");
         }

@@ -10,7 +10,9 @@ use crate::core::Core;
 use crate::fault::{Fallible, settle};
 use crate::session::{self, Seen};
 use crate::store::{StoreError, Table, Txn};
-use crate::{chunk, commit, compact, datanode, key, lock, namespace, quota, ranges, trash, usage};
+use crate::{
+    chunk, commit, compact, datanode, delegation, key, lock, namespace, quota, ranges, trash, usage,
+};
 
 pub(crate) const NOTHING: outcome::Result = outcome::Result::Nothing(Nothing {});
 
@@ -34,9 +36,12 @@ fn run(core: &mut Core, command: &Command) -> Result<Outcome, StoreError> {
     }
     match session::seen(core, command)? {
         Seen::Settled(outcome) => Ok(outcome),
-        Seen::New(session) => {
+        Seen::New => {
             let outcome = perform(core, command)?;
-            session::remember(core, command, session, &outcome)?;
+            // What has to wait for somebody else will be asked for again.
+            if !delegation::must_wait(&outcome) {
+                session::remember(core, command, &outcome)?;
+            }
             Ok(outcome)
         }
     }
@@ -44,6 +49,7 @@ fn run(core: &mut Core, command: &Command) -> Result<Outcome, StoreError> {
 
 fn perform(core: &mut Core, command: &Command) -> Result<Outcome, StoreError> {
     let point = core.savepoint();
+    core.asker = (command.session != 0).then_some(command.session);
     let done = dispatch(core, command).and_then(|result| usage::settle(core).map(|()| result));
     match settle(done)? {
         Ok(result) => Ok(Outcome { result: Some(result) }),
@@ -87,7 +93,7 @@ fn dispatch(core: &mut Core, command: &Command) -> Fallible<outcome::Result> {
     }
     match op {
         Op::Create(ask) => namespace::create::create(core, cred, session, ask),
-        Op::Mkdir(ask) => namespace::create::mkdir(core, cred, ask),
+        Op::Mkdir(ask) => namespace::create::mkdir(core, cred, session, ask),
         Op::Mknod(ask) => namespace::create::mknod(core, cred, ask),
         Op::Symlink(ask) => namespace::create::symlink(core, cred, ask),
         Op::Link(ask) => namespace::link::link(core, cred, ask),
@@ -112,6 +118,8 @@ fn dispatch(core: &mut Core, command: &Command) -> Fallible<outcome::Result> {
         Op::Open(ask) => namespace::open::open(core, session, ask.inode),
         Op::Close(ask) => namespace::open::close(core, session, &ask.inodes),
         Op::SetLock(ask) => lock::set(core, session, ask),
+        Op::ReserveInodes(ask) => delegation::reserve(core, session, ask),
+        Op::Series(ask) => delegation::series(core, cred, session, ask),
         Op::CloseSession(_) => session::end(core, session),
         _ => Err(ErrorCode::NotPermitted.because("only the leader does this").into()),
     }

@@ -28,6 +28,8 @@ pub(crate) fn commit(
             commit_file(core, cred, session, file).and_then(|outcome| usage::settle(core).map(|()| outcome));
         files.push(match settle(done)? {
             Ok(outcome) => outcome,
+            // All of it will be tried again.
+            Err(error) if error.code == ErrorCode::Delegated => return Err(error.into()),
             Err(error) => {
                 core.roll_back(point);
                 FileOutcome { result: Some(file_outcome::Result::Error(error.into())), offset: 0 }
@@ -69,7 +71,7 @@ pub(crate) fn written(
     mtime_ns: Option<i64>,
 ) -> Attr {
     usage::resized(core, &file, allocated);
-    file.inode.mtime_ns = mtime_ns.unwrap_or(core.now);
+    file.inode.mtime_ns = mtime_ns.unwrap_or(core.stamp());
     if cred.uid != 0 {
         file.inode.mode &= !(SETUID | SETGID);
     }

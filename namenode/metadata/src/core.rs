@@ -11,6 +11,7 @@ use cairn_proto::ErrorCode;
 use cairn_proto::store::{Chunk, Inode, Meta};
 use prost::Message;
 
+use crate::delegation::Decided;
 use crate::fault::Fallible;
 use crate::store::{StoreError, Table, Txn, View};
 use crate::usage::Ledger;
@@ -29,6 +30,10 @@ pub(crate) struct Core<'a> {
     pub meta: Meta,
     /// The time of the commands, in nanoseconds since the epoch; it never runs backwards.
     pub now: i64,
+    /// Whose command runs; `None`: the leader's own.
+    pub asker: Option<u64>,
+    /// What the client has decided already, while deeds run.
+    pub decided: Option<Decided>,
 }
 
 /// A point to roll back to.
@@ -43,7 +48,16 @@ impl<'a> Core<'a> {
         let mut meta = records::meta(base)?.unwrap_or_default();
         let now = time_ns.max(meta.time_ns);
         meta.time_ns = now;
-        Ok(Core { base, overlay: BTreeMap::new(), undo: Vec::new(), ledger: Ledger::default(), meta, now })
+        Ok(Core {
+            base,
+            overlay: BTreeMap::new(),
+            undo: Vec::new(),
+            ledger: Ledger::default(),
+            meta,
+            now,
+            asker: None,
+            decided: None,
+        })
     }
 
     pub fn savepoint(&self) -> Savepoint {
@@ -112,14 +126,34 @@ impl<'a> Core<'a> {
         Ok(records::chunk(self, id)?.ok_or_else(|| ErrorCode::ChunkUnknown.because(format!("chunk {id}")))?)
     }
 
+    /// The time that goes into inodes.
+    pub fn stamp(&self) -> i64 {
+        self.decided.as_ref().map_or(self.now, |decided| decided.time_ns)
+    }
+
     /// Marks a change of an inode's content or attributes.
     pub fn touch(&self, inode: &mut Inode) {
-        inode.ctime_ns = self.now;
+        // A deed may be told of after later ones: its bytes had to be stored first.
+        inode.ctime_ns = if self.decided.is_some() { self.stamp().max(inode.ctime_ns) } else { self.now };
         inode.version += 1;
+    }
+
+    /// The number of an inode to be made.
+    pub fn new_inode(&mut self) -> Fallible<u64> {
+        if let Some(decided) = &mut self.decided {
+            return decided.number();
+        }
+        let id = self.meta.next_inode;
+        self.meta.next_inode += 1;
+        Ok(id)
     }
 }
 
 impl View for Core<'_> {
+    fn asker(&self) -> Option<u64> {
+        self.asker
+    }
+
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         match self.overlay.get(&(table, key.to_vec())) {
             Some(value) => Ok(value.clone()),

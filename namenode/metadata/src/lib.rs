@@ -12,6 +12,7 @@ mod commit;
 mod compact;
 mod core;
 mod datanode;
+mod delegation;
 mod extents;
 mod fault;
 mod fsck;
@@ -36,6 +37,6 @@ mod upgrade;
 mod usage;
 
 pub use apply::apply;
-pub use query::answer;
+pub use query::{answer, answer_to};
 pub use records::meta;
 pub use upgrade::upgrade;

@@ -15,13 +15,43 @@ use crate::fault::{Fallible, settle};
 use crate::namespace::xattr;
 use crate::permission::{READ, SEARCH, require};
 use crate::resolve::{Found, resolve};
-use crate::store::{StoreError, Table, View};
+use crate::store::{StoreError, Table, View, Visit};
 use crate::{chunk, datanode, extents, fsck, key, lock, quota, records, trash, usage};
 
 /// Answers a question. Refusals are inside the answer; an error means the store failed.
 ///
 /// What only the leader knows (liveness, free space, repair) is left at its default for the leader to add.
 pub fn answer(view: &dyn View, cred: &Cred, query: &Query) -> Result<Answer, StoreError> {
+    answer_all(view, cred, query)
+}
+
+/// As [`answer`], but what is delegated to another session than `session` (0: the asker has none) is not shown:
+/// `Delegated`.
+pub fn answer_to(view: &dyn View, session: u64, cred: &Cred, query: &Query) -> Result<Answer, StoreError> {
+    answer_all(&AskedBy { view, session }, cred, query)
+}
+
+/// A view as one session has it.
+struct AskedBy<'a> {
+    view: &'a dyn View,
+    session: u64,
+}
+
+impl View for AskedBy<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.view.get(table, key)
+    }
+
+    fn scan(&self, table: Table, start: &[u8], end: &[u8], visit: Visit<'_>) -> Result<(), StoreError> {
+        self.view.scan(table, start, end, visit)
+    }
+
+    fn asker(&self) -> Option<u64> {
+        Some(self.session)
+    }
+}
+
+fn answer_all(view: &dyn View, cred: &Cred, query: &Query) -> Result<Answer, StoreError> {
     let result = match settle(ask(view, cred, query))? {
         Ok(result) => result,
         Err(error) => answer::Result::Error(error.into()),

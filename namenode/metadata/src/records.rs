@@ -101,5 +101,6 @@ pub fn attr(id: u64, inode: &Inode) -> Attr {
         replication: inode.replication,
         version: inode.version,
         acl: !inode.access_acl.is_empty() || !inode.default_acl.is_empty(),
+        delegated: inode.delegate != 0,
     }
 }

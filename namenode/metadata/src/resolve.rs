@@ -8,8 +8,8 @@ use cairn_proto::{ErrorCode, ROOT_INODE, path};
 
 use crate::fault::Fallible;
 use crate::permission::{SEARCH, require};
-use crate::records;
 use crate::store::View;
+use crate::{delegation, records};
 
 /// Most symbolic links on one path (`MAXSYMLINKS`).
 const MAX_LINKS: usize = 40;
@@ -32,6 +32,7 @@ pub(crate) fn node_ref(at: &Option<NodeRef>) -> Fallible<&NodeRef> {
 
 fn load(view: &dyn View, id: u64) -> Fallible<Found> {
     let inode = records::inode(view, id)?.ok_or_else(|| ErrorCode::Stale.because(format!("inode {id}")))?;
+    delegation::admit(view, id, &inode)?;
     Ok(Found { id, inode })
 }
 

@@ -23,7 +23,7 @@ pub(crate) fn begin(core: &mut Core, ask: &OpenSession) -> Fallible<outcome::Res
     let id = core.meta.next_session;
     core.meta.next_session += 1;
     core.meta.sessions += 1;
-    let session = Session { client: ask.client.clone(), opened_ns: core.now, acked: 0 };
+    let session = Session { client: ask.client.clone(), opened_ns: core.now, ..Session::default() };
     core.set_record(Table::Session, &key::one(id), &session);
     Ok(outcome::Result::Session(SessionOpened { session: id }))
 }
@@ -47,7 +47,7 @@ pub(crate) fn end(core: &mut Core, id: u64) -> Fallible<outcome::Result> {
 /// What is known of a command before it runs.
 pub(crate) enum Seen {
     /// Never: run it under this session.
-    New(Session),
+    New,
     /// It ran, or may not run: this is its outcome.
     Settled(Outcome),
 }
@@ -62,22 +62,15 @@ pub(crate) fn seen(core: &Core, command: &Command) -> Result<Seen, StoreError> {
     }
     match core.get(Table::Outcome, &key::two(command.session, command.seq))? {
         Some(bytes) => Ok(Seen::Settled(records::decode(Table::Outcome, &bytes)?)),
-        None => Ok(Seen::New(session)),
+        None => Ok(Seen::New),
     }
 }
 
 /// Records the outcome of a command that ran, and forgets those the client has acknowledged.
-pub(crate) fn remember(
-    core: &mut Core,
-    command: &Command,
-    mut session: Session,
-    outcome: &Outcome,
-) -> Result<(), StoreError> {
+pub(crate) fn remember(core: &mut Core, command: &Command, outcome: &Outcome) -> Result<(), StoreError> {
     let id = command.session;
-    // The session may just have closed itself.
-    if records::session(core, id)?.is_none() {
-        return Ok(());
-    }
+    // The command may have changed the session, or closed it.
+    let Some(mut session) = records::session(core, id)? else { return Ok(()) };
     core.set(Table::Outcome, &key::two(id, command.seq), outcome.encode_to_vec());
     let acked = command.acked.min(command.seq.saturating_sub(1));
     if acked <= session.acked {

@@ -139,6 +139,11 @@ pub trait View {
     /// Visits every pair with `start <= key < end` in key order until `visit` breaks.
     /// An empty `end` means the table's end.
     fn scan(&self, table: Table, start: &[u8], end: &[u8], visit: Visit<'_>) -> Result<(), StoreError>;
+
+    /// The session that looks; 0: somebody without one; `None`: the cluster itself, before which nothing is hidden.
+    fn asker(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// A view that can be changed. Changes are seen by later reads of the same transaction.

@@ -3,6 +3,7 @@
 mod acl;
 mod chunks;
 mod compact;
+mod delegation;
 mod fsck;
 mod locks;
 mod model;

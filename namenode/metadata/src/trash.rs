@@ -113,8 +113,8 @@ pub(crate) fn restore(core: &mut Core, cred: &Cred, ask: &Restore) -> Fallible<o
         let above = to.path.iter().rposition(|&byte| byte == b'/').map_or(&b""[..], |end| &to.path[..end]);
         let at = Some(NodeRef { inode: to.inode, path: above.to_vec().into() });
         let (uid, gid) = (cred.uid, cred.gid);
-        let parents = Mkdir { at, mode: 0o755, uid, gid, parents: true, umask: 0 };
-        create::mkdir(core, cred, &parents)?;
+        let parents = Mkdir { at, mode: 0o755, uid, gid, parents: true, ..Mkdir::default() };
+        create::mkdir(core, cred, 0, &parents)?;
     }
     let to = resolve_place(core, cred, &Some(to))?;
     let from = Place { parent: Found { id: ask.item, inode: core.inode(ask.item)? }, name };

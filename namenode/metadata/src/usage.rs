@@ -121,7 +121,11 @@ pub(crate) fn settle(core: &mut Core) -> Fallible<()> {
         }
         tree.names = tree.names.saturating_add_signed(sum.names);
         tree.bytes = tree.bytes.saturating_add_signed(sum.bytes);
-        quota::admit(core, id, &tree, sum)?;
+        match &mut core.decided {
+            // Its client has been told that it is done.
+            Some(decided) => decided.limited |= quota::is_limited(&tree),
+            None => quota::admit(core, id, &tree, sum)?,
+        }
         set_tree(core, id, &tree);
     }
     Ok(())

@@ -109,7 +109,9 @@ async fn serve(plan: Plan, ready: impl FnOnce()) -> Result<()> {
     let Plan { connection, options, asides } = plan;
     let mut stop = shutdown()?;
     let dir = options.mount_point.clone();
-    let cluster = client::connect("mount", &connection, None).await?;
+    let mut config = client::settings("mount", &connection, None)?;
+    config.delegate = options.delegates();
+    let cluster = client::reach(config).await?;
     let runtime = tokio::runtime::Handle::current();
     let served = cluster.clone();
     let mounted = tokio::task::spawn_blocking(move || cairn_fuse::mount(served, runtime, options))

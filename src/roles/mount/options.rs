@@ -115,6 +115,8 @@ fn flag(option: &str, options: &mut MountOptions) -> bool {
         "noexec" => options.programs = false,
         "sync" => options.sync = true,
         "dirsync" => options.dirsync = true,
+        "delegate" => options.delegate = true,
+        "nodelegate" => options.delegate = false,
         _ => return false,
     }
     true

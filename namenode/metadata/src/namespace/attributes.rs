@@ -47,7 +47,7 @@ fn set_size(core: &mut Core, cred: &Cred, found: &mut Found, size: u64) -> Falli
         found.inode.mode &= !(SETUID | SETGID);
     }
     found.inode.size = size;
-    found.inode.mtime_ns = core.now;
+    found.inode.mtime_ns = core.stamp();
     Ok(())
 }
 
@@ -97,7 +97,7 @@ fn set_times(core: &Core, cred: &Cred, found: &mut Found, ask: &SetAttr) -> Fall
             require(cred, &found.inode, WRITE, "neither owner nor writer")?;
         }
     }
-    let now = |wanted: bool| wanted.then_some(core.now);
+    let now = |wanted: bool| wanted.then_some(core.stamp());
     if let Some(time) = ask.atime_ns.or(now(ask.atime_now)) {
         found.inode.atime_ns = time;
     }

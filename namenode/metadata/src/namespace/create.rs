@@ -11,7 +11,7 @@ use crate::fault::Fallible;
 use crate::namespace::{add_entry, open};
 use crate::permission::{self, WRITE, require, require_add};
 use crate::resolve::{Found, Place, child, node_ref, resolve, resolve_place};
-use crate::{extents, records, usage};
+use crate::{delegation, extents, records, usage};
 
 /// In whose name an inode is made, and the bits that its mode loses unless an access control list says otherwise.
 pub(crate) struct Maker {
@@ -77,21 +77,25 @@ fn found_file(core: &mut Core, cred: &Cred, ask: &CreateFile, found: Found) -> F
         extents::punch(core, found.id, &mut found.inode, 0, u64::MAX)?;
         usage::resized(core, &found, allocated);
         found.inode.size = 0;
-        found.inode.mtime_ns = core.now;
+        found.inode.mtime_ns = core.stamp();
         core.touch(&mut found.inode);
         core.set_inode(found.id, &found.inode);
     }
     Ok(found.id)
 }
 
-pub(crate) fn mkdir(core: &mut Core, cred: &Cred, ask: &Mkdir) -> Fallible<outcome::Result> {
+pub(crate) fn mkdir(core: &mut Core, cred: &Cred, session: u64, ask: &Mkdir) -> Fallible<outcome::Result> {
     let maker = Maker { uid: ask.uid, gid: ask.gid, umask: ask.umask };
     if ask.parents {
         return Ok(outcome::Result::Attr(make_all(core, cred, ask, &maker)?));
     }
     let place = resolve_place(core, cred, &ask.at)?;
     refuse_existing(core, &place)?;
-    Ok(outcome::Result::Attr(make(core, cred, place, directory(ask.mode), &maker)?))
+    let made = make(core, cred, place, directory(ask.mode), &maker)?;
+    if !ask.delegate {
+        return Ok(outcome::Result::Attr(made));
+    }
+    Ok(outcome::Result::Attr(delegation::grant(core, session, made.inode)?))
 }
 
 pub(crate) fn directory(mode: u32) -> Inode {
@@ -166,8 +170,7 @@ pub(crate) fn make(core: &mut Core, cred: &Cred, place: Place, seed: Inode, make
         return Err(ErrorCode::NotPermitted.because("files are made in one's own group").into());
     }
     let inherited = acl::inherit(&parent.inode, kind, mode, maker.umask);
-    let id = core.meta.next_inode;
-    core.meta.next_inode += 1;
+    let (id, now) = (core.new_inode()?, core.stamp());
     let inode = Inode {
         mode: inherited.mode,
         access_acl: inherited.access.into(),
@@ -175,9 +178,9 @@ pub(crate) fn make(core: &mut Core, cred: &Cred, place: Place, seed: Inode, make
         uid: maker.uid,
         gid,
         nlink: if kind == FileKind::Directory { 2 } else { 1 },
-        atime_ns: core.now,
-        mtime_ns: core.now,
-        ctime_ns: core.now,
+        atime_ns: now,
+        mtime_ns: now,
+        ctime_ns: now,
         version: 1,
         ..seed
     };

@@ -49,7 +49,7 @@ pub(crate) fn remove_entry(
 }
 
 fn changed(core: &mut Core, directory: &mut Found) {
-    directory.inode.mtime_ns = core.now;
+    directory.inode.mtime_ns = core.stamp();
     core.touch(&mut directory.inode);
     core.set_inode(directory.id, &directory.inode);
 }

@@ -1,0 +1,181 @@
+//! Letting others into directories that were this client's own.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use cairn_proto::limits::MAX_DEEDS;
+use cairn_proto::{Result, fs};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+
+use super::{Delegations, MOST_DISOWNED, MOST_INODES};
+use crate::engine::Engine;
+
+/// A directory that was not used for so long is handed back, in seconds.
+const IDLE: u64 = 60;
+/// How often that is looked at.
+const ROUND: Duration = Duration::from_secs(5);
+/// Files whose content is committed at the same time.
+const COMMITS_AT_ONCE: usize = 256;
+
+impl Delegations {
+    /// Waits while the directory of an inode is being handed back.
+    pub(super) async fn until_stable(&self, inode: u64) -> Result<()> {
+        self.wait_while(&self.handed_back, "a directory to be handed back", |state| {
+            state.tree.is_leaving(inode)
+        })
+        .await
+    }
+
+    /// Directories that somebody asks for and that this client does not know: it may hear of them later.
+    fn disown(&self, directories: &[u64]) -> Vec<u64> {
+        let mut state = self.lock();
+        let unknown: Vec<u64> =
+            directories.iter().copied().filter(|&asked| !state.tree.is_directory(asked)).collect();
+        for &directory in &unknown {
+            state.disowned.insert(directory);
+            if state.disowned.len() > MOST_DISOWNED {
+                state.disowned.pop_first();
+            }
+        }
+        unknown
+    }
+}
+
+impl Engine {
+    /// Somebody else waits for these directories.
+    pub(crate) fn recalled(self: &Arc<Engine>, directories: Vec<u64>) {
+        if !self.delegations.enabled {
+            return;
+        }
+        let engine = Arc::clone(self);
+        tokio::spawn(async move {
+            let unknown = engine.delegations.disown(&directories);
+            if !unknown.is_empty() {
+                engine.tell_back(&unknown).await;
+            }
+            engine.hand_back(directories, true).await;
+        });
+    }
+
+    /// Hands everything back, soon.
+    pub(super) fn hand_back_all(self: &Arc<Engine>) {
+        let engine = Arc::clone(self);
+        tokio::spawn(async move {
+            let all = engine.delegations.lock().tree.inodes();
+            engine.hand_back(all, false).await;
+        });
+    }
+
+    /// Lets everybody into these directories, and those around them: with all that was done and written in them.
+    /// `with_those_in_them`: and into those, since whoever comes is likely to go on.
+    pub(crate) fn hand_back(
+        self: &Arc<Engine>,
+        wanted: Vec<u64>,
+        with_those_in_them: bool,
+    ) -> BoxFuture<'static, ()> {
+        let (engine, delegations) = (Arc::clone(self), Arc::clone(&self.delegations));
+        // Whoever asked may go away; half handed back, a directory would stay closed to both.
+        let work = tokio::spawn(async move {
+            let directories = delegations.lock().tree.part_with(&wanted, with_those_in_them);
+            if !directories.is_empty() {
+                engine.part_with(&directories).await;
+            }
+            // Others may be on their way already.
+            for directory in wanted {
+                if let Err(error) = delegations.until_stable(directory).await {
+                    tracing::warn!(directory, %error, "not handed back yet");
+                }
+            }
+        });
+        // It does not panic.
+        work.map(drop).boxed()
+    }
+
+    async fn part_with(self: &Arc<Engine>, directories: &[u64]) {
+        let files = self.delegations.lock().tree.files_in(directories);
+        let dirty: Vec<_> =
+            files.iter().filter_map(|&file| self.find(file)).filter(|file| file.is_dirty()).collect();
+        futures::stream::iter(dirty)
+            .for_each_concurrent(COMMITS_AT_ONCE, |file| async move {
+                if let Err(error) = file.commit_all_owned().await {
+                    tracing::warn!(inode = file.number(), %error, "what was written is not everybody's yet");
+                }
+            })
+            .await;
+        self.tell_back(directories).await;
+        let gone = self.delegations.lock().tree.forget(directories);
+        for inode in gone {
+            if let Some(live) = self.find(inode) {
+                live.set_own(false);
+            }
+        }
+        self.delegations.handed_back.notify_waiters();
+    }
+
+    /// Has the namenode let others in; until it has, or the session is over.
+    async fn tell_back(&self, directories: &[u64]) {
+        for some in directories.chunks(MAX_DEEDS) {
+            loop {
+                if !self.delegations.has_session() {
+                    return;
+                }
+                let op = fs::mutation::Op::HandBack(fs::HandBack { directories: some.to_vec() });
+                match self.delegations.perform(self.now_ns(), op).await {
+                    Ok(_) => break,
+                    // The deed stays in the stream: once more is harmless.
+                    Err(error) => tracing::debug!(%error, "directories are not handed back yet"),
+                }
+            }
+        }
+    }
+
+    /// Tells open files of a session that is over that they are everybody's.
+    pub(super) fn comfort(&self) {
+        let bereft = std::mem::take(&mut self.delegations.lock().bereft);
+        for inode in bereft {
+            if let Some(live) = self.find(inode) {
+                live.set_own(false);
+            }
+        }
+    }
+
+    /// Hands everything back and waits for it.
+    pub(crate) async fn hand_back_everything(self: &Arc<Engine>) {
+        if self.delegations.enabled {
+            let all = self.delegations.lock().tree.inodes();
+            self.hand_back(all, false).await;
+        }
+    }
+}
+
+impl Delegations {
+    pub(super) fn has_session(&self) -> bool {
+        self.lock().session.is_some()
+    }
+
+    /// Directories that nobody here has used lately; more of them while there are too many inodes.
+    fn idle(&self) -> Vec<u64> {
+        let now = self.seconds();
+        let state = self.lock();
+        let idle = match state.tree.len() / MOST_INODES {
+            0 => IDLE,
+            1 => IDLE / 10,
+            // Memory comes before speed.
+            _ => return state.tree.inodes(),
+        };
+        state.tree.idle_since(now.saturating_sub(idle))
+    }
+}
+
+/// Hands back what is not used, for as long as the client is there.
+pub(crate) async fn tidy(engine: Weak<Engine>) {
+    loop {
+        tokio::time::sleep(ROUND).await;
+        let Some(engine) = engine.upgrade() else { return };
+        let idle = engine.delegations.idle();
+        if !idle.is_empty() {
+            engine.hand_back(idle, false).await;
+        }
+    }
+}
