@@ -19,7 +19,7 @@ use crate::write::{Lanes, Leader, Pace};
 /// How often uncommitted writes are looked at.
 const ROUND: Duration = Duration::from_millis(500);
 /// How old a write may get whose commit its writer did not wait for.
-const DEFERRED: Duration = Duration::from_millis(500);
+const DEFERRED: Duration = Duration::from_millis(250);
 /// Files that are committed at the same time when all are.
 const COMMITS_AT_ONCE: usize = 256;
 /// Open inodes at which those that nobody holds any more are forgotten.

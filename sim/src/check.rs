@@ -61,6 +61,7 @@ pub async fn run(setup: Setup) {
     invariants::winners::look(&cluster, &history).await;
     invariants::registers::look(&cluster, &history).await;
     invariants::once::look(&cluster, &history).await;
+    crate::workshop::look(&cluster, &history).await;
     if let Err(error) = cluster.close().await {
         history.violation(format!("a well cluster does not close a session: {error}"));
     }

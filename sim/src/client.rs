@@ -14,6 +14,7 @@ use crate::history::{Appended, History, Life};
 use crate::machine::now;
 use crate::model::{Content, Edit, State};
 use crate::random::Random;
+use crate::workshop::{self, Workshop};
 
 /// Names in a client's directory.
 const NAMES: u64 = 6;
@@ -112,6 +113,9 @@ struct Client {
     operation: u64,
     race: String,
     register: u64,
+    workshop: Option<Workshop>,
+    namenodes: Vec<String>,
+    machine: Host,
 }
 
 /// Works until told to stop.
@@ -128,8 +132,19 @@ pub async fn run(setup: Setup) {
         }
     };
     let random = Random::new(seed, &directory);
-    let mut client =
-        Client { life, cluster, history, random, directory, operation: 0, race: String::new(), register: 0 };
+    let mut client = Client {
+        life,
+        cluster,
+        history,
+        random,
+        directory,
+        operation: 0,
+        race: String::new(),
+        register: 0,
+        workshop: None,
+        namenodes,
+        machine,
+    };
     client.history.records().models.entry(life).or_default();
     if !client.move_in().await {
         return;
@@ -143,6 +158,9 @@ pub async fn run(setup: Setup) {
     }
     // A session that is not closed expires: both are tried.
     if client.random.chance(70) {
+        if let Some(workshop) = client.workshop.take() {
+            workshop.close(&client.history).await;
+        }
         let closed = client.cluster.close().await;
         event!("closed: {}", told(&closed));
     }
@@ -204,19 +222,33 @@ impl Client {
 
     async fn act(&mut self) {
         match self.random.below(100) {
-            0..18 => self.put().await,
-            18..38 => self.write().await,
-            38..44 => self.truncate().await,
-            44..54 => self.rename().await,
-            54..60 => self.link().await,
-            60..67 => self.unlink().await,
-            67..72 => self.clone_file().await,
-            72..82 => self.look().await,
-            82..87 => self.race().await,
-            87..91 => self.write_register().await,
-            91..94 => self.read_registers().await,
-            94..97 => self.count().await,
-            _ => self.append_shared().await,
+            0..16 => self.put().await,
+            16..34 => self.write().await,
+            34..40 => self.truncate().await,
+            40..49 => self.rename().await,
+            49..54 => self.link().await,
+            54..60 => self.unlink().await,
+            60..65 => self.clone_file().await,
+            65..74 => self.look().await,
+            74..78 => self.race().await,
+            78..82 => self.write_register().await,
+            82..85 => self.read_registers().await,
+            85..88 => self.count().await,
+            88..91 => self.append_shared().await,
+            91..97 => self.craft().await,
+            _ => workshop::visit(&self.cluster, &self.history, &mut self.random).await,
+        }
+    }
+
+    /// Works in a directory of its own, through a connection that has directories delegated.
+    async fn craft(&mut self) {
+        if self.workshop.is_none() {
+            let opened = Workshop::open(self.life, &self.namenodes, self.machine.clone()).await;
+            event!("{} workshop: {}", self.operation, told(&opened));
+            self.workshop = opened.ok();
+        }
+        if let Some(workshop) = &mut self.workshop {
+            workshop.work(&self.history, &mut self.random).await;
         }
     }
 

@@ -42,6 +42,8 @@ pub struct Records {
     pub counted: BTreeMap<u64, Life>,
     /// Records of the shared log.
     pub appended: BTreeMap<[u8; 16], Appended>,
+    /// Delegated directories, by name.
+    pub workshops: BTreeMap<String, crate::workshop::Record>,
     /// What must never be.
     pub violations: Vec<String>,
 }

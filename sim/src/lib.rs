@@ -20,6 +20,7 @@ pub mod plan;
 pub mod random;
 pub mod runner;
 pub mod trace;
+pub mod workshop;
 
 use std::sync::atomic::Ordering;
 

@@ -5,6 +5,7 @@ mod bad_input;
 mod balance;
 mod compaction;
 mod damage;
+mod delegation;
 mod disks;
 mod doctor;
 mod durability;

@@ -8,6 +8,8 @@ use cairn_proto::fs::{
 };
 use cairn_proto::limits::{MAX_LIST_PAGE, MAX_NAME};
 use cairn_proto::{ErrorCode, Result, fs};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 
 use super::tree::{Place, Seed};
 use super::{Delegations, RESERVE, RESERVE_AT};
@@ -161,6 +163,11 @@ impl Engine {
                 delegations.until_stable(inode).await?;
             }
             delegations.admit().await?;
+            if let mutation::Op::Rename(ask) = op
+                && let Some(moved) = delegations.replaces(ask)
+            {
+                self.commit_first(moved).await;
+            }
             match delegations.attempt(self, op) {
                 Attempt::Done(done) => {
                     delegations.work.notify_one();
@@ -175,6 +182,20 @@ impl Engine {
                 Attempt::NoNumbers => self.reserve().await?,
             }
         }
+    }
+
+    /// What replaces a file is complete before it does: a program that writes a new file and moves it over the old one
+    /// has one of the two, whatever happens.
+    fn commit_first(self: &Arc<Engine>, inode: u64) -> BoxFuture<'static, ()> {
+        let file = self.find(inode).filter(|file| file.is_dirty());
+        async move {
+            if let Some(file) = file
+                && let Err(error) = file.commit_all_owned().await
+            {
+                tracing::warn!(inode, %error, "a file replaces another one before its content is committed");
+            }
+        }
+        .boxed()
     }
 
     async fn try_to_answer(
@@ -370,13 +391,18 @@ impl Delegations {
                 let seed = seed(FileKind::Symlink, 0o777, ask.uid, ask.gid);
                 self.make(&ask.at, Seed { target: ask.target.clone(), ..seed }, now, op, attr)
             }
-            Op::Unlink(ask) => {
-                self.change(&[&ask.at], now, op, |tree, places, now| tree.unlink(&places[0], now).map(drop))
-            }
+            Op::Unlink(ask) => self.change(&[&ask.at], now, op, |tree, places, now| {
+                let inode = tree.unlink(&places[0], now)?;
+                if let (Some(node), Some(live)) = (tree.node(inode), engine.find(inode)) {
+                    live.set_links(&node.attr, now);
+                }
+                Ok(())
+            }),
             Op::Rmdir(ask) => {
                 self.change(&[&ask.at], now, op, |tree, places, now| tree.rmdir(&places[0], now).map(drop))
             }
-            Op::Rename(ask) if ask.mode() != RenameMode::Exchange => {
+            Op::Link(ask) => self.link(engine, ask, now),
+            Op::Rename(ask) if ask.mode() != RenameMode::Exchange && self.may_move(ask) => {
                 self.change(&[&ask.from, &ask.to], now, op, |tree, places, now| {
                     tree.rename(&places[0], &places[1], ask.mode(), now).map(drop)
                 })
@@ -451,6 +477,41 @@ impl Delegations {
             state.push(now, 0, op.clone());
         }
         Attempt::Done(done.map(|()| outcome::Result::Nothing(fs::Nothing {})))
+    }
+
+    /// The file that would take the place of another one.
+    fn replaces(&self, ask: &fs::Rename) -> Option<u64> {
+        let (from, to) = (place(&ask.from)?, place(&ask.to)?);
+        let state = self.lock();
+        let moved = state.tree.child(from.0, &from.1).ok()?;
+        state.tree.child(to.0, &to.1).ok().filter(|replaced| *replaced != moved).map(|_| moved)
+    }
+
+    fn may_move(&self, ask: &fs::Rename) -> bool {
+        match (place(&ask.from), place(&ask.to)) {
+            (Some(from), Some(to)) => self.lock().tree.may_move(&from, &to),
+            _ => false,
+        }
+    }
+
+    fn link(&self, engine: &Engine, ask: &fs::Link, now: i64) -> Attempt<outcome::Result> {
+        let (Some(inode), Some(place)) = (number(&ask.from), place(&ask.at)) else {
+            return Attempt::Elsewhere;
+        };
+        let mut state = self.lock();
+        if !state.tree.may_link(inode, place.0) || state.tree.is_leaving(place.0) {
+            return Attempt::Elsewhere;
+        }
+        let linked = state.tree.link(inode, &place, now);
+        if let Ok(attr) = &linked {
+            if let Some(live) = engine.find(inode) {
+                live.set_links(attr, now);
+            }
+            state.tree.used(place.0, self.seconds());
+            state.push(now, 0, mutation::Op::Link(ask.clone()));
+        }
+        drop(state);
+        Attempt::Done(linked.map(|attr| outcome::Result::Attr(engine.seen(attr))))
     }
 
     fn set_attr(&self, engine: &Engine, ask: &fs::SetAttr, now: i64) -> Attempt<outcome::Result> {

@@ -15,6 +15,7 @@ const OWN: &str = "own";
 #[derive(Debug, Clone)]
 enum Step {
     Make { kind: FileKind, at: (usize, u8), mode: u32 },
+    Link { inode: usize, at: (usize, u8) },
     Unlink { at: (usize, u8) },
     Rmdir { at: (usize, u8) },
     Rename { from: (usize, u8), to: (usize, u8), no_replace: bool },
@@ -48,6 +49,7 @@ fn step() -> impl Strategy<Value = Step> {
     });
     prop_oneof![
         6 => (kind, place(), 0u32..0o2000).prop_map(|(kind, at, mode)| Step::Make { kind, at, mode }),
+        2 => (0usize..8, place()).prop_map(|(inode, at)| Step::Link { inode, at }),
         2 => place().prop_map(|at| Step::Unlink { at }),
         2 => place().prop_map(|at| Step::Rmdir { at }),
         4 => (place(), place(), any::<bool>())
@@ -198,6 +200,16 @@ impl Pair {
                 }
                 (made.map(drop), told)
             }
+            Step::Link { inode, at } => {
+                let place = self.place(at);
+                let Some(&inode) = self.inodes.get(inode) else { return };
+                if !self.tree.may_link(inode, place.0) {
+                    return;
+                }
+                let done = self.tree.link(inode, &place, now);
+                let from = Some(NodeRef { inode, path: Bytes::new() });
+                (done.map(drop), self.tell(0, Op::Link(fs::Link { from, at: node(&place) })))
+            }
             Step::Unlink { at } => {
                 let place = self.place(at);
                 let done = self.tree.unlink(&place, now);
@@ -210,6 +222,9 @@ impl Pair {
             }
             Step::Rename { from, to, no_replace } => {
                 let (from, to) = (self.place(from), self.place(to));
+                if !self.tree.may_move(&from, &to) {
+                    return;
+                }
                 let mode = if no_replace { RenameMode::NoReplace } else { RenameMode::Replace };
                 let done = self.tree.rename(&from, &to, mode, now);
                 let ask = fs::Rename { from: node(&from), to: node(&to), mode: mode.into() };

@@ -12,6 +12,8 @@ use cairn_proto::{ErrorCode, Result, path};
 
 const SETUID: u32 = 0o4000;
 const SETGID: u32 = 0o2000;
+/// Most names of one inode (as the namenode has it).
+const MAX_LINKS: u32 = 65_000;
 
 /// A directory and a name in it.
 pub(crate) type Place = (u64, Bytes);
@@ -30,7 +32,7 @@ pub(crate) struct Tree {
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) attr: Attr,
-    /// The directory that has its one name.
+    /// The directory that has its name, or all its names.
     parent: u64,
     /// Of a symbolic link.
     target: Bytes,
@@ -189,15 +191,46 @@ impl Tree {
         Ok(attr)
     }
 
-    /// Takes away a name of anything but a directory, and with it the inode.
+    /// Whether a file may get a name there: next to its others, so that all of them are handed back together.
+    pub(crate) fn may_link(&self, inode: u64, directory: u64) -> bool {
+        let node = self.nodes.get(&inode);
+        node.is_some_and(|node| {
+            !node.is_directory() && node.parent == directory && node.attr.nlink < MAX_LINKS
+        })
+    }
+
+    /// Gives a file another name in its directory.
+    pub(crate) fn link(&mut self, inode: u64, (directory, name): &Place, now: i64) -> Result<Attr> {
+        if self.entries(*directory)?.contains_key(name) {
+            return Err(ErrorCode::Exists.because(path::shown(name)));
+        }
+        let node = self.nodes.get_mut(&inode).ok_or(ErrorCode::Stale)?;
+        node.attr.nlink += 1;
+        node.touch(now);
+        let attr = node.attr;
+        self.enter(*directory, name.clone(), inode, now);
+        Ok(attr)
+    }
+
+    /// Takes away a name of anything but a directory, and with the last one the inode.
     pub(crate) fn unlink(&mut self, (directory, name): &Place, now: i64) -> Result<u64> {
         let inode = self.child(*directory, name)?;
         if self.is_directory(inode) {
             return Err(ErrorCode::IsDirectory.because(path::shown(name)));
         }
         self.leave(*directory, name, now);
-        self.nodes.remove(&inode);
+        self.lose_name(inode, now);
         Ok(inode)
+    }
+
+    fn lose_name(&mut self, inode: u64, now: i64) {
+        let Some(node) = self.nodes.get_mut(&inode) else { return };
+        if node.is_directory() || node.attr.nlink <= 1 {
+            self.nodes.remove(&inode);
+            return;
+        }
+        node.attr.nlink -= 1;
+        node.touch(now);
     }
 
     /// Takes away an empty directory.
@@ -242,7 +275,7 @@ impl Tree {
                 _ => {}
             }
             self.leave(to.0, &to.1, now);
-            self.nodes.remove(&target);
+            self.lose_name(target, now);
         }
         self.leave(from.0, &from.1, now);
         self.enter(to.0, to.1.clone(), moved, now);
@@ -251,6 +284,12 @@ impl Tree {
             node.touch(now);
         }
         Ok(target)
+    }
+
+    /// Whether a name can be moved there without tearing a file's names apart.
+    pub(crate) fn may_move(&self, from: &Place, to: &Place) -> bool {
+        let moved = self.child(from.0, &from.1).ok().and_then(|inode| self.nodes.get(&inode));
+        from.0 == to.0 || moved.is_none_or(|node| node.is_directory() || node.attr.nlink == 1)
     }
 
     fn refuse_loop(&self, moved: u64, into: u64) -> Result<()> {
@@ -335,7 +374,10 @@ impl Tree {
     pub(crate) fn files_in(&self, directories: &[u64]) -> Vec<u64> {
         let entries = directories.iter().filter_map(|&directory| self.entries(directory).ok());
         let all = entries.flat_map(|entries| entries.values().copied());
-        all.filter(|&inode| !self.is_directory(inode)).collect()
+        let mut files: Vec<u64> = all.filter(|&inode| !self.is_directory(inode)).collect();
+        files.sort_unstable();
+        files.dedup();
+        files
     }
 
     /// Forgets directories that were handed back, with the files in them. Returns everything that is forgotten.

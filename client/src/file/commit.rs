@@ -51,9 +51,11 @@ impl Inode {
         if !durable {
             return self.commit_all().await;
         }
-        self.settle().await?;
-        let unnamed = self.make_durable().await?;
-        self.commit_all().await?;
+        self.settle_for(true).await?;
+        // Neither waits for the other: others may see bytes before they are on disk, as after a close.
+        let (unnamed, committed) = futures::join!(self.make_durable(), self.commit_all());
+        committed?;
+        let unnamed = unnamed?;
         if !unnamed.is_empty() {
             self.make_named_durable(unnamed).await?;
         }

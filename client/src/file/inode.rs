@@ -120,6 +120,13 @@ impl Inode {
         }
     }
 
+    /// Takes in how many names a file has that is decided about here.
+    pub(crate) fn set_links(&self, attr: &fs::Attr, now: i64) {
+        let mut state = self.state();
+        state.attr.nlink = attr.nlink;
+        state.attr.ctime_ns = state.attr.ctime_ns.max(now);
+    }
+
     /// Changes attributes of a file that are decided here.
     pub(crate) fn change_attr(&self, ask: &fs::SetAttr, now: i64) {
         let mut state = self.state();

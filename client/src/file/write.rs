@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_proto::limits::{MAX_FILE_SIZE, MAX_PAYLOAD};
@@ -15,6 +16,8 @@ use crate::write::{Append, Lane, Place};
 
 /// Buffered bytes of one file that make it worth sending them.
 const ENOUGH: u64 = MAX_PAYLOAD as u64;
+/// Longer than any cluster is away.
+const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// Sequential bytes that earn a file a lane of its own.
 const STREAK: u64 = 4 << 20;
 /// Uncommitted spans of one file that ask for a commit ...
@@ -90,14 +93,18 @@ impl Inode {
         if fresh {
             self.engine.note_dirty(self);
         }
-        self.send(jobs);
+        self.send(jobs, false);
         due
     }
 
     /// Sends everything buffered.
     pub(crate) fn push(self: &Arc<Inode>) {
+        self.push_out(false);
+    }
+
+    fn push_out(self: &Arc<Inode>, to_disk: bool) {
         let jobs = self.depart(&mut self.state());
-        self.send(jobs);
+        self.send(jobs, to_disk);
     }
 
     fn depart(&self, state: &mut State) -> Vec<(Job, Arc<Lane>)> {
@@ -117,8 +124,11 @@ impl Inode {
         jobs.into_iter().map(|job| (job, Arc::clone(&lane))).collect()
     }
 
-    fn send(self: &Arc<Inode>, jobs: Vec<(Job, Arc<Lane>)>) {
-        let deadline = Instant::now() + self.engine.config.operation_timeout;
+    fn send(self: &Arc<Inode>, jobs: Vec<(Job, Arc<Lane>)>, to_disk: bool) {
+        // Its writer may have been told that all is well: then it is tried until it is.
+        let lasting = self.state().own;
+        let limit = if lasting { FOR_EVER } else { self.engine.config.operation_timeout };
+        let deadline = Instant::now() + limit;
         for (job, lane) in jobs {
             let inode = Arc::clone(self);
             let Job { id, data, ranges } = job;
@@ -128,7 +138,7 @@ impl Inode {
                 inode.engine.release(length);
                 inode.landed.notify_waiters();
             };
-            lane.append(Append::new(data, deadline, landed));
+            lane.append(Append::new(data, deadline, landed).synced(to_disk));
         }
     }
 
@@ -150,7 +160,12 @@ impl Inode {
 
     /// Waits until every append that is under way now has landed.
     pub(super) async fn settle(self: &Arc<Inode>) -> Result<()> {
-        self.push();
+        self.settle_for(false).await
+    }
+
+    /// As [`Inode::settle`]; `to_disk`: it will be waited for, too.
+    pub(super) async fn settle_for(self: &Arc<Inode>, to_disk: bool) -> Result<()> {
+        self.push_out(to_disk);
         let until = self.state().overlay.next_job();
         // An append fails by itself after the operation's time; the wait need only outlast that.
         let deadline = Instant::now() + self.engine.config.operation_timeout * 2;

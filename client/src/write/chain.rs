@@ -156,6 +156,10 @@ impl Chain {
         }
         piece.offset = state.taken;
         state.taken = piece.end();
+        if piece.sync {
+            // With the append: nobody has to say so when it has landed.
+            state.sync_wanted = state.taken;
+        }
         state.unsent.push_back(piece);
         drop(state);
         self.wake.notify_one();

@@ -14,6 +14,7 @@ type Done = Box<dyn FnOnce(Result<Vec<Place>>) + Send>;
 /// A run of at most a frame's payload that is to be appended somewhere.
 pub(crate) struct Append {
     data: Bytes,
+    sync: bool,
     deadline: Instant,
     done: Done,
 }
@@ -21,6 +22,8 @@ pub(crate) struct Append {
 /// A part of an append that lies in one chunk; most appends have one.
 pub(super) struct Piece {
     pub(super) data: Bytes,
+    /// Somebody will wait until it is on disk.
+    pub(super) sync: bool,
     /// Where it lies in the chunk of the chain that holds it.
     pub(super) offset: u64,
     /// Where it lies in its append.
@@ -47,14 +50,19 @@ impl Append {
         deadline: Instant,
         done: impl FnOnce(Result<Vec<Place>>) + Send + 'static,
     ) -> Append {
-        Append { data, deadline, done: Box::new(done) }
+        Append { data, sync: false, deadline, done: Box::new(done) }
+    }
+
+    /// Somebody will wait until it is on disk, so it goes there at once.
+    pub(crate) fn synced(self, sync: bool) -> Append {
+        Append { sync, ..self }
     }
 
     pub(super) fn into_piece(self) -> Piece {
         let progress =
             Progress { places: Vec::with_capacity(1), missing: self.data.len(), done: Some(self.done) };
         let job = Job { deadline: self.deadline, progress: Mutex::new(progress) };
-        Piece { data: self.data, offset: 0, at: 0, job: Arc::new(job) }
+        Piece { data: self.data, sync: self.sync, offset: 0, at: 0, job: Arc::new(job) }
     }
 }
 
@@ -75,6 +83,7 @@ impl Piece {
     pub(super) fn split(mut self, length: usize) -> (Piece, Piece) {
         let rest = Piece {
             data: self.data.split_off(length),
+            sync: self.sync,
             offset: 0,
             at: self.at + length,
             job: Arc::clone(&self.job),

@@ -160,6 +160,10 @@ fn perform(core: &mut Core, cred: &Cred, session: u64, deed: &Deed) -> Fallible<
             within(core, session, &ask.at)?;
             namespace::link::rmdir(core, cred, ask)
         }
+        Op::Link(ask) => {
+            within(core, session, &ask.at)?;
+            namespace::link::link(core, cred, ask)
+        }
         Op::Rename(ask) => {
             within(core, session, &ask.from)?;
             within(core, session, &ask.to)?;
