@@ -64,7 +64,7 @@ fn work(directory: &Path) {
     fs::rename(directory.join("a/b/c"), directory.join("moved")).unwrap();
     fs::remove_dir(directory.join("moved")).unwrap();
     symlink("a/b/g1", directory.join("link")).unwrap();
-    fs::hard_link(directory.join("f23"), directory.join("a/hard")).unwrap();
+    fs::hard_link(directory.join("f23"), directory.join("hard")).unwrap();
     fs::set_permissions(directory.join("f24"), PermissionsExt::from_mode(0o600)).unwrap();
     let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
     let mut file = OpenOptions::new().write(true).open(directory.join("f25")).unwrap();
@@ -82,7 +82,17 @@ fn whoever_comes_to_a_new_directory_finds_all_that_was_done_there() {
     let Some(mounts) = TwoMounts::up(LEASE) else { return };
     work(&mounts.first.join("one"));
     let own = look(&mounts.first.join("one"));
-    assert_eq!(look(&mounts.second.join("one")), own);
+    for (there, own) in look(&mounts.second.join("one")).iter().zip(&own) {
+        assert_eq!((&there.0, &there.1), (&own.0, &own.1));
+        assert!(there.2 == own.2, "the content of {}", own.0.display());
+    }
+    assert_eq!(look(&mounts.second.join("one")).len(), own.len());
+    // A name elsewhere is one that others may know of.
+    fs::hard_link(mounts.first.join("one/f31"), mounts.first.join("elsewhere")).unwrap();
+    assert_eq!(
+        fs::read(mounts.second.join("elsewhere")).unwrap(),
+        fs::read(mounts.second.join("one/f31")).unwrap()
+    );
     // And what the cluster thinks of it.
     assert!(mounts.cluster.ok(&["ls", "/one"]).contains("f59"));
     mounts.cluster.ok(&["fsck", "/"]);

@@ -11,7 +11,7 @@ use cairn_proto::{ErrorCode, Result, fs};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::tree::{Place, Seed};
+use super::tree::{Place, Seed, Tree};
 use super::{Delegations, RESERVE, RESERVE_AT};
 use crate::engine::Engine;
 use crate::namespace::root;
@@ -138,6 +138,13 @@ impl Engine {
             return Ok(found);
         }
         self.channel.query(cred, op).await
+    }
+
+    /// Shows an open file what became of its names.
+    fn show(&self, tree: &Tree, inode: u64, now: i64) {
+        if let Some(live) = self.find(inode) {
+            live.set_links(tree.node(inode).map_or(0, |node| node.attr.nlink), now);
+        }
     }
 
     /// The attributes of an inode that is here, with what was written to it.
@@ -393,9 +400,7 @@ impl Delegations {
             }
             Op::Unlink(ask) => self.change(&[&ask.at], now, op, |tree, places, now| {
                 let inode = tree.unlink(&places[0], now)?;
-                if let (Some(node), Some(live)) = (tree.node(inode), engine.find(inode)) {
-                    live.set_links(&node.attr, now);
-                }
+                engine.show(tree, inode, now);
                 Ok(())
             }),
             Op::Rmdir(ask) => {
@@ -404,7 +409,12 @@ impl Delegations {
             Op::Link(ask) => self.link(engine, ask, now),
             Op::Rename(ask) if ask.mode() != RenameMode::Exchange && self.may_move(ask) => {
                 self.change(&[&ask.from, &ask.to], now, op, |tree, places, now| {
-                    tree.rename(&places[0], &places[1], ask.mode(), now).map(drop)
+                    let moved = tree.child(places[0].0, &places[0].1)?;
+                    let replaced = tree.rename(&places[0], &places[1], ask.mode(), now)?;
+                    for inode in [Some(moved), replaced].into_iter().flatten() {
+                        engine.show(tree, inode, now);
+                    }
+                    Ok(())
                 })
             }
             Op::SetAttr(ask) => self.set_attr(engine, ask, now),
@@ -458,7 +468,7 @@ impl Delegations {
         at: &[&Option<NodeRef>],
         now: i64,
         op: &mutation::Op,
-        change: impl FnOnce(&mut super::Tree, &[Place], i64) -> Result<()>,
+        change: impl FnOnce(&mut Tree, &[Place], i64) -> Result<()>,
     ) -> Attempt<outcome::Result> {
         let places: Vec<Place> = at.iter().filter_map(|at| place(at)).collect();
         let mut state = self.lock();
@@ -504,9 +514,7 @@ impl Delegations {
         }
         let linked = state.tree.link(inode, &place, now);
         if let Ok(attr) = &linked {
-            if let Some(live) = engine.find(inode) {
-                live.set_links(attr, now);
-            }
+            engine.show(&state.tree, attr.inode, now);
             state.tree.used(place.0, self.seconds());
             state.push(now, 0, mutation::Op::Link(ask.clone()));
         }

@@ -121,9 +121,9 @@ impl Inode {
     }
 
     /// Takes in how many names a file has that is decided about here.
-    pub(crate) fn set_links(&self, attr: &fs::Attr, now: i64) {
+    pub(crate) fn set_links(&self, nlink: u32, now: i64) {
         let mut state = self.state();
-        state.attr.nlink = attr.nlink;
+        state.attr.nlink = nlink;
         state.attr.ctime_ns = state.attr.ctime_ns.max(now);
     }
 
