@@ -101,7 +101,22 @@ impl Engine {
         inodes.insert(number, Arc::downgrade(&inode));
         drop(inodes);
         self.delegations.if_own(number, || inode.set_own(true));
+        let extents = self.delegations.extents(number);
+        if !extents.is_empty() {
+            self.remember_layout(&inode, extents);
+        }
         inode
+    }
+
+    /// What this client committed itself it need not ask for, as long as it knows the replicas.
+    fn remember_layout(&self, inode: &Inode, extents: Vec<fs::Extent>) {
+        let chunks = extents.iter().map(|extent| {
+            let replicas = self.lanes.replicas(extent.chunk)?;
+            Some(fs::ChunkInfo { chunk: extent.chunk, replicas, ..Default::default() })
+        });
+        if let Some(chunks) = chunks.collect() {
+            inode.learn_layout(fs::Layout { attr: Some(inode.attr()), extents, chunks, end: true });
+        }
     }
 
     /// The shared state of an inode that is open here.

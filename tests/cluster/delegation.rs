@@ -138,6 +138,39 @@ fn two_mounts_may_work_in_one_directory_from_its_beginning() {
 }
 
 #[test]
+fn appends_from_both_sides_are_all_there_once() {
+    const EACH: usize = 200;
+    let Some(mounts) = TwoMounts::up(LEASE) else { return };
+    let line = |writer: usize, number: usize| format!("{writer} {number} {}\n", "x".repeat(number % 100));
+    for round in 0..3 {
+        let name = format!("d{round}");
+        fs::create_dir(mounts.first.join(&name)).unwrap();
+        File::create(mounts.first.join(&name).join("log")).unwrap();
+        let writers = [&mounts.first, &mounts.first, &mounts.second];
+        thread::scope(|scope| {
+            for (writer, point) in writers.iter().enumerate() {
+                let path = point.join(&name).join("log");
+                scope.spawn(move || {
+                    let mut log = OpenOptions::new().append(true).open(path).unwrap();
+                    for number in 0..EACH {
+                        let text = line(writer, number);
+                        assert_eq!(log.write(text.as_bytes()).unwrap(), text.len());
+                    }
+                });
+            }
+        });
+        let expected: BTreeSet<String> =
+            (0..writers.len()).flat_map(|writer| (0..EACH).map(move |number| line(writer, number))).collect();
+        for point in [&mounts.first, &mounts.second] {
+            let content = fs::read_to_string(point.join(&name).join("log")).unwrap();
+            let found: Vec<String> = content.lines().map(|line| format!("{line}\n")).collect();
+            assert_eq!(found.len(), expected.len());
+            assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected);
+        }
+    }
+}
+
+#[test]
 fn what_was_synced_outlives_its_mount_and_of_the_rest_only_the_latest_is_lost() {
     let Some(mounts) = TwoMounts::up("2") else { return };
     let directory = mounts.second.join("d");

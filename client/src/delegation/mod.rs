@@ -36,6 +36,8 @@ const RESERVE: u32 = 4096;
 const RESERVE_AT: u64 = 1024;
 /// Inodes kept in memory, about; the directories used longest ago are handed back above that.
 const MOST_INODES: usize = 256 << 10;
+/// Files in more extents than this are not worth remembering where they lie.
+const FEW_EXTENTS: usize = 4;
 /// Directories handed back whose making this client may yet hear of.
 const MOST_DISOWNED: usize = 4096;
 
@@ -130,6 +132,18 @@ impl State {
     }
 }
 
+/// Whether `extents` are a file of `size` bytes from its beginning to its end.
+fn is_all(extents: &[fs::Extent], size: u64) -> bool {
+    let mut end = 0;
+    for extent in extents {
+        if extent.file_offset != end {
+            return false;
+        }
+        end += extent.length;
+    }
+    end == size && size > 0
+}
+
 impl Delegations {
     /// None yet. `enabled`: directories made here are asked for.
     pub(crate) fn new(enabled: bool, patience: Duration) -> Delegations {
@@ -178,13 +192,29 @@ impl Delegations {
         }
     }
 
-    /// Takes in what a file's content has become.
-    pub(crate) fn note_content(&self, attr: &fs::Attr) {
+    /// Runs `work` if the inode is this client's own and its directory is not being handed back; it waits with that.
+    pub(crate) fn if_staying(&self, inode: u64, work: impl FnOnce()) {
+        let state = self.lock();
+        if state.tree.node(inode).is_some() && !state.tree.is_leaving(inode) {
+            work();
+        }
+    }
+
+    /// Where the whole content of a file lies, if that is known.
+    pub(crate) fn extents(&self, inode: u64) -> Vec<fs::Extent> {
+        let extents = |state: MutexGuard<'_, State>| Some(state.tree.node(inode)?.extents.clone());
+        if self.enabled { extents(self.lock()).unwrap_or_default() } else { Vec::new() }
+    }
+
+    /// Takes in what a file's content has become, by a commit of these `extents` or otherwise.
+    pub(crate) fn note_content(&self, attr: &fs::Attr, extents: &[fs::Extent]) {
         if !self.enabled {
             return;
         }
         if let Some(node) = self.lock().tree.node_mut(attr.inode) {
             let own = node.attr;
+            let all = own.size == 0 && extents.len() <= FEW_EXTENTS && is_all(extents, attr.size);
+            node.extents = if all { extents.to_vec() } else { Vec::new() };
             node.attr = fs::Attr {
                 size: attr.size,
                 allocated: attr.allocated,

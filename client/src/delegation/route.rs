@@ -309,7 +309,7 @@ impl Engine {
             (After::Removed(place), _) => _ = self.delegations.lock().tree.root_removed(&place),
             (After::Moved(from, to), _) => self.delegations.lock().tree.root_moved(&from, to),
             (After::Content, Some(attr)) => {
-                self.delegations.note_content(&attr);
+                self.delegations.note_content(&attr, &[]);
                 if let Some(live) = self.find(attr.inode) {
                     live.learn_content(&attr, true);
                 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 
 use bytes::Bytes;
-use cairn_proto::fs::{Attr, DirectoryEntry, FileKind, Listing, RenameMode, SetAttr};
+use cairn_proto::fs::{Attr, DirectoryEntry, Extent, FileKind, Listing, RenameMode, SetAttr};
 use cairn_proto::{ErrorCode, Result, path};
 
 const SETUID: u32 = 0o4000;
@@ -36,6 +36,8 @@ pub(crate) struct Node {
     parent: u64,
     /// Of a symbolic link.
     target: Bytes,
+    /// Where all of its content lies, if it was committed at once.
+    pub(crate) extents: Vec<Extent>,
     /// It may have extended attributes: the namenode knows.
     pub(crate) has_xattrs: bool,
     directory: Option<Directory>,
@@ -78,7 +80,14 @@ impl Tree {
     pub(crate) fn add_root(&mut self, place: Place, attr: Attr) {
         self.roots.insert(place.clone(), attr.inode);
         let directory = Some(Directory::default());
-        let node = Node { attr, parent: place.0, target: Bytes::new(), has_xattrs: false, directory };
+        let node = Node {
+            attr,
+            parent: place.0,
+            target: Bytes::new(),
+            extents: Vec::new(),
+            has_xattrs: false,
+            directory,
+        };
         self.nodes.insert(attr.inode, node);
     }
 
@@ -183,6 +192,7 @@ impl Tree {
                 attr,
                 parent: *directory,
                 target: seed.target,
+                extents: Vec::new(),
                 has_xattrs: false,
                 directory: is_directory.then(Directory::default),
             },

@@ -84,12 +84,13 @@ impl Inode {
 
     /// One commit; false: nothing was left to commit.
     async fn commit_some(self: &Arc<Inode>) -> Result<bool> {
-        let (file, cred, written_ns) = {
+        let (file, extents, cred, written_ns) = {
             let mut state = self.state();
             let extents = state.overlay.start_commit(MAX_COMMIT_EXTENTS);
             if extents.is_empty() {
                 return Ok(false);
             }
+            let committing = extents.clone();
             let file = fs::FileCommit {
                 target: Some(fs::file_commit::Target::Inode(self.number())),
                 extents,
@@ -97,7 +98,7 @@ impl Inode {
                 mtime_ns: state.mtime_ns,
                 ..Default::default()
             };
-            (file, state.cred.clone(), state.written_ns)
+            (file, committing, state.cred.clone(), state.written_ns)
         };
         let outcome = self.engine.commit_file(&cred, file, written_ns).await;
         let mut state = self.state();
@@ -114,7 +115,7 @@ impl Inode {
                 let (own, committed) = (state.own, state.attr);
                 drop(state);
                 if own {
-                    self.engine.delegations.note_content(&committed);
+                    self.engine.delegations.note_content(&committed, &extents);
                 }
                 Ok(true)
             }

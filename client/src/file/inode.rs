@@ -5,14 +5,14 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cairn_proto::{Error, fs};
+use cairn_proto::{Error, ErrorCode, fs};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::overlay::Overlay;
 use crate::delegation::change_attr;
 use crate::engine::Engine;
-use crate::read::LayoutCache;
+use crate::read::{LayoutCache, WINDOW};
 use crate::write::OwnLane;
 
 /// See the module.
@@ -137,6 +137,11 @@ impl Inode {
         }
     }
 
+    /// Takes in where the whole content lies.
+    pub(crate) fn learn_layout(&self, layout: fs::Layout) {
+        self.state().layout.learn(0, WINDOW, layout);
+    }
+
     pub(crate) fn dirty_bytes(&self) -> u64 {
         self.state().overlay.bytes()
     }
@@ -241,7 +246,12 @@ impl State {
     }
 
     pub(super) fn fail(&mut self, error: Error) {
-        tracing::warn!(inode = self.attr.inode, %error, "written bytes are lost");
+        if error.code == ErrorCode::Stale {
+            // Nobody has a name of it or has it open.
+            tracing::debug!(inode = self.attr.inode, "what was written went with its file");
+        } else {
+            tracing::warn!(inode = self.attr.inode, %error, "written bytes are lost");
+        }
         self.error.get_or_insert(error);
     }
 }

@@ -103,7 +103,8 @@ impl Inode {
                 ..Default::default()
             };
             let (attr, _) = inode.engine.commit_file(&cred, grow, inode.engine.now_ns()).await?;
-            inode.learn(&attr);
+            inode.learn_content(&attr, true);
+            inode.engine.delegations.note_content(&attr, &[]);
             Ok(inode.attr())
         })
         .await

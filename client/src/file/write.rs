@@ -1,7 +1,7 @@
 //! Buffering writes and sending them into chunks.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -62,8 +62,24 @@ impl Inode {
 
     /// Buffers a piece and sends what is worth sending; true: a commit is due.
     fn take_in(self: &Arc<Inode>, cred: &fs::Cred, at: u64, piece: Bytes) -> bool {
+        self.take_in_locked(self.state(), cred, at, piece)
+    }
+
+    /// As [`Inode::take_in`], where the file ends; says where that was.
+    pub(super) fn take_in_at_end(self: &Arc<Inode>, cred: &fs::Cred, piece: &Bytes) -> (u64, bool) {
+        let state = self.state();
+        let at = state.size();
+        (at, self.take_in_locked(state, cred, at, piece.clone()))
+    }
+
+    fn take_in_locked(
+        self: &Arc<Inode>,
+        mut state: MutexGuard<'_, State>,
+        cred: &fs::Cred,
+        at: u64,
+        piece: Bytes,
+    ) -> bool {
         let length = piece.len() as u64;
-        let mut state = self.state();
         state.streak = if at == state.streak_end { state.streak + length } else { 0 };
         state.streak_end = at + length;
         if state.streak == 0 {
