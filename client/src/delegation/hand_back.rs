@@ -10,6 +10,7 @@ use futures::{FutureExt, StreamExt};
 
 use super::{Delegations, MOST_DISOWNED, MOST_INODES};
 use crate::engine::Engine;
+use crate::session::Session;
 
 /// A directory that was not used for so long is handed back, in seconds.
 const IDLE: u64 = 60;
@@ -28,8 +29,12 @@ impl Delegations {
     }
 
     /// Directories that somebody asks for and that this client does not know: it may hear of them later.
-    fn disown(&self, directories: &[u64]) -> Vec<u64> {
+    fn disown(&self, session: Option<Arc<Session>>, directories: &[u64]) -> Vec<u64> {
         let mut state = self.lock();
+        if state.session.is_none() {
+            // The answer to the first of all may have been lost.
+            state.session = session;
+        }
         let unknown: Vec<u64> =
             directories.iter().copied().filter(|&asked| !state.tree.is_directory(asked)).collect();
         for &directory in &unknown {
@@ -50,7 +55,7 @@ impl Engine {
         }
         let engine = Arc::clone(self);
         tokio::spawn(async move {
-            let unknown = engine.delegations.disown(&directories);
+            let unknown = engine.delegations.disown(engine.channel.live_session(), &directories);
             if !unknown.is_empty() {
                 engine.tell_back(&unknown).await;
             }

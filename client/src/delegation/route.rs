@@ -137,7 +137,14 @@ impl Engine {
         if let Some(found) = self.try_to_answer(cred, &op).await? {
             return Ok(found);
         }
-        self.channel.query(cred, op).await
+        let mut found = self.channel.query(cred, op).await?;
+        if let answer::Result::Listing(listing) = &mut found {
+            for attr in listing.entries.iter_mut().filter_map(|entry| entry.attr.as_mut()) {
+                // The namenode does not know yet what was done in it.
+                *attr = self.delegations.attr(attr.inode).unwrap_or(*attr);
+            }
+        }
+        Ok(found)
     }
 
     /// Shows an open file what became of its names.
@@ -307,7 +314,9 @@ impl Engine {
                 self.delegations.begin(session, place, attr);
             }
             (After::Removed(place), _) => _ = self.delegations.lock().tree.root_removed(&place),
-            (After::Moved(from, to), _) => self.delegations.lock().tree.root_moved(&from, to),
+            (After::Moved(from, to), _) => {
+                self.delegations.lock().tree.root_moved(&from, to, self.now_ns());
+            }
             (After::Content, Some(attr)) => {
                 self.delegations.note_content(&attr, &[]);
                 if let Some(live) = self.find(attr.inode) {
@@ -421,6 +430,9 @@ impl Delegations {
             Op::Open(ask) => {
                 let mut state = self.lock();
                 let Some(node) = state.tree.node(ask.inode) else { return Attempt::Elsewhere };
+                if state.tree.is_leaving(ask.inode) {
+                    return Attempt::Elsewhere;
+                }
                 let known = node.attr;
                 state.push(now, 0, op.clone());
                 drop(state);
@@ -582,6 +594,11 @@ impl Delegations {
             },
             _ => None,
         }
+    }
+
+    /// The attributes of an inode that is here.
+    fn attr(&self, inode: u64) -> Option<fs::Attr> {
+        self.lock().tree.node(inode).map(|node| node.attr)
     }
 
     /// What `at` says, if it is here; `None`: it is not, or may not be.

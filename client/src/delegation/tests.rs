@@ -332,7 +332,7 @@ fn what_is_left_below_a_directory_that_is_gone_is_found_by_its_place() {
     assert_eq!(gone, [10, 12]);
     let place = (10, Bytes::from_static(b"b"));
     assert_eq!(tree.root_at(&place), Some(11));
-    tree.root_moved(&place, (1, Bytes::from_static(b"c")));
+    tree.root_moved(&place, (1, Bytes::from_static(b"c")), 2);
     assert_eq!((tree.root_at(&place), tree.root_at(&(1, Bytes::from_static(b"c")))), (None, Some(11)));
     assert_eq!(tree.root_removed(&(1, Bytes::from_static(b"c"))), Some(11));
     assert!(tree.is_empty());

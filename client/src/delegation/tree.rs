@@ -433,11 +433,12 @@ impl Tree {
     }
 
     /// The name of a root was moved: over another one, perhaps.
-    pub(crate) fn root_moved(&mut self, from: &Place, to: Place) {
+    pub(crate) fn root_moved(&mut self, from: &Place, to: Place, now: i64) {
         self.root_removed(&to);
         if let Some(root) = self.roots.remove(from) {
             if let Some(node) = self.nodes.get_mut(&root) {
                 node.parent = to.0;
+                node.touch(now);
             }
             self.roots.insert(to, root);
         }
