@@ -23,9 +23,9 @@ for round in $(seq 1 "$ROUNDS"); do
     case $system in
       cairn) ./cairn.sh start && ./cairn.sh mount && sleep 2
              run cairn /tmp/peers-cairn/mnt "$(basename "$CAIRN")" "$round"; ./cairn.sh stop ;;
-      moosefs) ./moosefs.sh start > /dev/null && ./moosefs.sh mount > /dev/null
+      moosefs) ./moosefs.sh start > /dev/null 2>&1 && ./moosefs.sh mount > /dev/null 2>&1
                run moosefs /tmp/peers-mfs/mnt mfsmaster,mfschunkserver,mfsmount "$round"
-               ./moosefs.sh stop > /dev/null; rm -rf /tmp/peers-mfs ;;
+               ./moosefs.sh stop > /dev/null 2>&1; rm -rf /tmp/peers-mfs ;;
       gluster) ./gluster.sh start > /dev/null && ./gluster.sh mount
                run gluster /tmp/peers-gluster/mnt glusterd,glusterfsd,glusterfs "$round"
                ./gluster.sh umount; ./gluster.sh stop > /dev/null ;;

@@ -196,7 +196,16 @@ impl Cluster {
     pub fn metrics(&self) -> Metrics {
         let (bytes_waiting, bytes_waiting_limit) = self.engine.budget().taken();
         let layout_bytes = self.engine.layout_bytes.load(Ordering::Relaxed) as u64;
-        Metrics { bytes_waiting, bytes_waiting_limit, layout_bytes, ..self.engine.counters.reading() }
+        let (delegated_inodes, deeds_waiting, deeds) = self.engine.delegations.figures();
+        Metrics {
+            bytes_waiting,
+            bytes_waiting_limit,
+            layout_bytes,
+            delegated_inodes,
+            deeds_waiting,
+            deeds,
+            ..self.engine.counters.reading()
+        }
     }
 
     pub(crate) fn engine(&self) -> &Arc<Engine> {

@@ -21,6 +21,12 @@ pub struct Metrics {
     pub bytes_waiting_limit: u64,
     /// Memory that known layouts take, about.
     pub layout_bytes: u64,
+    /// Inodes in directories that are this client's own.
+    pub delegated_inodes: u64,
+    /// What was done in them and is not told yet.
+    pub deeds_waiting: u64,
+    /// What was done in them so far.
+    pub deeds: u64,
     /// Reads for which a second replica was asked because the first was slow.
     pub hedged_reads: u64,
 }

@@ -44,6 +44,17 @@ impl Source for Site {
             "Memory for where files lie, about",
             done.layout_bytes as f64,
         );
+        page.gauge(
+            "cairn_client_delegated_inodes",
+            "Inodes in directories that are this mount's own",
+            done.delegated_inodes as f64,
+        );
+        page.gauge(
+            "cairn_client_deeds_waiting",
+            "Changes in them that the namenodes do not know yet",
+            done.deeds_waiting as f64,
+        );
+        page.counter("cairn_client_deeds", "Changes made in them", done.deeds);
         page.counter(
             "cairn_client_chain_failures",
             "Chains given up for a datanode's failure",

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use cairn_client::{ErrorCode, fs};
 use clap::Args;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::client::Client;
@@ -32,8 +33,8 @@ pub struct Put {
     /// Return only when everything is on the disks
     #[arg(long)]
     sync: bool,
-    /// Files in flight
-    #[arg(short, long, value_name = "N", default_value_t = transfer::JOBS as u16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    /// Files in flight, of large ones at most 16
+    #[arg(short, long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: u16,
     /// Directories are copied whole anyway
     #[arg(short, short_alias = 'R', long, hide = true)]
@@ -54,6 +55,7 @@ pub async fn run(client: Arc<Client>, mut args: Put) -> Result<()> {
         preserve: args.preserve,
         force: args.force,
         sync: args.sync,
+        room: Semaphore::new(transfer::JOBS * LARGE as usize),
     });
     client.report.attach(upload.progress.bar());
     let result = tokio::select! {
@@ -69,7 +71,12 @@ pub async fn run(client: Arc<Client>, mut args: Put) -> Result<()> {
     result
 }
 
+/// MiB that a file in flight counts for, at most.
+const LARGE: u64 = 8;
+
 struct Upload {
+    /// A permit for each MiB of the files in flight: small ones share rounds, large ones the memory.
+    room: Semaphore,
     client: Arc<Client>,
     temporaries: Temporaries,
     progress: Progress,
@@ -206,6 +213,9 @@ impl Upload {
     }
 
     async fn file(&self, job: Job, metadata: &Metadata) -> Result<(), PathError> {
+        let weight = (metadata.len() >> 20).clamp(1, LARGE);
+        // It is never closed.
+        let _room = self.room.acquire_many(weight as u32).await;
         let new = self.new_file(&job.to, metadata.mode(), Some(metadata));
         let pieces = local::pieces(job.from);
         transfer::store(&self.client, &new, pieces, &self.temporaries, &self.progress).await?;

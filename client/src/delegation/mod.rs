@@ -168,6 +168,12 @@ impl Delegations {
         state
     }
 
+    /// Inodes that are here, deeds that are not done, and all there have been.
+    pub(crate) fn figures(&self) -> (u64, u64, u64) {
+        let state = self.lock();
+        (state.tree.len() as u64, state.counted - state.settled, state.counted)
+    }
+
     /// Seconds on a clock of its own.
     fn seconds(&self) -> u64 {
         self.began.elapsed().as_secs()
