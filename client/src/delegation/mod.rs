@@ -1,14 +1,19 @@
 //! What this client may do in its own directories without asking (`namenode/metadata/src/delegation.rs`).
 //!
 //! [`tree`] has what is in them; every operation is carried out there at once and joins the [`stream`] of deeds that
-//! tells the namenode. [`route`] says of each operation whether it can be, and what must be done first if it cannot.
+//! tells the namenode. [`route`] says of each operation whether it can be ([`changes`], [`answers`]), and what must be done
+//! first if it cannot.
 //! [`hand_back`] lets others in: when somebody asks, when a directory is not used, or when an operation needs it.
 //!
 //! What was done is not on any disk before the stream says so: `fsync` waits for that, and so does whoever comes to a
 //! directory from elsewhere. If this client dies before, the latest deeds are lost; each of them whole, and none but
 //! the latest.
 
+mod answers;
+mod changes;
 mod hand_back;
+mod numbers;
+mod places;
 mod route;
 mod stream;
 #[cfg(test)]
@@ -25,15 +30,12 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::session::Session;
 pub(crate) use hand_back::tidy;
+use numbers::Numbers;
 use stream::Queued;
 pub(crate) use stream::run;
 use tree::Tree;
 pub(crate) use tree::change_attr;
 
-/// Numbers of inodes taken at once.
-const RESERVE: u32 = 4096;
-/// So few are left when more are taken.
-const RESERVE_AT: u64 = 1024;
 /// Inodes kept in memory, about; the directories used longest ago are handed back above that.
 const MOST_INODES: usize = 256 << 10;
 /// Files in more extents than this are not worth remembering where they lie.
@@ -77,30 +79,6 @@ struct State {
     disowned: BTreeSet<u64>,
     /// Inodes of a session that is over, whose open files are to be told.
     bereft: Vec<u64>,
-}
-
-/// Numbers for inodes, in ascending order.
-#[derive(Default)]
-struct Numbers {
-    ranges: VecDeque<std::ops::Range<u64>>,
-    asked: bool,
-    replication: u32,
-}
-
-impl Numbers {
-    fn left(&self) -> u64 {
-        self.ranges.iter().map(|range| range.end - range.start).sum()
-    }
-
-    fn next(&mut self) -> Option<u64> {
-        while let Some(range) = self.ranges.front_mut() {
-            if let Some(number) = range.next() {
-                return Some(number);
-            }
-            self.ranges.pop_front();
-        }
-        None
-    }
 }
 
 impl State {

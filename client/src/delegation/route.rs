@@ -2,22 +2,17 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use cairn_proto::fs::{
-    FileKind, NodeRef, RenameMode, answer, clone_range, file_commit, mutation, outcome, query,
-};
-use cairn_proto::limits::{MAX_LIST_PAGE, MAX_NAME};
-use cairn_proto::{ErrorCode, Result, fs};
+use cairn_proto::fs::{FileKind, NodeRef, RenameMode, answer, file_commit, mutation, outcome, query};
+use cairn_proto::{Result, fs};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::tree::{Place, Seed, Tree};
-use super::{Delegations, RESERVE, RESERVE_AT};
+use super::Delegations;
+use super::changes::Attempt;
+use super::places::{named, number, numbers, place};
+use super::tree::{Place, Tree};
 use crate::engine::Engine;
-use crate::namespace::root;
 use crate::session::Session;
-
-const SETGID: u32 = 0o2000;
 
 /// What to take in when the namenode has carried an operation out itself.
 enum After {
@@ -29,84 +24,6 @@ enum After {
     Moved(Place, Place),
     /// Of an inode that is this client's own.
     Content,
-}
-
-/// What became of an attempt to do something here.
-enum Attempt<T> {
-    Done(Result<T>),
-    /// Not here.
-    Elsewhere,
-    /// Numbers for new inodes have run out.
-    NoNumbers,
-}
-
-/// The directory and the one name in it that `at` says, if it is like that.
-fn place(at: &Option<NodeRef>) -> Option<Place> {
-    let at = at.as_ref()?;
-    let plain = !at.path.is_empty() && at.path.len() <= MAX_NAME && !at.path.contains(&b'/');
-    let special = matches!(&at.path[..], b"." | b"..");
-    (plain && !special).then(|| (at.inode, at.path.clone()))
-}
-
-/// The inode that `at` says by its number.
-fn number(at: &Option<NodeRef>) -> Option<u64> {
-    at.as_ref().filter(|at| at.path.is_empty()).map(|at| at.inode)
-}
-
-/// Everything an operation names.
-fn named(op: &mutation::Op) -> Vec<&Option<NodeRef>> {
-    use mutation::Op;
-    match op {
-        Op::Create(ask) => vec![&ask.at],
-        Op::Mkdir(ask) => vec![&ask.at],
-        Op::Mknod(ask) => vec![&ask.at],
-        Op::Symlink(ask) => vec![&ask.at],
-        Op::Link(ask) => vec![&ask.from, &ask.at],
-        Op::Rename(ask) => vec![&ask.from, &ask.to],
-        Op::Unlink(ask) => vec![&ask.at],
-        Op::Rmdir(ask) => vec![&ask.at],
-        Op::SetAttr(ask) => vec![&ask.at],
-        Op::SetReplication(ask) => vec![&ask.at],
-        Op::SetXattr(ask) => vec![&ask.at],
-        Op::RemoveXattr(ask) => vec![&ask.at],
-        Op::SetQuota(ask) => vec![&ask.at],
-        Op::Discard(ask) => vec![&ask.at],
-        Op::Restore(ask) => vec![&ask.to],
-        Op::Commit(ask) => {
-            let created = ask.files.iter().filter_map(|file| match &file.target {
-                Some(file_commit::Target::Create(create)) => Some(&create.at),
-                _ => None,
-            });
-            created.collect()
-        }
-        Op::CloneRange(ask) => match &ask.target {
-            Some(clone_range::Target::Create(create)) => vec![&create.at],
-            _ => Vec::new(),
-        },
-        _ => Vec::new(),
-    }
-}
-
-/// Inodes that an operation says by their numbers, and that must exist when it gets there.
-fn numbers(op: &mutation::Op) -> Vec<u64> {
-    use mutation::Op;
-    match op {
-        Op::SetLock(ask) => vec![ask.inode],
-        Op::ClearRange(ask) => vec![ask.inode],
-        Op::CloneRange(ask) => match ask.target {
-            Some(clone_range::Target::Inode(inode)) => vec![ask.source, inode],
-            _ => vec![ask.source],
-        },
-        Op::Open(ask) => vec![ask.inode],
-        Op::Commit(ask) => {
-            let plain = ask.files.iter().filter_map(|file| match file.target {
-                Some(file_commit::Target::Inode(inode)) => Some(inode),
-                _ => None,
-            });
-            plain.collect()
-        }
-        _ => named(op).into_iter().filter_map(number).collect(),
-    }
 }
 
 impl Engine {
@@ -148,14 +65,14 @@ impl Engine {
     }
 
     /// Shows an open file what became of its names.
-    fn show(&self, tree: &Tree, inode: u64, now: i64) {
+    pub(super) fn show(&self, tree: &Tree, inode: u64, now: i64) {
         if let Some(live) = self.find(inode) {
             live.set_links(tree.node(inode).map_or(0, |node| node.attr.nlink), now);
         }
     }
 
     /// The attributes of an inode that is here, with what was written to it.
-    fn seen(&self, attr: fs::Attr) -> fs::Attr {
+    pub(super) fn seen(&self, attr: fs::Attr) -> fs::Attr {
         match self.find(attr.inode) {
             Some(live) if attr.kind() == FileKind::File => live.attr(),
             _ => attr,
@@ -327,27 +244,6 @@ impl Engine {
         }
     }
 
-    /// Takes numbers for more inodes.
-    async fn reserve(&self) -> Result<()> {
-        let Some(session) = self.delegations.may_take_numbers() else {
-            return self.delegations.until_numbered().await;
-        };
-        let asked = async {
-            let stats = fs::StatFs::default();
-            let answer::Result::Fs(stats) = self.channel.query(&root(), query::Op::StatFs(stats)).await?
-            else {
-                return Err(ErrorCode::Malformed.because("the namenode's answer to statfs"));
-            };
-            let op = mutation::Op::ReserveInodes(fs::ReserveInodes { count: RESERVE });
-            match self.channel.mutate_in(&session, &root(), op).await? {
-                outcome::Result::Reserved(range) => Ok((range, stats.default_replication)),
-                _ => Err(ErrorCode::Malformed.because("the outcome of reserving inodes")),
-            }
-        };
-        let asked = asked.await;
-        self.delegations.give_numbers(&session, asked)
-    }
-
     /// Commits a file that the namenode may not know yet, in its place among what else was done.
     pub(crate) async fn commit_as_deed(
         &self,
@@ -375,276 +271,6 @@ impl Delegations {
         }
         let by_ref = named(op).into_iter().flatten().map(|at| at.inode);
         by_ref.chain(numbers(op)).any(|inode| state.tree.node(inode).is_some())
-    }
-
-    fn attempt(&self, engine: &Engine, op: &mutation::Op) -> Attempt<outcome::Result> {
-        use mutation::Op;
-        let now = engine.now_ns();
-        let attr = |attr| outcome::Result::Attr(attr);
-        match op {
-            Op::Create(ask) => {
-                let seed = seed(FileKind::File, ask.mode & !ask.umask, ask.uid, ask.gid);
-                let created =
-                    |attr| outcome::Result::Created(fs::Created { attr: Some(attr), existed: false });
-                match place(&ask.at).map(|place| self.lock().tree.child(place.0, &place.1)) {
-                    // It is opened, and perhaps emptied.
-                    Some(Ok(_)) if !ask.exclusive => Attempt::Elsewhere,
-                    _ => self.make(&ask.at, Seed { replication: ask.replication, ..seed }, now, op, created),
-                }
-            }
-            Op::Mkdir(ask) if !ask.parents && ask.mode & SETGID == 0 => {
-                let seed = seed(FileKind::Directory, ask.mode & !ask.umask, ask.uid, ask.gid);
-                let mut ask = ask.clone();
-                ask.delegate = true;
-                let at = ask.at.clone();
-                self.make(&at, seed, now, &Op::Mkdir(ask), attr)
-            }
-            Op::Mknod(ask) => {
-                let seed = seed(ask.kind(), ask.mode & !ask.umask, ask.uid, ask.gid);
-                self.make(&ask.at, Seed { rdev: ask.rdev, ..seed }, now, op, attr)
-            }
-            Op::Symlink(ask) => {
-                let seed = seed(FileKind::Symlink, 0o777, ask.uid, ask.gid);
-                self.make(&ask.at, Seed { target: ask.target.clone(), ..seed }, now, op, attr)
-            }
-            Op::Unlink(ask) => self.change(&[&ask.at], now, op, |tree, places, now| {
-                let inode = tree.unlink(&places[0], now)?;
-                engine.show(tree, inode, now);
-                Ok(())
-            }),
-            Op::Rmdir(ask) => {
-                self.change(&[&ask.at], now, op, |tree, places, now| tree.rmdir(&places[0], now).map(drop))
-            }
-            Op::Link(ask) => self.link(engine, ask, now),
-            Op::Rename(ask) if ask.mode() != RenameMode::Exchange && self.may_move(ask) => {
-                self.change(&[&ask.from, &ask.to], now, op, |tree, places, now| {
-                    let moved = tree.child(places[0].0, &places[0].1)?;
-                    let replaced = tree.rename(&places[0], &places[1], ask.mode(), now)?;
-                    for inode in [Some(moved), replaced].into_iter().flatten() {
-                        engine.show(tree, inode, now);
-                    }
-                    Ok(())
-                })
-            }
-            Op::SetAttr(ask) => self.set_attr(engine, ask, now),
-            Op::Open(ask) => {
-                let mut state = self.lock();
-                let Some(node) = state.tree.node(ask.inode) else { return Attempt::Elsewhere };
-                if state.tree.is_leaving(ask.inode) {
-                    return Attempt::Elsewhere;
-                }
-                let known = node.attr;
-                state.push(now, 0, op.clone());
-                drop(state);
-                Attempt::Done(Ok(attr(engine.seen(known))))
-            }
-            Op::Close(_) => {
-                self.lock().push(now, 0, op.clone());
-                Attempt::Done(Ok(outcome::Result::Nothing(fs::Nothing {})))
-            }
-            _ => Attempt::Elsewhere,
-        }
-    }
-
-    fn make(
-        &self,
-        at: &Option<NodeRef>,
-        mut seed: Seed,
-        now: i64,
-        op: &mutation::Op,
-        outcome: impl FnOnce(fs::Attr) -> outcome::Result,
-    ) -> Attempt<outcome::Result> {
-        let Some(place) = place(at) else { return Attempt::Elsewhere };
-        let mut state = self.lock();
-        if !state.tree.is_directory(place.0) || state.tree.is_leaving(place.0) {
-            return Attempt::Elsewhere;
-        }
-        if state.tree.child(place.0, &place.1).is_ok() {
-            return Attempt::Done(Err(ErrorCode::Exists.because(cairn_proto::path::shown(&place.1))));
-        }
-        let Some(inode) = state.numbers.next() else { return Attempt::NoNumbers };
-        seed.inode = inode;
-        if seed.replication == 0 && matches!(seed.kind, FileKind::File | FileKind::Fifo | FileKind::Socket) {
-            seed.replication = state.numbers.replication;
-        }
-        let made = state.tree.make(&place, seed, now);
-        if made.is_ok() {
-            state.tree.used(place.0, self.seconds());
-            state.push(now, inode, op.clone());
-        }
-        Attempt::Done(made.map(outcome))
-    }
-
-    fn change(
-        &self,
-        at: &[&Option<NodeRef>],
-        now: i64,
-        op: &mutation::Op,
-        change: impl FnOnce(&mut Tree, &[Place], i64) -> Result<()>,
-    ) -> Attempt<outcome::Result> {
-        let places: Vec<Place> = at.iter().filter_map(|at| place(at)).collect();
-        let mut state = self.lock();
-        let here = |place: &Place| state.tree.is_directory(place.0) && !state.tree.is_leaving(place.0);
-        // Nor may what is moved or removed be on its way out.
-        let child_leaves = |place: &Place| {
-            state.tree.child(place.0, &place.1).is_ok_and(|child| state.tree.is_leaving(child))
-        };
-        if places.len() < at.len() || !places.iter().all(here) || places.iter().any(child_leaves) {
-            return Attempt::Elsewhere;
-        }
-        let done = change(&mut state.tree, &places, now);
-        if done.is_ok() {
-            let seconds = self.seconds();
-            places.iter().for_each(|place| state.tree.used(place.0, seconds));
-            state.push(now, 0, op.clone());
-        }
-        Attempt::Done(done.map(|()| outcome::Result::Nothing(fs::Nothing {})))
-    }
-
-    /// The file that would take the place of another one.
-    fn replaces(&self, ask: &fs::Rename) -> Option<u64> {
-        let (from, to) = (place(&ask.from)?, place(&ask.to)?);
-        let state = self.lock();
-        let moved = state.tree.child(from.0, &from.1).ok()?;
-        state.tree.child(to.0, &to.1).ok().filter(|replaced| *replaced != moved).map(|_| moved)
-    }
-
-    fn may_move(&self, ask: &fs::Rename) -> bool {
-        match (place(&ask.from), place(&ask.to)) {
-            (Some(from), Some(to)) => self.lock().tree.may_move(&from, &to),
-            _ => false,
-        }
-    }
-
-    fn link(&self, engine: &Engine, ask: &fs::Link, now: i64) -> Attempt<outcome::Result> {
-        let (Some(inode), Some(place)) = (number(&ask.from), place(&ask.at)) else {
-            return Attempt::Elsewhere;
-        };
-        let mut state = self.lock();
-        if !state.tree.may_link(inode, place.0) || state.tree.is_leaving(place.0) {
-            return Attempt::Elsewhere;
-        }
-        let linked = state.tree.link(inode, &place, now);
-        if let Ok(attr) = &linked {
-            engine.show(&state.tree, attr.inode, now);
-            state.tree.used(place.0, self.seconds());
-            state.push(now, 0, mutation::Op::Link(ask.clone()));
-        }
-        drop(state);
-        Attempt::Done(linked.map(|attr| outcome::Result::Attr(engine.seen(attr))))
-    }
-
-    fn set_attr(&self, engine: &Engine, ask: &fs::SetAttr, now: i64) -> Attempt<outcome::Result> {
-        let Some(inode) = number(&ask.at) else { return Attempt::Elsewhere };
-        let mut state = self.lock();
-        let Some(node) = state.tree.node(inode) else { return Attempt::Elsewhere };
-        let directory = node.attr.kind() == FileKind::Directory;
-        // What a directory hands down is the namenode's business.
-        let special = directory && ask.mode.is_some_and(|mode| mode & SETGID != 0);
-        if ask.size.is_some() || special || node.attr.acl || state.tree.is_leaving(inode) {
-            return Attempt::Elsewhere;
-        }
-        // Exact times, so that both sides set the same.
-        let mut ask = ask.clone();
-        if std::mem::take(&mut ask.atime_now) {
-            ask.atime_ns.get_or_insert(now);
-        }
-        if std::mem::take(&mut ask.mtime_now) {
-            ask.mtime_ns.get_or_insert(now);
-        }
-        let changed = state.tree.set_attr(inode, &ask, now);
-        if let Some(live) = engine.find(inode) {
-            live.change_attr(&ask, now);
-        }
-        state.push(now, 0, mutation::Op::SetAttr(ask));
-        drop(state);
-        Attempt::Done(changed.map(|attr| outcome::Result::Attr(engine.seen(attr))))
-    }
-
-    /// What is known here for sure.
-    fn answer(&self, engine: &Engine, op: &query::Op) -> Option<Result<answer::Result>> {
-        let attr_of = |at: &Option<NodeRef>, follow: bool| {
-            let found = self.find(at)?;
-            let link = |attr: &fs::Attr| attr.kind() == FileKind::Symlink;
-            // A link may lead anywhere.
-            if follow && found.as_ref().is_ok_and(link) {
-                return None;
-            }
-            Some(found)
-        };
-        let attr = |found: Result<fs::Attr>| found.map(|attr| answer::Result::Attr(engine.seen(attr)));
-        match op {
-            query::Op::Stat(ask) => attr_of(&ask.at, ask.follow).map(attr),
-            query::Op::Access(ask) => attr_of(&ask.at, ask.follow).map(attr),
-            query::Op::ReadLink(ask) => {
-                let found = self.find(&ask.at)?;
-                let target = found.and_then(|attr| self.lock().tree.target(attr.inode));
-                Some(target.map(answer::Result::Bytes))
-            }
-            query::Op::List(ask) => self.list(engine, ask),
-            query::Op::GetXattr(ask) => match self.find(&ask.at)? {
-                Ok(attr) if self.is_bare(attr.inode) => {
-                    Some(Err(ErrorCode::NoAttribute.because(cairn_proto::path::shown(&ask.name))))
-                }
-                _ => None,
-            },
-            query::Op::ListXattr(ask) => match self.find(&ask.at)? {
-                Ok(attr) if self.is_bare(attr.inode) => Some(Ok(answer::Result::Names(fs::Names::default()))),
-                _ => None,
-            },
-            _ => None,
-        }
-    }
-
-    /// The attributes of an inode that is here.
-    fn attr(&self, inode: u64) -> Option<fs::Attr> {
-        self.lock().tree.node(inode).map(|node| node.attr)
-    }
-
-    /// What `at` says, if it is here; `None`: it is not, or may not be.
-    fn find(&self, at: &Option<NodeRef>) -> Option<Result<fs::Attr>> {
-        let mut state = self.lock();
-        let inode = match place(at) {
-            Some(place) if state.tree.is_directory(place.0) => match state.tree.child(place.0, &place.1) {
-                Ok(inode) => inode,
-                Err(error) => return Some(Err(error)),
-            },
-            Some(_) => return None,
-            None => number(at)?,
-        };
-        let attr = state.tree.node(inode)?.attr;
-        if let Some(directory) = state.tree.directory_of(inode) {
-            state.tree.used(directory, self.seconds());
-        }
-        if state.tree.is_leaving(inode) {
-            return None;
-        }
-        Some(Ok(attr))
-    }
-
-    /// Whether an inode has no extended attributes.
-    fn is_bare(&self, inode: u64) -> bool {
-        let state = self.lock();
-        state.tree.node(inode).is_some_and(|node| !node.has_xattrs && !node.attr.acl)
-    }
-
-    fn list(&self, engine: &Engine, ask: &fs::ListDirectory) -> Option<Result<answer::Result>> {
-        let inode = number(&ask.at)?;
-        let listing = {
-            let mut state = self.lock();
-            if !state.tree.is_directory(inode) || state.tree.is_leaving(inode) {
-                return None;
-            }
-            state.tree.used(inode, self.seconds());
-            let limit = if ask.limit == 0 { MAX_LIST_PAGE } else { ask.limit.min(MAX_LIST_PAGE) };
-            state.tree.list(inode, &ask.after, limit as usize)
-        };
-        Some(listing.map(|mut listing| {
-            for entry in &mut listing.entries {
-                entry.attr = entry.attr.map(|attr| engine.seen(attr));
-            }
-            answer::Result::Listing(listing)
-        }))
     }
 
     /// Directories whose content the namenode would change, or whose inodes in a way that is not followed here.
@@ -717,57 +343,8 @@ impl Delegations {
         state.tree.used(attr.inode, self.seconds());
     }
 
-    fn wants_numbers(&self) -> bool {
-        let state = self.lock();
-        !state.numbers.asked && state.numbers.left() < RESERVE_AT
-    }
-
-    /// Waits while somebody else takes numbers.
-    async fn until_numbered(&self) -> Result<()> {
-        self.wait_while(&self.done, "numbers for new inodes", |state| {
-            state.numbers.asked && state.numbers.left() == 0
-        })
-        .await
-    }
-
-    /// The session to take numbers for, unless somebody does or there are enough.
-    fn may_take_numbers(&self) -> Option<Arc<Session>> {
-        let mut state = self.lock();
-        if state.numbers.asked || state.numbers.left() >= RESERVE_AT {
-            return None;
-        }
-        let session = state.session.clone()?;
-        state.numbers.asked = true;
-        Some(session)
-    }
-
-    fn give_numbers(&self, session: &Arc<Session>, asked: Result<(fs::InodesReserved, u32)>) -> Result<()> {
-        let mut state = self.lock();
-        if state.session.as_ref().is_some_and(|own| own.id() == session.id()) {
-            state.numbers.asked = false;
-            self.done.notify_waiters();
-            let (range, replication) = asked?;
-            state.numbers.ranges.push_back(range.first..range.first + u64::from(range.count));
-            state.numbers.replication = replication;
-        }
-        Ok(())
-    }
-
     fn is_own(&self, inode: u64) -> bool {
         let state = self.lock();
         state.tree.node(inode).is_some() || state.unborn.contains_key(&inode)
     }
-
-    fn note_reads(&self, ask: &fs::MarkRead) {
-        let mut state = self.lock();
-        for read in &ask.files {
-            if let Some(node) = state.tree.node_mut(read.inode) {
-                node.attr.atime_ns = node.attr.atime_ns.max(read.atime_ns);
-            }
-        }
-    }
-}
-
-fn seed(kind: FileKind, mode: u32, uid: u32, gid: u32) -> Seed {
-    Seed { kind, mode: mode & 0o7777, uid, gid, target: Bytes::new(), ..Seed::default() }
 }
