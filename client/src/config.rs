@@ -42,7 +42,7 @@ pub struct Config {
     pub lane_idle: Duration,
     /// How long a datanode a chain failed on is left out of new chunks.
     pub exclude_for: Duration,
-    /// Whether directories made here are asked for, to work in them without asking ([`crate::delegation`]). For root's
+    /// Whether directories made here are asked for, to work in them without asking (decision 17). For root's
     /// requests only.
     pub delegate: bool,
     /// Its network and its clock: the machine's, unless somebody puts others in their place.
