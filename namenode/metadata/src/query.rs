@@ -25,7 +25,7 @@ pub fn answer(view: &dyn View, cred: &Cred, query: &Query) -> Result<Answer, Sto
     answer_all(view, cred, query)
 }
 
-/// As [`answer`], but what is delegated to another session than `session` (0: the asker has none) is not shown:
+/// As [`answer()`], but what is delegated to another session than `session` (0: the asker has none) is not shown:
 /// `Delegated`.
 pub fn answer_to(view: &dyn View, session: u64, cred: &Cred, query: &Query) -> Result<Answer, StoreError> {
     answer_all(&AskedBy { view, session }, cred, query)
