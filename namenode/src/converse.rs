@@ -219,15 +219,12 @@ async fn change(member: &Member, recalls: &Arc<Recalls>, id: u64, mut command: C
     {
         return refuse(room, id, error);
     }
-    let sealed = match command.mutation.as_ref().and_then(|mutation| mutation.op.as_ref()) {
+    let op = command.mutation.as_ref().and_then(|mutation| mutation.op.as_ref());
+    let sealed = match op {
         Some(mutation::Op::Seal(ask)) => Some((ask.chunk, member.datanodes.clone())),
         _ => None,
     };
-    let ends = command
-        .mutation
-        .as_ref()
-        .and_then(|mutation| mutation.op.as_ref())
-        .is_some_and(|op| matches!(op, mutation::Op::Series(_) | mutation::Op::CloseSession(_)));
+    let ends = matches!(op, Some(mutation::Op::Series(_) | mutation::Op::CloseSession(_)));
     let recalls = Arc::clone(recalls);
     let settle = move |result: Result<Outcome, Error>| match result {
         Ok(outcome) => {

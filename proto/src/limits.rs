@@ -41,6 +41,8 @@ pub const HEARTBEAT_MS: u64 = 1_000;
 pub const MAX_FILE_LOCKS: u64 = 4096;
 /// Most locked ranges of one session, over all files.
 pub const MAX_SESSION_LOCKS: u64 = 65_536;
+/// Most names of one inode.
+pub const MAX_LINKS: u32 = 65_000;
 /// Most deeds of one series.
 pub const MAX_DEEDS: usize = 2048;
 /// Most numbers of inodes in one reservation.

@@ -48,9 +48,17 @@ fn run(core: &mut Core, command: &Command) -> Result<Outcome, StoreError> {
 }
 
 fn perform(core: &mut Core, command: &Command) -> Result<Outcome, StoreError> {
-    let point = core.savepoint();
     core.asker = (command.session != 0).then_some(command.session);
-    let done = dispatch(core, command).and_then(|result| usage::settle(core).map(|()| result));
+    attempt(core, |core| dispatch(core, command))
+}
+
+/// Does something whole or not at all.
+pub(crate) fn attempt(
+    core: &mut Core,
+    work: impl FnOnce(&mut Core) -> Fallible<outcome::Result>,
+) -> Result<Outcome, StoreError> {
+    let point = core.savepoint();
+    let done = work(core).and_then(|result| usage::settle(core).map(|()| result));
     match settle(done)? {
         Ok(result) => Ok(Outcome { result: Some(result) }),
         Err(error) => {
@@ -74,23 +82,25 @@ fn dispatch(core: &mut Core, command: &Command) -> Fallible<outcome::Result> {
         return Err(ErrorCode::Unavailable.because("the cluster is not formed yet").into());
     }
     match op {
-        Op::OpenSession(ask) => return session::begin(core, ask),
-        Op::ExpireSession(ask) if session == 0 => return session::end(core, ask.session),
-        Op::RegisterDatanode(ask) if session == 0 => return datanode::register(core, ask),
-        Op::SetDatanodeState(ask) if session == 0 => return datanode::set_state(core, ask),
-        Op::AddReplica(ask) if session == 0 => return chunk::add_replica(core, ask),
-        Op::DropReplica(ask) if session == 0 => return chunk::drop_replica(core, ask),
-        Op::ForgetReplica(ask) if session == 0 => return chunk::forget_replica(core, ask),
-        Op::PurgeChunk(ask) if session == 0 => return chunk::purge(core, ask),
-        Op::RecordDigest(ask) if session == 0 => return chunk::record_digest(core, ask),
-        Op::BeginCompaction(ask) if session == 0 => return compact::begin(core, ask),
-        Op::SwapExtents(ask) if session == 0 => return compact::swap(core, ask),
-        Op::PurgeTrash(ask) if session == 0 => return trash::purge_due(core, ask.item),
-        _ if session == 0 => {
-            return Err(ErrorCode::SessionExpired.because("this needs a session").into());
-        }
-        _ => {}
+        Op::OpenSession(ask) => session::begin(core, ask),
+        Op::ExpireSession(ask) if session == 0 => session::end(core, ask.session),
+        Op::RegisterDatanode(ask) if session == 0 => datanode::register(core, ask),
+        Op::SetDatanodeState(ask) if session == 0 => datanode::set_state(core, ask),
+        Op::AddReplica(ask) if session == 0 => chunk::add_replica(core, ask),
+        Op::DropReplica(ask) if session == 0 => chunk::drop_replica(core, ask),
+        Op::ForgetReplica(ask) if session == 0 => chunk::forget_replica(core, ask),
+        Op::PurgeChunk(ask) if session == 0 => chunk::purge(core, ask),
+        Op::RecordDigest(ask) if session == 0 => chunk::record_digest(core, ask),
+        Op::BeginCompaction(ask) if session == 0 => compact::begin(core, ask),
+        Op::SwapExtents(ask) if session == 0 => compact::swap(core, ask),
+        Op::PurgeTrash(ask) if session == 0 => trash::purge_due(core, ask.item),
+        _ if session == 0 => Err(ErrorCode::SessionExpired.because("this needs a session").into()),
+        _ => operate(core, cred, session, op),
     }
+}
+
+/// What a client may do under its session.
+pub(crate) fn operate(core: &mut Core, cred: &Cred, session: u64, op: &Op) -> Fallible<outcome::Result> {
     match op {
         Op::Create(ask) => namespace::create::create(core, cred, session, ask),
         Op::Mkdir(ask) => namespace::create::mkdir(core, cred, session, ask),

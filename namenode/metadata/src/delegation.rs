@@ -11,19 +11,20 @@
 
 use cairn_proto::fs::mutation::Op;
 use cairn_proto::fs::{
-    Attr, CommitMode, Cred, Deed, FileCommit, FileKind, HandBack, InodesReserved, NodeRef, Outcome,
-    ReserveInodes, Series, SeriesOutcome, file_commit, outcome,
+    Attr, CommitMode, CreateFile, Cred, Deed, FileCommit, FileKind, HandBack, InodesReserved, Link, Mkdir,
+    Mknod, NodeRef, Outcome, ReserveInodes, Rmdir, Series, SeriesOutcome, SetAttr, Symlink, Unlink,
+    file_commit, outcome,
 };
 use cairn_proto::limits::{MAX_DEEDS, MAX_RESERVED_INODES};
 use cairn_proto::store::{Inode, InodeRange, Session};
 use cairn_proto::{Delegated, ErrorCode};
 
-use crate::apply::NOTHING;
+use crate::apply::{self, NOTHING};
 use crate::core::Core;
-use crate::fault::{Fallible, settle};
+use crate::fault::Fallible;
 use crate::permission::SETGID;
 use crate::store::{Table, View};
-use crate::{commit, key, namespace, quota, records, resolve, session, usage};
+use crate::{key, quota, records, resolve};
 
 /// Ranges of numbers that a session may hold at once.
 const MAX_RANGES: usize = 4;
@@ -109,7 +110,10 @@ pub(crate) fn series(core: &mut Core, cred: &Cred, session: u64, ask: &Series) -
     core.decided = Some(Decided { reserved, ..Decided::default() });
     let mut outcomes = Vec::with_capacity(ask.deeds.len());
     for deed in &ask.deeds {
-        outcomes.push(attempt(core, cred, session, deed)?);
+        if let Some(decided) = &mut core.decided {
+            (decided.time_ns, decided.inode) = (deed.time_ns, deed.inode);
+        }
+        outcomes.push(apply::attempt(core, |core| perform(core, cred, session, deed))?);
     }
     let decided = core.decided.take().unwrap_or_default();
     let mut record = of(core, session)?;
@@ -118,68 +122,31 @@ pub(crate) fn series(core: &mut Core, cred: &Cred, session: u64, ask: &Series) -
     Ok(outcome::Result::Series(SeriesOutcome { outcomes, hand_back: decided.limited }))
 }
 
-fn attempt(core: &mut Core, cred: &Cred, session: u64, deed: &Deed) -> Fallible<Outcome> {
-    let point = core.savepoint();
-    if let Some(decided) = &mut core.decided {
-        (decided.time_ns, decided.inode) = (deed.time_ns, deed.inode);
-    }
-    let done = perform(core, cred, session, deed).and_then(|result| usage::settle(core).map(|()| result));
-    Ok(match settle(done)? {
-        Ok(result) => Outcome { result: Some(result) },
-        Err(error) => {
-            core.roll_back(point);
-            session::refusal(error)
-        }
-    })
-}
-
 fn perform(core: &mut Core, cred: &Cred, session: u64, deed: &Deed) -> Fallible<outcome::Result> {
     let op = deed.mutation.as_ref().and_then(|mutation| mutation.op.as_ref());
-    let done = match op.ok_or_else(|| ErrorCode::Malformed.because("a deed without an operation"))? {
-        Op::Create(ask) => {
-            within(core, session, &ask.at)?;
-            namespace::create::create(core, cred, session, ask)
-        }
-        Op::Mkdir(ask) if !ask.parents => {
-            within(core, session, &ask.at)?;
-            namespace::create::mkdir(core, cred, session, ask)
-        }
-        Op::Mknod(ask) => {
-            within(core, session, &ask.at)?;
-            namespace::create::mknod(core, cred, ask)
-        }
-        Op::Symlink(ask) => {
-            within(core, session, &ask.at)?;
-            namespace::create::symlink(core, cred, ask)
-        }
-        Op::Unlink(ask) => {
-            within(core, session, &ask.at)?;
-            namespace::link::unlink(core, cred, ask)
-        }
-        Op::Rmdir(ask) => {
-            within(core, session, &ask.at)?;
-            namespace::link::rmdir(core, cred, ask)
-        }
-        Op::Link(ask) => {
-            within(core, session, &ask.at)?;
-            namespace::link::link(core, cred, ask)
-        }
+    let op = op.ok_or_else(|| ErrorCode::Malformed.because("a deed without an operation"))?;
+    match op {
+        Op::Create(CreateFile { at, .. })
+        | Op::Mkdir(Mkdir { at, parents: false, .. })
+        | Op::Mknod(Mknod { at, .. })
+        | Op::Symlink(Symlink { at, .. })
+        | Op::Unlink(Unlink { at })
+        | Op::Rmdir(Rmdir { at })
+        | Op::Link(Link { at, .. }) => within(core, session, at)?,
         Op::Rename(ask) => {
             within(core, session, &ask.from)?;
             within(core, session, &ask.to)?;
-            namespace::rename::rename(core, cred, ask)
         }
-        Op::SetAttr(ask) if ask.size.is_none() => namespace::attributes::set_attr(core, cred, ask),
-        // Only this one's outcome tells its client something.
-        Op::Commit(ask) if ask.files.iter().all(is_plain) => {
-            return commit::commit(core, cred, session, ask);
-        }
-        Op::Open(ask) => namespace::open::open(core, session, ask.inode),
-        Op::Close(ask) => namespace::open::close(core, session, &ask.inodes),
-        Op::HandBack(ask) => hand_back(core, session, ask),
-        _ => Err(ErrorCode::Invalid.because("this is never done as a deed").into()),
-    };
-    done.map(|_| NOTHING)
+        Op::SetAttr(SetAttr { size: None, .. }) | Op::Open(_) | Op::Close(_) => {}
+        Op::Commit(ask) if ask.files.iter().all(is_plain) => {}
+        Op::HandBack(ask) => return hand_back(core, session, ask),
+        _ => return Err(ErrorCode::Invalid.because("this is never done as a deed").into()),
+    }
+    match apply::operate(core, cred, session, op)? {
+        // Only this one tells its client something.
+        committed @ outcome::Result::Commit(_) => Ok(committed),
+        _ => Ok(NOTHING),
+    }
 }
 
 fn is_plain(file: &FileCommit) -> bool {

@@ -22,13 +22,17 @@ use crate::{chunk, datanode, extents, fsck, key, lock, quota, records, trash, us
 ///
 /// What only the leader knows (liveness, free space, repair) is left at its default for the leader to add.
 pub fn answer(view: &dyn View, cred: &Cred, query: &Query) -> Result<Answer, StoreError> {
-    answer_all(view, cred, query)
+    let result = match settle(ask(view, cred, query))? {
+        Ok(result) => result,
+        Err(error) => answer::Result::Error(error.into()),
+    };
+    Ok(Answer { result: Some(result) })
 }
 
 /// As [`answer()`], but what is delegated to another session than `session` (0: the asker has none) is not shown:
 /// `Delegated`.
 pub fn answer_to(view: &dyn View, session: u64, cred: &Cred, query: &Query) -> Result<Answer, StoreError> {
-    answer_all(&AskedBy { view, session }, cred, query)
+    answer(&AskedBy { view, session }, cred, query)
 }
 
 /// A view as one session has it.
@@ -49,14 +53,6 @@ impl View for AskedBy<'_> {
     fn asker(&self) -> Option<u64> {
         Some(self.session)
     }
-}
-
-fn answer_all(view: &dyn View, cred: &Cred, query: &Query) -> Result<Answer, StoreError> {
-    let result = match settle(ask(view, cred, query))? {
-        Ok(result) => result,
-        Err(error) => answer::Result::Error(error.into()),
-    };
-    Ok(Answer { result: Some(result) })
 }
 
 fn ask(view: &dyn View, cred: &Cred, query: &Query) -> Fallible<answer::Result> {

@@ -1,6 +1,7 @@
 //! Hard links, unlinking and removing directories.
 
 use cairn_proto::fs::{Cred, FileKind, Link, Rmdir, Unlink, outcome};
+use cairn_proto::limits::MAX_LINKS;
 use cairn_proto::{ErrorCode, path};
 
 use crate::apply::NOTHING;
@@ -11,9 +12,6 @@ use crate::permission::{require_add, require_remove};
 use crate::resolve::{Found, existing, resolve, resolve_place};
 use crate::store::Table;
 use crate::{key, quota, records};
-
-/// Most names of one inode.
-const MAX_LINKS: u32 = 65_000;
 
 pub(crate) fn link(core: &mut Core, cred: &Cred, ask: &Link) -> Fallible<outcome::Result> {
     let mut from = resolve(core, cred, &ask.from, false)?;
