@@ -33,7 +33,7 @@ impl Cluster {
         Ok(Cluster { engine: Engine::start(config, channel, counters) })
     }
 
-    /// Closes lanes and session. Flushes nothing: what is not committed is lost.
+    /// Closes lanes and session. Commits nothing, but tells what was done in this client's own directories.
     pub async fn close(&self) -> Result<()> {
         if let Err(error) = self.engine.delegations.flush().await {
             tracing::error!(%error, "changes that were acknowledged could not be made");
@@ -56,11 +56,6 @@ impl Cluster {
     /// Waits until all that was done in this client's own directories is done for good.
     pub async fn sync_names(&self) -> Result<()> {
         self.engine.delegations.flush().await
-    }
-
-    /// Lets others into all directories that are this client's own.
-    pub async fn hand_back(&self) {
-        self.engine.hand_back_everything().await;
     }
 
     /// Whether nobody else can see this inode, so that what is written to it need not be committed at once.

@@ -20,7 +20,7 @@ use crate::write::{Lanes, Leader, Pace};
 const ROUND: Duration = Duration::from_millis(500);
 /// How old a write may get whose commit its writer did not wait for.
 const DEFERRED: Duration = Duration::from_millis(250);
-/// Files that are committed at the same time when all are.
+/// Files that are committed at the same time when many are.
 const COMMITS_AT_ONCE: usize = 256;
 /// Open inodes at which those that nobody holds any more are forgotten.
 const SWEEP_AT: usize = 1024;
@@ -197,12 +197,9 @@ impl Engine {
 
     /// Commits all that was written and tells all that was done. Returns the first error.
     pub(crate) async fn settle(self: &Arc<Engine>) -> Result<()> {
-        use futures::StreamExt;
-        let commits = self.dirty_now().into_iter().map(|inode| async move { inode.commit_all_owned().await });
-        let committed: Vec<Result<()>> =
-            futures::stream::iter(commits).buffer_unordered(COMMITS_AT_ONCE).collect().await;
+        let committed = commit_each(self.dirty_now()).await;
         let told = self.delegations.flush().await;
-        committed.into_iter().chain([told]).collect()
+        committed.into_iter().map(|(_, committed)| committed).chain([told]).collect()
     }
 
     /// Whether all that was written is committed and all that was done told.
@@ -222,6 +219,14 @@ impl Engine {
         dirty.retain(|_, inode| inode.is_dirty());
         dirty.values().cloned().collect()
     }
+}
+
+/// Commits many files; by their numbers, what became of that.
+pub(crate) async fn commit_each(inodes: Vec<Arc<Inode>>) -> Vec<(u64, Result<()>)> {
+    use futures::StreamExt;
+    let commits =
+        inodes.into_iter().map(|inode| async move { (inode.number(), inode.commit_all_owned().await) });
+    futures::stream::iter(commits).buffer_unordered(COMMITS_AT_ONCE).collect().await
 }
 
 /// Chunks without a committed byte are purged, and a crash loses what is not committed: nothing stays so long.

@@ -295,7 +295,7 @@ impl Driver {
             told(batch.recalled);
         }
         for reply in batch.replies {
-            let Some(mut flight) = self.unanswered.remove(&reply.id) else { continue };
+            let Some(flight) = self.unanswered.remove(&reply.id) else { continue };
             let sent = flight.sent.unwrap_or_else(Instant::now);
             match reply.result {
                 Some(control::reply::Result::Error(error)) => {
@@ -313,10 +313,7 @@ impl Driver {
                             flight.finish(Err(error));
                         }
                         (_, Reaction::Retry) => {
-                            self.shared.namenodes.note(error.to_string());
-                            flight.retry_at = Some(Instant::now() + flight.backoff.pause());
-                            flight.sent = None;
-                            self.unanswered.insert(reply.id, flight);
+                            self.put_off(reply.id, flight, &error);
                         }
                         _ => flight.finish(Err(error)),
                     }
@@ -329,10 +326,7 @@ impl Driver {
                 })) if error.code == ErrorCode::Delegated as u32 => {
                     // Somebody is asked to hand it back.
                     self.shared.silence.heard();
-                    self.shared.namenodes.note(Error::from(error).to_string());
-                    flight.retry_at = Some(Instant::now() + flight.backoff.pause());
-                    flight.sent = None;
-                    self.unanswered.insert(reply.id, flight);
+                    self.put_off(reply.id, flight, &Error::from(error));
                 }
                 Some(control::reply::Result::Answer(answer)) => {
                     self.shared.silence.heard();
@@ -363,6 +357,14 @@ impl Driver {
             self.ask_whether_it_lives();
         }
         ended
+    }
+
+    /// Has a call sent again after a while.
+    fn put_off(&mut self, id: u64, mut flight: Flight, error: &Error) {
+        self.shared.namenodes.note(error.to_string());
+        flight.retry_at = Some(Instant::now() + flight.backoff.pause());
+        flight.sent = None;
+        self.unanswered.insert(id, flight);
     }
 
     /// A leader that has only just been elected may take a session for expired that lives. Only the log knows:

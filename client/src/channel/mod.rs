@@ -27,8 +27,8 @@ pub(crate) use namenodes::{Namenodes, status_text};
 
 /// Calls waiting for the driver.
 const QUEUE: usize = 4096;
-/// Longer than any session.
-const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// Longer than any session, and than any cluster is away.
+pub(crate) const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// How long a report about a bad replica may take; nobody waits for it.
 const REPORT_LIMIT: Duration = Duration::from_secs(2);
 

@@ -6,14 +6,12 @@ use cairn_proto::{ErrorCode, Result, fs};
 
 use super::Delegations;
 use super::places::{number, place};
-use super::tree::{Place, Seed, Tree};
+use super::tree::{Place, SETGID, Seed, Tree};
 use crate::engine::Engine;
 
-const SETGID: u32 = 0o2000;
-
 /// What became of an attempt to do something here.
-pub(super) enum Attempt<T> {
-    Done(Result<T>),
+pub(super) enum Attempt {
+    Done(Result<outcome::Result>),
     /// Not here.
     Elsewhere,
     /// Numbers for new inodes have run out.
@@ -21,7 +19,7 @@ pub(super) enum Attempt<T> {
 }
 
 impl Delegations {
-    pub(super) fn attempt(&self, engine: &Engine, op: &mutation::Op) -> Attempt<outcome::Result> {
+    pub(super) fn attempt(&self, engine: &Engine, op: &mutation::Op) -> Attempt {
         use mutation::Op;
         let now = engine.now_ns();
         let attr = |attr| outcome::Result::Attr(attr);
@@ -97,7 +95,7 @@ impl Delegations {
         now: i64,
         op: &mutation::Op,
         outcome: impl FnOnce(fs::Attr) -> outcome::Result,
-    ) -> Attempt<outcome::Result> {
+    ) -> Attempt {
         let Some(place) = place(at) else { return Attempt::Elsewhere };
         let mut state = self.lock();
         if !state.tree.is_directory(place.0) || state.tree.is_leaving(place.0) {
@@ -125,7 +123,7 @@ impl Delegations {
         now: i64,
         op: &mutation::Op,
         change: impl FnOnce(&mut Tree, &[Place], i64) -> Result<()>,
-    ) -> Attempt<outcome::Result> {
+    ) -> Attempt {
         let places: Vec<Place> = at.iter().filter_map(|at| place(at)).collect();
         let mut state = self.lock();
         let here = |place: &Place| state.tree.is_directory(place.0) && !state.tree.is_leaving(place.0);
@@ -160,7 +158,7 @@ impl Delegations {
         }
     }
 
-    fn link(&self, engine: &Engine, ask: &fs::Link, now: i64) -> Attempt<outcome::Result> {
+    fn link(&self, engine: &Engine, ask: &fs::Link, now: i64) -> Attempt {
         let (Some(inode), Some(place)) = (number(&ask.from), place(&ask.at)) else {
             return Attempt::Elsewhere;
         };
@@ -178,7 +176,7 @@ impl Delegations {
         Attempt::Done(linked.map(|attr| outcome::Result::Attr(engine.seen(attr))))
     }
 
-    fn set_attr(&self, engine: &Engine, ask: &fs::SetAttr, now: i64) -> Attempt<outcome::Result> {
+    fn set_attr(&self, engine: &Engine, ask: &fs::SetAttr, now: i64) -> Attempt {
         let Some(inode) = number(&ask.at) else { return Attempt::Elsewhere };
         let mut state = self.lock();
         let Some(node) = state.tree.node(inode) else { return Attempt::Elsewhere };

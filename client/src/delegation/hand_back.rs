@@ -5,19 +5,17 @@ use std::time::Duration;
 
 use cairn_proto::limits::MAX_DEEDS;
 use cairn_proto::{Result, fs};
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt};
 
 use super::{Delegations, MOST_DISOWNED, MOST_INODES};
-use crate::engine::Engine;
+use crate::engine::{Engine, commit_each};
 use crate::session::Session;
 
 /// A directory that was not used for so long is handed back, in seconds.
 const IDLE: u64 = 60;
 /// How often that is looked at.
 const ROUND: Duration = Duration::from_secs(5);
-/// Files whose content is committed at the same time.
-const COMMITS_AT_ONCE: usize = 256;
 
 impl Delegations {
     /// Waits while the directory of an inode is being handed back.
@@ -99,22 +97,15 @@ impl Engine {
 
     async fn part_with(self: &Arc<Engine>, directories: &[u64]) {
         let files = self.delegations.lock().tree.files_in(directories);
-        let dirty: Vec<_> =
-            files.iter().filter_map(|&file| self.find(file)).filter(|file| file.is_dirty()).collect();
-        futures::stream::iter(dirty)
-            .for_each_concurrent(COMMITS_AT_ONCE, |file| async move {
-                if let Err(error) = file.commit_all_owned().await {
-                    tracing::warn!(inode = file.number(), %error, "what was written is not everybody's yet");
-                }
-            })
-            .await;
-        self.tell_back(directories).await;
-        let gone = self.delegations.lock().tree.forget(directories);
-        for inode in gone {
-            if let Some(live) = self.find(inode) {
-                live.set_own(false);
+        let dirty = files.iter().filter_map(|&file| self.find(file)).filter(|file| file.is_dirty()).collect();
+        for (inode, committed) in commit_each(dirty).await {
+            if let Err(error) = committed {
+                tracing::warn!(inode, %error, "what was written is not everybody's yet");
             }
         }
+        self.tell_back(directories).await;
+        let gone = self.delegations.lock().tree.forget(directories);
+        self.let_go(&gone);
         self.delegations.handed_back.notify_waiters();
     }
 
@@ -138,19 +129,12 @@ impl Engine {
     /// Tells open files of a session that is over that they are everybody's.
     pub(super) fn comfort(&self) {
         let bereft = std::mem::take(&mut self.delegations.lock().bereft);
-        for inode in bereft {
-            if let Some(live) = self.find(inode) {
-                live.set_own(false);
-            }
-        }
+        self.let_go(&bereft);
     }
 
-    /// Hands everything back and waits for it.
-    pub(crate) async fn hand_back_everything(self: &Arc<Engine>) {
-        if self.delegations.enabled {
-            let all = self.delegations.lock().tree.inodes();
-            self.hand_back(all, false).await;
-        }
+    /// The attributes of these are the namenode's again.
+    fn let_go(&self, inodes: &[u64]) {
+        inodes.iter().filter_map(|&inode| self.find(inode)).for_each(|live| live.set_own(false));
     }
 }
 

@@ -20,7 +20,7 @@ mod stream;
 mod tests;
 mod tree;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ struct State {
     /// When the oldest deed that is not done was queued.
     oldest: Option<Instant>,
     /// Inodes that are made by deeds that are not done.
-    unborn: HashMap<u64, u32>,
+    unborn: HashSet<u64>,
     /// Deeds that were refused and nobody has heard of.
     refused: VecDeque<(u64, Error)>,
     /// Directories that were asked for before this client knew of them.
@@ -186,8 +186,10 @@ impl Delegations {
 
     /// Where the whole content of a file lies, if that is known.
     pub(crate) fn extents(&self, inode: u64) -> Vec<fs::Extent> {
-        let extents = |state: MutexGuard<'_, State>| Some(state.tree.node(inode)?.extents.clone());
-        if self.enabled { extents(self.lock()).unwrap_or_default() } else { Vec::new() }
+        if !self.enabled {
+            return Vec::new();
+        }
+        self.lock().tree.node(inode).map(|node| node.extents.clone()).unwrap_or_default()
     }
 
     /// Takes in what a file's content has become, by a commit of these `extents` or otherwise.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cairn_proto::fs::{FileKind, NodeRef, RenameMode, answer, file_commit, mutation, outcome, query};
+use cairn_proto::fs::{FileKind, RenameMode, answer, file_commit, mutation, outcome, query};
 use cairn_proto::{Result, fs};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -234,28 +234,17 @@ impl Engine {
             (After::Moved(from, to), _) => {
                 self.delegations.lock().tree.root_moved(&from, to, self.now_ns());
             }
-            (After::Content, Some(attr)) => {
-                self.delegations.note_content(&attr, &[]);
-                if let Some(live) = self.find(attr.inode) {
-                    live.learn_content(&attr, true);
-                }
-            }
+            (After::Content, Some(attr)) => self.take_in_content(&attr),
             _ => {}
         }
     }
 
-    /// Commits a file that the namenode may not know yet, in its place among what else was done.
-    pub(crate) async fn commit_as_deed(
-        &self,
-        written_ns: i64,
-        file: &fs::FileCommit,
-    ) -> Option<Result<outcome::Result>> {
-        let Some(file_commit::Target::Inode(inode)) = file.target else { return None };
-        if file.mode() != fs::CommitMode::Set || !self.delegations.is_own(inode) {
-            return None;
+    /// The namenode has changed the content of an inode that may be this client's own.
+    pub(crate) fn take_in_content(&self, attr: &fs::Attr) {
+        self.delegations.note_content(attr, &[]);
+        if let Some(live) = self.find(attr.inode) {
+            live.learn_content(attr, true);
         }
-        let op = mutation::Op::Commit(fs::CommitExtents { files: vec![file.clone()] });
-        Some(self.delegations.perform(written_ns, op).await)
     }
 }
 
@@ -283,18 +272,14 @@ impl Delegations {
         match op {
             // Names and content stay as they are, or are taken in afterwards.
             Op::SetAttr(fs::SetAttr { size: Some(_), .. }) => return Vec::new(),
-            Op::Create(ask) if !ask.exclusive && place(&ask.at).is_some() => {
-                let place = place(&ask.at).unwrap_or_default();
-                if state.tree.child(place.0, &place.1).is_ok_and(|child| !state.tree.is_leaving(child)) {
+            Op::Create(ask) if !ask.exclusive => {
+                if let Some((directory, name)) = place(&ask.at)
+                    && state.tree.child(directory, &name).is_ok_and(|child| !state.tree.is_leaving(child))
+                {
                     return Vec::new();
                 }
             }
-            Op::SetXattr(_) | Op::RemoveXattr(_) => {
-                let (at, name) = match op {
-                    Op::SetXattr(ask) => (&ask.at, &ask.name),
-                    Op::RemoveXattr(ask) => (&ask.at, &ask.name),
-                    _ => return Vec::new(),
-                };
+            Op::SetXattr(fs::SetXattr { at, name, .. }) | Op::RemoveXattr(fs::RemoveXattr { at, name }) => {
                 if !name.starts_with(b"system.")
                     && let Some(inode) = number(at)
                 {
@@ -306,8 +291,7 @@ impl Delegations {
             }
             _ => {}
         }
-        let whole_path = |at: &&NodeRef| at.path.contains(&b'/');
-        if named(op).into_iter().flatten().any(|at| whole_path(&at)) {
+        if named(op).into_iter().flatten().any(|at| at.path.contains(&b'/')) {
             return state.tree.inodes();
         }
         let mut back = Vec::new();
@@ -343,8 +327,14 @@ impl Delegations {
         state.tree.used(attr.inode, self.seconds());
     }
 
-    fn is_own(&self, inode: u64) -> bool {
+    /// Whether this commit goes with the deeds: the namenode may not know the file yet, and what comes after it must not
+    /// overtake it.
+    pub(crate) fn commits(&self, file: &fs::FileCommit) -> bool {
+        let Some(file_commit::Target::Inode(inode)) = file.target else { return false };
+        if !self.enabled || file.mode() != fs::CommitMode::Set {
+            return false;
+        }
         let state = self.lock();
-        state.tree.node(inode).is_some() || state.unborn.contains_key(&inode)
+        state.tree.node(inode).is_some() || state.unborn.contains(&inode)
     }
 }

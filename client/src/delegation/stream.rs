@@ -61,7 +61,7 @@ impl State {
         let deed = fs::Deed { time_ns, inode, mutation: Some(fs::Mutation { op: Some(op) }) };
         let bytes = deed.encoded_len() + 8;
         if inode != 0 {
-            *self.unborn.entry(inode).or_default() += 1;
+            self.unborn.insert(inode);
         }
         self.counted += 1;
         if reply.is_some() {
@@ -98,13 +98,7 @@ impl State {
         let mut all_done = true;
         for (queued, outcome) in batch.into_iter().zip(outcomes) {
             self.settled += 1;
-            let inode = queued.deed.inode;
-            if let Some(deeds) = self.unborn.get_mut(&inode) {
-                *deeds -= 1;
-                if *deeds == 0 {
-                    self.unborn.remove(&inode);
-                }
-            }
+            self.unborn.remove(&queued.deed.inode);
             let result = match outcome.result {
                 Some(fs::outcome::Result::Error(error)) => Err(Error::from(error)),
                 Some(result) => Ok(result),
@@ -128,7 +122,7 @@ impl State {
 
 impl Delegations {
     /// Adds a deed at once and waits for its outcome.
-    pub(super) async fn perform(&self, time_ns: i64, op: fs::mutation::Op) -> Result<fs::outcome::Result> {
+    pub(crate) async fn perform(&self, time_ns: i64, op: fs::mutation::Op) -> Result<fs::outcome::Result> {
         let (reply, outcome) = oneshot::channel();
         self.lock().queue_up(time_ns, 0, op, Some(reply));
         self.work.notify_one();
@@ -144,12 +138,7 @@ impl Delegations {
         if !self.enabled {
             return Ok(());
         }
-        let until = {
-            let mut state = self.lock();
-            state.urgent = state.counted;
-            state.counted
-        };
-        self.work.notify_one();
+        let until = self.hurry();
         self.wait_while(&self.done, "changes in this client's own directories", |state| {
             state.settled < until
         })
@@ -165,15 +154,19 @@ impl Delegations {
 
     /// Waits until the inode is known to the namenode, if it will be.
     pub(crate) async fn until_born(&self, inode: u64) -> Result<()> {
-        if !self.enabled || !self.lock().unborn.contains_key(&inode) {
+        if !self.enabled || !self.lock().unborn.contains(&inode) {
             return Ok(());
         }
-        {
-            let mut state = self.lock();
-            state.urgent = state.counted;
-        }
+        self.hurry();
+        self.wait_while(&self.done, "a new file", |state| state.unborn.contains(&inode)).await
+    }
+
+    /// Has everything there is sent at once; up to which deed that is.
+    fn hurry(&self) -> u64 {
+        let mut state = self.lock();
+        state.urgent = state.counted;
         self.work.notify_one();
-        self.wait_while(&self.done, "a new file", |state| state.unborn.contains_key(&inode)).await
+        state.counted
     }
 
     /// Waits until one more deed may be promised.
@@ -229,20 +222,14 @@ pub(crate) async fn run(engine: Weak<Engine>) {
         let mut state = delegations.lock();
         let done = match outcome {
             Ok(fs::outcome::Result::Series(done)) if done.outcomes.len() == batch.len() => done,
-            Ok(_) => {
-                let odd = ErrorCode::Malformed.because("the outcome of a series");
-                tracing::error!("{odd}");
-                let outcomes = batch
-                    .iter()
-                    .map(|_| fs::Outcome { result: Some(fs::outcome::Result::Error(odd.clone().into())) });
-                fs::SeriesOutcome { outcomes: outcomes.collect(), hand_back: true }
-            }
             Err(error) if session.expired() => {
                 tracing::debug!(%error, "the session ended before its deeds were done");
                 continue;
             }
-            Err(error) => {
-                // Refused as a whole, so nothing of it was done.
+            refused => {
+                // Refused as a whole, so nothing of it was done; or answered by a newer or broken namenode.
+                let odd = || ErrorCode::Malformed.because("the outcome of a series");
+                let error = refused.err().unwrap_or_else(odd);
                 let refused = fs::Outcome { result: Some(fs::outcome::Result::Error(error.into())) };
                 fs::SeriesOutcome { outcomes: vec![refused; batch.len()], hand_back: true }
             }

@@ -8,12 +8,11 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 use cairn_proto::fs::{Attr, DirectoryEntry, Extent, FileKind, Listing, RenameMode, SetAttr};
+use cairn_proto::limits::MAX_LINKS;
 use cairn_proto::{ErrorCode, Result, path};
 
 const SETUID: u32 = 0o4000;
-const SETGID: u32 = 0o2000;
-/// Most names of one inode (as the namenode has it).
-const MAX_LINKS: u32 = 65_000;
+pub(super) const SETGID: u32 = 0o2000;
 
 /// A directory and a name in it.
 pub(crate) type Place = (u64, Bytes);

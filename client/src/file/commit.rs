@@ -28,9 +28,7 @@ impl Inode {
     }
 
     pub(crate) async fn close(self: &Arc<Inode>) -> Result<()> {
-        // Of a file that nobody else can see, the commit can wait for others.
-        let deferred = self.engine.delegations.defers(self.number());
-        let committed = if deferred { Ok(()) } else { self.commit_all_owned().await };
+        let committed = self.leave().await;
         let mut state = self.state();
         state.own_lane = None;
         match &state.error {
@@ -39,6 +37,7 @@ impl Inode {
         }
     }
 
+    /// Of a file that nobody else can see, the commit can wait for others.
     pub(crate) async fn leave(self: &Arc<Inode>) -> Result<()> {
         if self.engine.delegations.defers(self.number()) { Ok(()) } else { self.commit_all_owned().await }
     }
@@ -90,7 +89,8 @@ impl Inode {
             if extents.is_empty() {
                 return Ok(false);
             }
-            let committing = extents.clone();
+            // Where a file of the client's own lies is remembered.
+            let kept = if state.own { extents.clone() } else { Vec::new() };
             let file = fs::FileCommit {
                 target: Some(fs::file_commit::Target::Inode(self.number())),
                 extents,
@@ -98,7 +98,7 @@ impl Inode {
                 mtime_ns: state.mtime_ns,
                 ..Default::default()
             };
-            (file, committing, state.cred.clone(), state.written_ns)
+            (file, kept, state.cred.clone(), state.written_ns)
         };
         let outcome = self.engine.commit_file(&cred, file, written_ns).await;
         let mut state = self.state();
@@ -106,11 +106,7 @@ impl Inode {
             Ok((attr, _)) => {
                 state.overlay.end_commit(true);
                 self.recount(&mut state);
-                if state.own {
-                    state.learn_content(&attr);
-                } else {
-                    state.learn(&attr);
-                }
+                state.learn_content(&attr);
                 state.settled();
                 let (own, committed) = (state.own, state.attr);
                 drop(state);
@@ -179,12 +175,12 @@ impl Engine {
         file: fs::FileCommit,
         written_ns: i64,
     ) -> Result<(fs::Attr, u64)> {
-        let as_deed = self.commit_as_deed(written_ns, &file).await;
+        let as_deed = self.delegations.commits(&file);
         let op = fs::mutation::Op::Commit(fs::CommitExtents { files: vec![file] });
         let odd = || ErrorCode::Malformed.because("the outcome of a commit");
         let outcome = match as_deed {
-            Some(outcome) => outcome?,
-            None => self.mutate(cred, op).await?,
+            true => self.delegations.perform(written_ns, op).await?,
+            false => self.mutate(cred, op).await?,
         };
         let fs::outcome::Result::Commit(mut outcome) = outcome else {
             return Err(odd());

@@ -110,11 +110,8 @@ impl Inode {
     /// changed them, too.
     pub(crate) fn learn_content(&self, attr: &fs::Attr, times: bool) {
         let mut state = self.state();
-        if !state.own {
-            return state.learn(attr);
-        }
         state.learn_content(attr);
-        if times {
+        if times && state.own {
             state.attr.mtime_ns = attr.mtime_ns;
             state.attr.ctime_ns = state.attr.ctime_ns.max(attr.ctime_ns);
         }
@@ -235,7 +232,11 @@ impl State {
         self.attr = *attr;
     }
 
+    /// As [`State::learn`]; of a file whose attributes are decided here, what its content is.
     pub(super) fn learn_content(&mut self, attr: &fs::Attr) {
+        if !self.own {
+            return self.learn(attr);
+        }
         if attr.inode != self.attr.inode || attr.version < self.attr.version {
             return;
         }

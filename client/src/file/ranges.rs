@@ -103,8 +103,7 @@ impl Inode {
                 ..Default::default()
             };
             let (attr, _) = inode.engine.commit_file(&cred, grow, inode.engine.now_ns()).await?;
-            inode.learn_content(&attr, true);
-            inode.engine.delegations.note_content(&attr, &[]);
+            inode.engine.take_in_content(&attr);
             Ok(inode.attr())
         })
         .await

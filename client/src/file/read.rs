@@ -152,11 +152,7 @@ impl Inode {
             return Err(ErrorCode::Malformed.because("a layout without attributes"));
         };
         let mut state = self.state();
-        if state.own {
-            state.learn_content(&attr);
-        } else {
-            state.learn(&attr);
-        }
+        state.learn_content(&attr);
         state.layout.learn(start, end, layout);
         drop(state);
         self.engine.trim_layouts(self.number());

@@ -2,7 +2,6 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
-use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_proto::limits::{MAX_FILE_SIZE, MAX_PAYLOAD};
@@ -12,12 +11,11 @@ use tokio::time::{Instant, timeout_at};
 use super::Inode;
 use super::inode::State;
 use super::overlay::Job;
+use crate::channel::FOR_EVER;
 use crate::write::{Append, Lane, Place};
 
 /// Buffered bytes of one file that make it worth sending them.
 const ENOUGH: u64 = MAX_PAYLOAD as u64;
-/// Longer than any cluster is away.
-const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// Sequential bytes that earn a file a lane of its own.
 const STREAK: u64 = 4 << 20;
 /// Uncommitted spans of one file that ask for a commit ...
