@@ -188,13 +188,8 @@ pub(super) fn proposal_done(
     leading.failures.fail(chunk, node, now_ms);
     match proposal.change {
         Change::Digest(_) if error.code == ErrorCode::Corrupt => leading.mark(chunk, node, Fault::Unfit),
-        // It was purged meanwhile, and the purge knew nothing of this replica.
-        Change::Add { .. } | Change::Drop { .. } | Change::Forget
-            if error.code == ErrorCode::ChunkUnknown =>
-        {
-            leading.want_delete(node, chunk, now_ms);
-        }
-        Change::Add { .. } => {
+        // If it was purged meanwhile, the next round reads so and has this replica deleted.
+        Change::Add { .. } if error.code != ErrorCode::ChunkUnknown => {
             leading.copy_failures.fail(chunk, node, now_ms);
             leading.ask_again(node, now_ms);
         }
@@ -217,31 +212,5 @@ fn accepted(leading: &mut Leading, proposal: &Proposal, now_ms: u64) {
             }
         }
         _ => {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::sync::{mpsc, oneshot};
-
-    use super::*;
-    use crate::attend::roster::Stream;
-    use crate::attend::settings::Settings;
-
-    #[test]
-    fn a_replica_whose_chunk_was_purged_while_it_was_to_be_dropped_is_deleted() {
-        let mut leading = Leading::new(1, 1, 0, Settings::default());
-        let (outgoing, _sent) = mpsc::channel(8);
-        let (alive, _displaced) = oneshot::channel();
-        let attendee = leading.roster.attendees.entry(4).or_default();
-        attendee.stream = Some(Stream { id: 1, outgoing, _alive: alive });
-        let changes = [Change::Drop { bad: false }, Change::Forget, Change::Add { copied: 0 }];
-        for (chunk, change) in (5..).zip(changes) {
-            let proposal = Proposal { chunk, node: 4, change };
-            let refused = ErrorCode::ChunkUnknown.because(format!("chunk {chunk}"));
-            let outcome = Outcome { result: Some(outcome::Result::Error(refused.into())) };
-            proposal_done(&mut leading, &proposal, Ok(outcome), 0);
-            assert!(leading.roster.attendees[&4].deletes.contains(&chunk), "{:?}", proposal.change);
-        }
     }
 }

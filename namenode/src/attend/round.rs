@@ -45,7 +45,12 @@ pub(super) fn begin(leading: &mut Leading, due: bool, now_ms: u64, now_ns: i64) 
         job.giving = balance::wants(leading, now_ms);
         job.pieces = leading.compactor.wants_pieces().map(|(run, chunks)| (run, chunks, most_bytes));
     }
-    (job, std::mem::take(&mut leading.settled))
+    // What is not read now may have been purged: whether it was, only its reading says.
+    let read: BTreeSet<u64> = job.touched.iter().copied().collect();
+    let (settled, later) =
+        std::mem::take(&mut leading.settled).into_iter().partition(|(chunk, _)| read.contains(chunk));
+    leading.settled = later;
+    (job, settled)
 }
 
 /// Second part: take in what was read, and order what follows from it. `settled` are the replicas whose proposals had
@@ -250,20 +255,46 @@ mod tests {
         assert!(leading.roster.attendees[&4].deletes.is_empty());
     }
 
-    #[test]
-    fn a_replica_that_was_dropped_while_its_chunk_was_purged_is_deleted() {
+    /// A leader with one datanode, number 4, whose orders nobody takes.
+    fn leading() -> (Leading, impl Sized) {
         let mut leading = Leading::new(1, 1, 0, Settings::default());
-        let (outgoing, _sent) = mpsc::channel(8);
-        let (alive, _displaced) = oneshot::channel();
+        let (outgoing, sent) = mpsc::channel(8);
+        let (alive, displaced) = oneshot::channel();
         let attendee = leading.roster.attendees.entry(4).or_default();
         attendee.stream = Some(Stream { id: 1, outgoing, _alive: alive });
+        (leading, (sent, displaced))
+    }
+
+    /// A round that finds no chunk any more.
+    fn round(leading: &mut Leading) {
+        let (job, settled) = begin(leading, false, 0, 0);
+        let chunks = job.touched.iter().map(|chunk| (*chunk, None)).collect();
+        end(leading, Read { chunks, ..Read::default() }, settled, 0, 0);
+    }
+
+    #[test]
+    fn a_replica_that_was_changed_while_its_chunk_was_purged_is_deleted() {
+        for change in [Change::Drop { bad: false }, Change::Forget, Change::Add { copied: 0 }] {
+            let (mut leading, _guards) = leading();
+            assert!(leading.offer(Proposal { chunk: 5, node: 4, change: change.clone() }, 0));
+            // The purge had been asked for before, and named nobody.
+            leading.settle(5, 4);
+            round(&mut leading);
+            assert!(leading.orders.concerns(4, 5), "its deletion is ordered after {change:?}");
+        }
+    }
+
+    #[test]
+    fn a_replica_stays_settled_until_its_chunk_is_read() {
+        let (mut leading, _guards) = leading();
         let change = Change::Drop { bad: false };
-        assert!(leading.offer(Proposal { chunk: 5, node: 4, change }, 0));
-        // The log took the drop, and then the purge, which had been asked for before and named nobody.
-        leading.settle(5, 4);
-        let settled = std::mem::take(&mut leading.settled);
-        let read = Read { chunks: vec![(5, None)], ..Read::default() };
-        end(&mut leading, read, settled, 0, 0);
-        assert!(leading.orders.concerns(4, 5), "its deletion is ordered");
+        assert!(leading.offer(Proposal { chunk: 9_000, node: 4, change }, 0));
+        leading.settle(9_000, 4);
+        // More than a round reads, and before it in order.
+        leading.touched.extend(0..6_000);
+        round(&mut leading);
+        assert!(leading.pending.contains(&(9_000, 4)), "nobody has looked yet whether it is there");
+        round(&mut leading);
+        assert!(!leading.pending.contains(&(9_000, 4)) && leading.orders.concerns(4, 9_000));
     }
 }
