@@ -10,18 +10,19 @@
 //! opened through it: tasks of the dead that still run find errors and change nothing.
 
 mod mount;
+mod name;
 mod node;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use mount::Mount;
 
+use name::Name;
 use node::Node;
 
 /// What tears: a sector is written whole or not at all.
@@ -48,7 +49,7 @@ pub enum Operation {
 
 #[derive(Debug)]
 struct Fault {
-    prefix: PathBuf,
+    prefix: Name,
     operation: Operation,
     errno: i32,
     /// How often it still happens; for ever if nothing.
@@ -57,7 +58,7 @@ struct Fault {
 
 #[derive(Debug)]
 struct Volume {
-    prefix: PathBuf,
+    prefix: Name,
     capacity: u64,
 }
 
@@ -82,36 +83,36 @@ impl Entry {
 /// A change of names that is not on the platter.
 #[derive(Debug)]
 enum Change {
-    Make { path: PathBuf, entry: Entry },
-    Rename { from: PathBuf, to: PathBuf, entry: Entry },
-    Remove { path: PathBuf, entry: Entry },
+    Make { name: Name, entry: Entry },
+    Rename { from: Name, to: Name, entry: Entry },
+    Remove { name: Name, entry: Entry },
 }
 
 impl Change {
-    /// The directory whose sync makes it durable.
-    fn directory(&self) -> Option<&Path> {
+    /// Whether a sync of this directory makes it durable.
+    fn is_in(&self, dir: &Name) -> bool {
         match self {
-            Change::Make { path, .. } | Change::Remove { path, .. } | Change::Rename { to: path, .. } => {
-                path.parent()
+            Change::Make { name, .. } | Change::Remove { name, .. } | Change::Rename { to: name, .. } => {
+                name.is_in(dir)
             }
         }
     }
 
-    fn apply(self, names: &mut BTreeMap<PathBuf, Entry>) {
-        let remove = |names: &mut BTreeMap<PathBuf, Entry>, path: &Path, entry: &Entry| {
-            if names.get(path).is_some_and(|held| held.is(entry)) {
-                names.remove(path);
+    fn apply(self, names: &mut BTreeMap<Name, Entry>) {
+        let remove = |names: &mut BTreeMap<Name, Entry>, name: &Name, entry: &Entry| {
+            if names.get(name).is_some_and(|held| held.is(entry)) {
+                names.remove(name);
             }
         };
         match self {
-            Change::Make { path, entry } => {
-                names.insert(path, entry);
+            Change::Make { name, entry } => {
+                names.insert(name, entry);
             }
             Change::Rename { from, to, entry } => {
                 remove(names, &from, &entry);
                 names.insert(to, entry);
             }
-            Change::Remove { path, entry } => remove(names, &path, &entry),
+            Change::Remove { name, entry } => remove(names, &name, &entry),
         }
     }
 }
@@ -122,12 +123,12 @@ struct State {
     /// Of the machine: what was opened in an earlier life is dead.
     life: u64,
     /// Names as the running machine sees them.
-    names: BTreeMap<PathBuf, Entry>,
+    names: BTreeMap<Name, Entry>,
     /// Names on the platter.
-    platter: BTreeMap<PathBuf, Entry>,
+    platter: BTreeMap<Name, Entry>,
     /// What leads from the platter's names to the machine's.
     changes: Vec<Change>,
-    locks: BTreeSet<PathBuf>,
+    locks: BTreeSet<Name>,
     faults: Vec<Fault>,
     volumes: Vec<Volume>,
     /// Operations that changed or synced something.
@@ -139,7 +140,7 @@ struct State {
 impl SimulatedDisk {
     /// An empty disk. The same seed and the same operations end in the same bytes.
     pub fn new(seed: u64) -> SimulatedDisk {
-        let names = BTreeMap::from([(PathBuf::from("/"), Entry::Directory)]);
+        let names = BTreeMap::from([(Name::of(Path::new("/")), Entry::Directory)]);
         SimulatedDisk(Arc::new(Mutex::new(State {
             random: Random(seed),
             life: 0,
@@ -185,18 +186,20 @@ impl SimulatedDisk {
     }
 
     /// From now on an operation below `prefix` fails with `errno`, `times` times or until it is mended.
-    pub fn fail(&self, prefix: impl Into<PathBuf>, operation: Operation, errno: i32, times: Option<u32>) {
-        self.lock().faults.push(Fault { prefix: prefix.into(), operation, errno, left: times });
+    pub fn fail(&self, prefix: impl AsRef<Path>, operation: Operation, errno: i32, times: Option<u32>) {
+        let prefix = Name::of(prefix.as_ref());
+        self.lock().faults.push(Fault { prefix, operation, errno, left: times });
     }
 
     /// Ends all faults below `prefix`.
     pub fn mend(&self, prefix: impl AsRef<Path>) {
-        self.lock().faults.retain(|fault| !fault.prefix.starts_with(&prefix));
+        let prefix = Name::of(prefix.as_ref());
+        self.lock().faults.retain(|fault| !fault.prefix.is_below(&prefix));
     }
 
     /// Makes `prefix` a file system of its own that holds `capacity` bytes, or changes how many it holds.
-    pub fn limit(&self, prefix: impl Into<PathBuf>, capacity: u64) {
-        let prefix = prefix.into();
+    pub fn limit(&self, prefix: impl AsRef<Path>, capacity: u64) {
+        let prefix = Name::of(prefix.as_ref());
         let mut state = self.lock();
         match state.volumes.iter_mut().find(|volume| volume.prefix == prefix) {
             Some(volume) => volume.capacity = capacity,
@@ -206,7 +209,7 @@ impl SimulatedDisk {
 
     /// Flips one bit of a file, at rest and in every later read. False if there is no such bit.
     pub fn flip(&self, path: impl AsRef<Path>, bit: u64) -> bool {
-        match self.lock().names.get(path.as_ref()) {
+        match self.lock().names.get(&Name::of(path.as_ref())) {
             Some(Entry::File(file)) => node::locked(file).flip(bit),
             _ => false,
         }
@@ -215,20 +218,20 @@ impl SimulatedDisk {
     /// Flips a seeded bit of a seeded file below `prefix` and says where; nothing if all are empty.
     pub fn flip_somewhere(&self, prefix: impl AsRef<Path>) -> Option<(PathBuf, u64)> {
         let mut state = self.lock();
-        let files: Vec<(PathBuf, File, u64)> = state
-            .files_below(prefix.as_ref())
-            .map(|(path, file)| (path.clone(), file.clone(), node::locked(file).cache.len() as u64))
+        let files: Vec<(Name, File, u64)> = state
+            .files_below(&Name::of(prefix.as_ref()))
+            .map(|(name, file)| (name.clone(), file.clone(), node::locked(file).cache.len() as u64))
             .filter(|(.., length)| *length > 0)
             .collect();
-        let (path, file, length) = files.get(state.random.below(files.len() as u64) as usize)?;
+        let (name, file, length) = files.get(state.random.below(files.len() as u64) as usize)?;
         let bit = state.random.below(length * 8);
         node::locked(file).flip(bit);
-        Some((path.clone(), bit))
+        Some((name.path(), bit))
     }
 
     /// A file's content as the machine sees it.
     pub fn content(&self, path: impl AsRef<Path>) -> Option<Vec<u8>> {
-        match self.lock().names.get(path.as_ref())? {
+        match self.lock().names.get(&Name::of(path.as_ref()))? {
             Entry::File(file) => Some(node::locked(file).cache.clone()),
             Entry::Directory => None,
         }
@@ -236,7 +239,7 @@ impl SimulatedDisk {
 
     /// The files below `prefix`, in order.
     pub fn files(&self, prefix: impl AsRef<Path>) -> Vec<PathBuf> {
-        self.lock().files_below(prefix.as_ref()).map(|(path, _)| path.clone()).collect()
+        self.lock().files_below(&Name::of(prefix.as_ref())).map(|(name, _)| name.path()).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -245,17 +248,17 @@ impl SimulatedDisk {
 }
 
 impl State {
-    fn files_below<'a>(&'a self, prefix: &'a Path) -> impl Iterator<Item = (&'a PathBuf, &'a File)> {
-        self.below(prefix).filter_map(|(path, entry)| match entry {
-            Entry::File(file) => Some((path, file)),
+    fn files_below<'a>(&'a self, prefix: &Name) -> impl Iterator<Item = (&'a Name, &'a File)> {
+        self.below(prefix).filter_map(|(name, entry)| match entry {
+            Entry::File(file) => Some((name, file)),
             Entry::Directory => None,
         })
     }
 
-    /// The names at and below `prefix`, in order: paths are ordered by their components, so these are one stretch.
-    fn below<'a>(&'a self, prefix: &'a Path) -> impl Iterator<Item = (&'a PathBuf, &'a Entry)> {
-        let stretch = self.names.range::<Path, _>((Bound::Included(prefix), Bound::Unbounded));
-        stretch.take_while(move |(path, _)| path.starts_with(prefix))
+    /// The names at and below `prefix`, in order.
+    fn below<'a>(&'a self, prefix: &Name) -> impl Iterator<Item = (&'a Name, &'a Entry)> {
+        let prefix = prefix.clone();
+        self.names.range(prefix.clone()..).take_while(move |(name, _)| name.is_below(&prefix))
     }
 
     fn crash(&mut self) {
@@ -267,17 +270,17 @@ impl State {
                 change.apply(&mut self.platter);
             }
         }
-        // In order of the paths, so that a directory comes before what is in it.
+        // In order of the names, so that a directory comes before what is in it.
         let mut whole = BTreeMap::new();
-        for (path, entry) in std::mem::take(&mut self.platter) {
-            if path.parent().is_none_or(|parent| matches!(whole.get(parent), Some(Entry::Directory))) {
-                whole.insert(path, entry);
+        for (name, entry) in std::mem::take(&mut self.platter) {
+            if name.parent().is_none_or(|parent| matches!(whole.get(&parent), Some(Entry::Directory))) {
+                whole.insert(name, entry);
             }
         }
-        for (path, entry) in &whole {
+        for (name, entry) in &whole {
             if let Entry::File(file) = entry {
                 let mut node = node::locked(file);
-                node.path.clone_from(path);
+                node.name.clone_from(name);
                 node.crash(&mut self.random);
             }
         }
@@ -286,7 +289,7 @@ impl State {
     }
 
     /// Refuses the dead, and those whom a fault befalls.
-    fn check(&mut self, life: u64, path: &Path, operation: Operation) -> io::Result<()> {
+    fn check(&mut self, life: u64, name: &Name, operation: Operation) -> io::Result<()> {
         if self.life != life {
             return Err(io::Error::other("the machine that opened this has crashed"));
         }
@@ -298,7 +301,7 @@ impl State {
             self.operations += 1;
         }
         let fault = self.faults.iter_mut().find(|fault| {
-            fault.operation == operation && fault.left != Some(0) && path.starts_with(&fault.prefix)
+            fault.operation == operation && fault.left != Some(0) && name.is_below(&fault.prefix)
         });
         match fault {
             Some(fault) => {
@@ -309,62 +312,63 @@ impl State {
         }
     }
 
-    /// The volume a path lies on (0: none of its own), and its capacity.
-    fn volume(&self, path: &Path) -> (u64, u64) {
-        let holds = self.volumes.iter().enumerate().filter(|(_, volume)| path.starts_with(&volume.prefix));
-        let deepest = holds.max_by_key(|(_, volume)| volume.prefix.as_os_str().len());
+    /// The volume a name lies on (0: none of its own), and its capacity.
+    fn volume(&self, name: &Name) -> (u64, u64) {
+        let holds = self.volumes.iter().enumerate().filter(|(_, volume)| name.is_below(&volume.prefix));
+        // Each holds the others, so the deepest is the last.
+        let deepest = holds.max_by_key(|(_, volume)| &volume.prefix);
         deepest.map_or((0, PLENTY), |(number, volume)| (number as u64 + 1, volume.capacity))
     }
 
     /// Bytes of a volume that are still free.
-    fn room(&self, path: &Path) -> u64 {
+    fn room(&self, name: &Name) -> u64 {
         // Summing up takes a while; it is only done where it can matter.
         if self.volumes.is_empty() {
             return PLENTY;
         }
-        let (number, capacity) = self.volume(path);
+        let (number, capacity) = self.volume(name);
         let used: u64 = self
-            .files_below(Path::new("/"))
-            .filter(|(path, _)| self.volume(path).0 == number)
+            .files_below(&Name::of(Path::new("/")))
+            .filter(|(name, _)| self.volume(name).0 == number)
             .map(|(_, file)| node::locked(file).cache.len() as u64)
             .sum();
         capacity.saturating_sub(used)
     }
 
-    /// How many of `wanted` more bytes a file at `path` may get.
-    fn grant(&self, path: &Path, wanted: u64) -> u64 {
-        if wanted == 0 { wanted } else { wanted.min(self.room(path)) }
+    /// How many of `wanted` more bytes a file of this name may get.
+    fn grant(&self, name: &Name, wanted: u64) -> u64 {
+        if wanted == 0 { wanted } else { wanted.min(self.room(name)) }
     }
 
-    fn entry(&self, path: &Path) -> io::Result<&Entry> {
-        self.names.get(path).ok_or_else(|| io::ErrorKind::NotFound.into())
+    fn entry(&self, name: &Name) -> io::Result<&Entry> {
+        self.names.get(name).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn file(&self, path: &Path) -> io::Result<&File> {
-        match self.entry(path)? {
+    fn file(&self, name: &Name) -> io::Result<&File> {
+        match self.entry(name)? {
             Entry::File(file) => Ok(file),
             Entry::Directory => Err(io::ErrorKind::IsADirectory.into()),
         }
     }
 
-    fn require_parent(&self, path: &Path) -> io::Result<()> {
-        match path.parent().map(|parent| self.entry(parent)).transpose()? {
+    fn require_parent(&self, name: &Name) -> io::Result<()> {
+        match name.parent().map(|parent| self.entry(&parent)).transpose()? {
             Some(Entry::File(_)) => Err(io::ErrorKind::NotADirectory.into()),
             _ => Ok(()),
         }
     }
 
-    fn make(&mut self, path: &Path, entry: Entry) -> io::Result<()> {
-        self.require_parent(path)?;
-        self.names.insert(path.to_owned(), entry.clone());
-        self.changes.push(Change::Make { path: path.to_owned(), entry });
+    fn make(&mut self, name: &Name, entry: Entry) -> io::Result<()> {
+        self.require_parent(name)?;
+        self.names.insert(name.clone(), entry.clone());
+        self.changes.push(Change::Make { name: name.clone(), entry });
         Ok(())
     }
 
     /// Makes the names in `dir` durable, those for which `keep` decides so; the others wait for the next sync.
-    fn settle_names(&mut self, dir: &Path, mut keep: impl FnMut(&mut Random) -> bool) {
+    fn settle_names(&mut self, dir: &Name, mut keep: impl FnMut(&mut Random) -> bool) {
         for change in std::mem::take(&mut self.changes) {
-            if change.directory() == Some(dir) && keep(&mut self.random) {
+            if change.is_in(dir) && keep(&mut self.random) {
                 change.apply(&mut self.platter);
             } else {
                 self.changes.push(change);

@@ -3,10 +3,11 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use super::super::{Access, Disk, DiskFile, DiskLock, Found, Handle, Space};
+use super::name::Name;
 use super::{Change, Entry, File, Operation, SimulatedDisk, node};
 
 /// The disk during one life of its machine: dead after the next crash.
@@ -26,7 +27,7 @@ struct OpenFile {
 #[derive(Debug)]
 struct Lock {
     mount: Mount,
-    path: PathBuf,
+    name: Name,
 }
 
 impl DiskLock for Lock {}
@@ -35,7 +36,7 @@ impl Drop for Lock {
     fn drop(&mut self) {
         let mut state = self.mount.disk.lock();
         if state.life == self.mount.life {
-            state.locks.remove(&self.path);
+            state.locks.remove(&self.name);
         }
     }
 }
@@ -57,16 +58,17 @@ impl Disk for Mount {
     }
 
     fn open(&self, path: &Path, access: Access) -> io::Result<Handle> {
+        let name = &Name::of(path);
         let mut state = self.disk.lock();
-        let known = state.names.contains_key(path);
+        let known = state.names.contains_key(name);
         let changes = access == Access::Create;
         let operation = if changes { Operation::Write } else { Operation::Read };
-        state.check(self.life, path, operation)?;
+        state.check(self.life, name, operation)?;
         if changes && !known {
-            let node = node::Node::new(path);
-            state.make(path, Entry::File(Arc::new(Mutex::new(node))))?;
+            let node = node::Node::new(name);
+            state.make(name, Entry::File(Arc::new(Mutex::new(node))))?;
         }
-        let file = state.file(path)?.clone();
+        let file = state.file(name)?.clone();
         if changes && known {
             node::locked(&file).set_length(0);
         }
@@ -74,15 +76,17 @@ impl Disk for Mount {
     }
 
     fn look(&self, path: &Path) -> io::Result<Option<Found>> {
+        let name = &Name::of(path);
         let mut state = self.disk.lock();
-        state.check(self.life, path, Operation::Read)?;
-        Ok(state.names.get(path).map(|entry| match entry {
+        state.check(self.life, name, Operation::Read)?;
+        Ok(state.names.get(name).map(|entry| match entry {
             Entry::Directory => Found::Directory,
             Entry::File(file) => Found::File { length: node::locked(file).cache.len() as u64 },
         }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (from, to) = (&Name::of(from), &Name::of(to));
         let mut state = self.disk.lock();
         state.check(self.life, to, Operation::Write)?;
         let file = state.file(from)?.clone();
@@ -91,58 +95,62 @@ impl Disk for Mount {
             return Err(io::ErrorKind::IsADirectory.into());
         }
         state.names.remove(from);
-        node::locked(&file).path = to.to_owned();
+        node::locked(&file).name = to.clone();
         let entry = Entry::File(file);
-        state.names.insert(to.to_owned(), entry.clone());
-        state.changes.push(Change::Rename { from: from.to_owned(), to: to.to_owned(), entry });
+        state.names.insert(to.clone(), entry.clone());
+        state.changes.push(Change::Rename { from: from.clone(), to: to.clone(), entry });
         Ok(())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        let name = &Name::of(path);
         let mut state = self.disk.lock();
-        state.check(self.life, path, Operation::Write)?;
-        let entry = Entry::File(state.file(path)?.clone());
-        state.names.remove(path);
-        state.changes.push(Change::Remove { path: path.to_owned(), entry });
+        state.check(self.life, name, Operation::Write)?;
+        let entry = Entry::File(state.file(name)?.clone());
+        state.names.remove(name);
+        state.changes.push(Change::Remove { name: name.clone(), entry });
         Ok(())
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
+        let name = &Name::of(path);
         let mut state = self.disk.lock();
-        match state.names.get(path) {
-            Some(Entry::Directory) => return state.check(self.life, path, Operation::Read),
+        match state.names.get(name) {
+            Some(Entry::Directory) => return state.check(self.life, name, Operation::Read),
             Some(Entry::File(_)) => return Err(io::ErrorKind::AlreadyExists.into()),
             None => {}
         }
-        state.check(self.life, path, Operation::Write)?;
-        state.make(path, Entry::Directory)
+        state.check(self.life, name, Operation::Write)?;
+        state.make(name, Entry::Directory)
     }
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        let name = &Name::of(path);
         let mut state = self.disk.lock();
-        state.check(self.life, path, Operation::Write)?;
-        state.entry(path)?;
-        let below: Vec<PathBuf> =
-            state.names.keys().rev().filter(|name| name.starts_with(path)).cloned().collect();
-        for path in below {
-            if let Some(entry) = state.names.remove(&path) {
-                state.changes.push(Change::Remove { path, entry });
+        state.check(self.life, name, Operation::Write)?;
+        state.entry(name)?;
+        let below: Vec<Name> = state.below(name).map(|(name, _)| name.clone()).collect();
+        for name in below.into_iter().rev() {
+            if let Some(entry) = state.names.remove(&name) {
+                state.changes.push(Change::Remove { name, entry });
             }
         }
         Ok(())
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
+        let dir = &Name::of(dir);
         let mut state = self.disk.lock();
         state.check(self.life, dir, Operation::Read)?;
         if let Entry::File(_) = state.entry(dir)? {
             return Err(io::ErrorKind::NotADirectory.into());
         }
-        let inside = state.below(dir).map(|(path, _)| path).filter(|path| path.parent() == Some(dir));
-        Ok(inside.filter_map(|path| path.file_name()).map(OsString::from).collect())
+        let inside = state.below(dir).map(|(name, _)| name).filter(|name| name.is_in(dir));
+        Ok(inside.map(|name| name.last().to_owned()).collect())
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let dir = &Name::of(dir);
         let mut state = self.disk.lock();
         let failed = state.check(self.life, dir, Operation::Sync);
         if state.life != self.life {
@@ -161,19 +169,21 @@ impl Disk for Mount {
         if self.look(path)?.is_none() {
             self.open(path, Access::Create)?;
         }
+        let name = Name::of(path);
         let mut state = self.disk.lock();
-        state.check(self.life, path, Operation::Write)?;
-        if !state.locks.insert(path.to_owned()) {
+        state.check(self.life, &name, Operation::Write)?;
+        if !state.locks.insert(name.clone()) {
             return Err(io::Error::new(io::ErrorKind::WouldBlock, "another process uses this directory"));
         }
-        Ok(Box::new(Lock { mount: self.clone(), path: path.to_owned() }))
+        Ok(Box::new(Lock { mount: self.clone(), name }))
     }
 
     fn space(&self, path: &Path) -> io::Result<Space> {
+        let name = &Name::of(path);
         let mut state = self.disk.lock();
-        state.check(self.life, path, Operation::Read)?;
-        let (device, total) = state.volume(path);
-        Ok(Space { total, available: state.room(path), device })
+        state.check(self.life, name, Operation::Read)?;
+        let (device, total) = state.volume(name);
+        Ok(Space { total, available: state.room(name), device })
     }
 }
 
@@ -181,8 +191,8 @@ impl OpenFile {
     /// Does `work` on the file, unless its machine is dead or a fault comes first.
     fn with<T>(&self, operation: Operation, work: impl FnOnce(&mut node::Node) -> T) -> io::Result<T> {
         let mut state = self.mount.disk.lock();
-        let path = node::locked(&self.file).path.clone();
-        state.check(self.mount.life, &path, operation)?;
+        let name = node::locked(&self.file).name.clone();
+        state.check(self.mount.life, &name, operation)?;
         if operation == Operation::Write && !self.writable {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
@@ -192,8 +202,8 @@ impl OpenFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.mount.disk.lock();
-        let path = node::locked(&self.file).path.clone();
-        let failed = state.check(self.mount.life, &path, Operation::Sync);
+        let name = node::locked(&self.file).name.clone();
+        let failed = state.check(self.mount.life, &name, Operation::Sync);
         if state.life != self.mount.life {
             return failed;
         }
@@ -208,12 +218,12 @@ impl OpenFile {
     /// How many of the bytes up to `end` there is room for.
     fn room_up_to(&self, end: u64) -> (u64, bool) {
         let state = self.mount.disk.lock();
-        let (path, length) = {
+        let (name, length) = {
             let node = node::locked(&self.file);
-            (node.path.clone(), node.cache.len() as u64)
+            (node.name.clone(), node.cache.len() as u64)
         };
         let wanted = end.saturating_sub(length);
-        let granted = state.grant(&path, wanted);
+        let granted = state.grant(&name, wanted);
         (end.min(length + granted), granted == wanted)
     }
 }

@@ -1,9 +1,9 @@
 //! One file: what is in the cache, what is on the platter, and what lies between them.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::name::Name;
 use super::{Random, SECTOR};
 
 /// Bytes that wait for a sync; beyond them the oldest go to the platter, as a kernel does it.
@@ -19,7 +19,7 @@ enum Edit {
 #[derive(Debug, Default)]
 pub struct Node {
     /// Where it is, as the machine sees it.
-    pub path: PathBuf,
+    pub name: Name,
     pub cache: Vec<u8>,
     platter: Vec<u8>,
     edits: Vec<Edit>,
@@ -64,8 +64,8 @@ impl Edit {
 
 impl Node {
     /// An empty file.
-    pub fn new(path: &Path) -> Node {
-        Node { path: path.to_owned(), ..Node::default() }
+    pub fn new(name: &Name) -> Node {
+        Node { name: name.clone(), ..Node::default() }
     }
 
     pub fn write(&mut self, offset: usize, bytes: &[u8]) {
