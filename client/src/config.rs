@@ -45,6 +45,8 @@ pub struct Config {
     /// Whether directories made here are asked for, to work in them without asking (decision 17). For root's
     /// requests only.
     pub delegate: bool,
+    /// Whether replicas on this machine are read from their files, where the datanode lends them (decision 19).
+    pub short_circuit: bool,
     /// Its network and its clock: the machine's, unless somebody puts others in their place.
     pub machine: Host,
 }
@@ -70,6 +72,7 @@ impl Default for Config {
             lane_idle: Duration::from_secs(30),
             exclude_for: Duration::from_secs(30),
             delegate: false,
+            short_circuit: true,
             machine: Host::default(),
         }
     }

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::delegation::{self, Delegations};
 use crate::file::Inode;
 use crate::metrics::Counters;
-use crate::read::{Pool, Reader};
+use crate::read::{Local, Pool, Reader};
 use crate::write::{Lanes, Leader, Pace};
 
 /// How often uncommitted writes are looked at.
@@ -57,10 +57,13 @@ impl Engine {
         let leader = Arc::new(Leader::new(channel.clone(), config.host.clone()));
         let cluster_id = channel.namenodes().cluster_id().to_owned();
         let network = &config.machine.network;
+        let local = config
+            .short_circuit
+            .then(|| Local::new(cluster_id.clone(), config.read_timeout, Arc::clone(&counters)));
         let pool = Pool::new(cluster_id, Arc::clone(network), config.read_timeout, Arc::clone(&counters));
         let engine = Arc::new(Engine {
             lanes: Lanes::new(leader, Arc::clone(network), pace, Arc::clone(&counters)),
-            reader: Reader::new(pool, config.host.clone(), channel.clone(), Arc::clone(&counters)),
+            reader: Reader::new(pool, local, config.host.clone(), channel.clone(), Arc::clone(&counters)),
             delegations: Arc::new(Delegations::new(config.delegate, config.operation_timeout)),
             budget: Budget::new(config.dirty_bytes),
             layout_bytes: Arc::default(),
@@ -234,6 +237,7 @@ async fn commit_what_ages(engine: Weak<Engine>) {
     loop {
         tokio::time::sleep(ROUND).await;
         let Some(engine) = engine.upgrade() else { return };
+        engine.reader.sweep();
         for inode in engine.dirty_now() {
             let age = inode.dirty_for();
             let closed = age >= DEFERRED && engine.delegations.defers(inode.number());

@@ -9,6 +9,8 @@ pub struct Metrics {
     pub bytes_written: u64,
     /// Bytes received from datanodes, checksums verified.
     pub bytes_read: u64,
+    /// Bytes read from files of replicas on this host, checksums verified.
+    pub bytes_read_here: u64,
     /// Chains abandoned because a datanode failed or stalled.
     pub chain_failures: u64,
     /// Times the conversation moved to another namenode, or to the same one again.
@@ -36,6 +38,7 @@ pub struct Metrics {
 pub(crate) struct Counters {
     pub(crate) bytes_written: AtomicU64,
     pub(crate) bytes_read: AtomicU64,
+    pub(crate) bytes_read_here: AtomicU64,
     pub(crate) chain_failures: AtomicU64,
     pub(crate) leader_changes: AtomicU64,
     pub(crate) retries: AtomicU64,
@@ -48,6 +51,7 @@ impl Counters {
         Metrics {
             bytes_written: get(&self.bytes_written),
             bytes_read: get(&self.bytes_read),
+            bytes_read_here: get(&self.bytes_read_here),
             chain_failures: get(&self.chain_failures),
             leader_changes: get(&self.leader_changes),
             retries: get(&self.retries),

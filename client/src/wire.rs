@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, ReadHalf, WriteHalf};
 use tokio::time::timeout;
 
 /// Version of the data plane this client speaks.
-const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 /// Buffered ahead of the reader: prefixes and headers; payloads bypass it.
 const READ_BUFFER: usize = 16 << 10;
 /// Most parts of one frame handed to the kernel at once.
@@ -23,6 +23,8 @@ pub(crate) struct Connection {
     pub(crate) writer: FrameWriter,
     /// The number of the datanode that answers; 0: it has none yet.
     pub(crate) node: u32,
+    /// Where clients on its host borrow replicas' files; empty: nowhere.
+    pub(crate) door: String,
 }
 
 /// The receiving half.
@@ -61,12 +63,14 @@ async fn greet(network: &dyn Network, address: &str, cluster_id: &str) -> Result
         },
         writer: FrameWriter { stream: write },
         node: 0,
+        door: String::new(),
     };
     let hello = Hello { version: VERSION, cluster_id: cluster_id.to_owned() };
     connection.writer.send(request::Kind::Hello(hello), &[]).await?;
     match connection.reader.next().await?.0 {
         response::Kind::Hello(reply) if reply.version == VERSION => {
             connection.node = reply.node;
+            connection.door = reply.door;
             Ok(connection)
         }
         response::Kind::Hello(reply) => Err(ErrorCode::Version

@@ -50,6 +50,8 @@ cairn_ops::settings! {
         handshake_timeout_ms: u64 = 10_000, "ms";
         /// Seconds after which an idle reader's connection is closed.
         idle_timeout_s: u64 = 300, "s";
+        /// Whether clients on this host that run as this user or as root read replicas' files by themselves.
+        short_circuit: bool = true, "";
         /// Copies that run at once.
         copies: usize = 4, "";
         /// Hours from the beginning of one pass of scrubbing to the next one's; 0: only when it is ordered.

@@ -69,6 +69,9 @@ fn converse(reader: &mut FrameReader, guest: &Guest, shared: &Arc<Shared>) -> Re
             Some(request::Kind::Stat(ask)) => serve_stat(reader.stream(), shared, &ask)?,
             Some(request::Kind::List(ask)) => serve_list(reader.stream(), shared, &ask)?,
             Some(request::Kind::Open(open)) => return chain::serve(reader, shared, open),
+            Some(request::Kind::Lend(_)) => {
+                return Err(ErrorCode::Malformed.because("replicas are lent at this host's own socket only"));
+            }
             Some(request::Kind::Hello(_)) => return Err(ErrorCode::Malformed.because("a second Hello")),
             Some(request::Kind::Append(_) | request::Kind::Sync(_)) => {
                 return Err(ErrorCode::Malformed.because("there is no open chain on this connection"));
@@ -91,6 +94,12 @@ fn next(reader: &mut FrameReader, patience: Patience) -> Result<Option<request::
 }
 
 fn greet(stream: &TcpStream, shared: &Shared, hello: Hello) -> Result<()> {
+    let reply = welcome(shared, &hello)?;
+    answer(stream, shared, response::Kind::Hello(reply))
+}
+
+/// The answer to a greeting, or why there is none.
+pub fn welcome(shared: &Shared, hello: &Hello) -> Result<HelloReply> {
     if hello.version != PROTOCOL_VERSION {
         let detail = format!("data plane version {}, this datanode speaks {PROTOCOL_VERSION}", hello.version);
         return Err(ErrorCode::Version.because(detail));
@@ -103,8 +112,7 @@ fn greet(stream: &TcpStream, shared: &Shared, hello: Hello) -> Result<()> {
         }
         None => return Err(ErrorCode::Unavailable.because("this datanode has not joined a cluster yet")),
     }
-    let reply = HelloReply { version: PROTOCOL_VERSION, node: shared.node() };
-    answer(stream, shared, response::Kind::Hello(reply))
+    Ok(HelloReply { version: PROTOCOL_VERSION, node: shared.node(), door: shared.door() })
 }
 
 fn answer(stream: &TcpStream, shared: &Shared, kind: response::Kind) -> Result<()> {

@@ -17,6 +17,7 @@ pub struct Counters {
     pub syncs: Histogram,
     reads_refused: AtomicU64,
     appends_refused: AtomicU64,
+    lent: AtomicU64,
     bytes_read: AtomicU64,
     bytes_written: AtomicU64,
     attending: AtomicBool,
@@ -35,6 +36,16 @@ impl Counters {
     /// Bytes were sent to a reader.
     pub fn sent(&self, bytes: usize) {
         self.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// A replica was lent to a client on this host.
+    pub fn lent(&self) {
+        self.lent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often one was.
+    pub fn loans(&self) -> u64 {
+        self.lent.load(Ordering::Relaxed)
     }
 
     /// An append took so long.

@@ -10,6 +10,7 @@ mod config;
 mod connection;
 mod copy;
 pub mod counters;
+mod door;
 mod drain;
 mod gather;
 mod link;
@@ -38,6 +39,7 @@ use tokio::sync::{Semaphore, watch};
 pub use config::Config;
 
 use attend::{Attendance, stopped};
+use door::Door;
 use drain::Drainer;
 use orders::{Executor, Fetch};
 use scrub::Scrubber;
@@ -62,6 +64,7 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
     let store = Arc::new(store);
     store.set_draining(&config.drain);
     let server = Server::start(listener, store.clone(), config.settings())?;
+    let door = if config.short_circuit { open_door(&config, &server) } else { None };
     let advertise = config.advertised(server.local_addr());
     let drainer = match config.drain.is_empty() {
         true => None,
@@ -113,10 +116,22 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
     let closed = tokio::task::spawn_blocking(move || {
         scrubber.stop();
         drop(drainer);
+        drop(door);
         server.stop(GRACE);
         store.close();
     });
     let _ = closed.await;
     tracing::info!("datanode stopped");
     ended
+}
+
+/// Clients on this host read by themselves if they can; without it, everything is as before and slower.
+fn open_door(config: &Config, server: &Server) -> Option<Door> {
+    match Door::open(config.dirs.first()?, server.shared()) {
+        Ok(door) => Some(door),
+        Err(error) => {
+            tracing::warn!(%error, "clients on this host cannot read replicas by themselves");
+            None
+        }
+    }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,7 @@ pub struct Shared {
     /// What they did.
     pub counters: Arc<Counters>,
     node: Arc<AtomicU32>,
+    door: OnceLock<String>,
     stopping: AtomicBool,
     next: AtomicU64,
     connections: Mutex<HashMap<u64, Arc<Guest>>>,
@@ -97,6 +99,16 @@ impl Shared {
         &self.node
     }
 
+    /// Clients are told that there is a door for those on this host.
+    pub fn tell_door(&self, path: &Path) {
+        let _ = self.door.set(path.display().to_string());
+    }
+
+    /// Where that door is; empty if there is none.
+    pub fn door(&self) -> String {
+        self.door.get().cloned().unwrap_or_default()
+    }
+
     /// Connections that are open.
     pub fn connections(&self) -> usize {
         locked(&self.connections).len()
@@ -139,6 +151,7 @@ impl Server {
             settings: Arc::new(settings),
             counters: Arc::default(),
             node: Arc::default(),
+            door: OnceLock::new(),
             stopping: AtomicBool::new(false),
             next: AtomicU64::new(0),
             connections: Mutex::new(HashMap::new()),

@@ -46,6 +46,11 @@ impl Site {
         let traffic = counters.traffic();
         page.counter("cairn_datanode_read_bytes", "Bytes sent to readers", traffic.bytes_read);
         page.counter("cairn_datanode_written_bytes", "Bytes taken from writers", traffic.bytes_written);
+        page.counter(
+            "cairn_datanode_lent_replicas",
+            "Replicas whose files were lent to clients on this host",
+            counters.loans(),
+        );
         page.histogram(
             "cairn_datanode_read_duration_seconds",
             "From a read's request to its last byte",

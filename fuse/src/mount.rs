@@ -58,6 +58,8 @@ pub struct MountOptions {
     pub dirsync: bool,
     /// Work in directories made here without asking, until somebody else comes to them.
     pub delegate: bool,
+    /// Read replicas on this host from their files.
+    pub short_circuit: bool,
     /// Whose files they seem to be.
     pub shown: Shown,
     /// How long the kernel may show attributes without asking again.
@@ -88,6 +90,7 @@ impl MountOptions {
             sync: false,
             dirsync: false,
             delegate: true,
+            short_circuit: true,
             shown: Shown::default(),
             attr_ttl: Duration::from_secs(1),
             entry_ttl: Duration::from_secs(1),

@@ -31,6 +31,11 @@ impl Source for Site {
             "Bytes received from datanodes and verified",
             done.bytes_read,
         );
+        page.counter(
+            "cairn_client_local_read_bytes",
+            "Bytes read from replicas' files on this host and verified",
+            done.bytes_read_here,
+        );
         page.counter("cairn_client_written_bytes", "Bytes that all replicas have", done.bytes_written);
         page.gauge(
             "cairn_client_dirty_bytes",

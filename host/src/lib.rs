@@ -10,6 +10,7 @@ pub mod descriptors;
 pub mod disk;
 pub mod net;
 pub mod notify;
+pub mod passing;
 pub mod work;
 
 /// The network and the clock of a process.

@@ -45,6 +45,7 @@ pub fn config(name: &str, namenodes: &[String], machine: Host) -> Config {
         namenodes: namenodes.to_vec(),
         name: name.to_owned(),
         host: String::new(),
+        short_circuit: false,
         operation_timeout: Duration::from_secs(6),
         lanes: 1,
         commit_after: Duration::from_secs(2),

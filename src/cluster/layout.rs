@@ -84,8 +84,15 @@ pub struct Shape {
     /// How long a chunk stays unchanged before it is compacted.
     #[serde(default)]
     pub compact_after_ms: Option<u64>,
+    /// Whether clients read chunks' files by themselves.
+    #[serde(default = "yes")]
+    pub short_circuit: bool,
     /// First port; 0: free ones are found.
     pub base_port: u16,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// The whole cluster.
@@ -240,6 +247,7 @@ mod tests {
             session_lease_ms: None,
             garbage_grace_ms: None,
             compact_after_ms: None,
+            short_circuit: true,
             base_port: 0,
         }
     }

@@ -308,6 +308,9 @@ impl LocalCluster {
                 if let Some(capacity) = shape.capacity {
                     add("--capacity", capacity.to_string().into());
                 }
+                if !shape.short_circuit {
+                    arguments.push("--no-short-circuit".into());
+                }
             }
             Role::Mount => {
                 add("--namenodes", namenodes);

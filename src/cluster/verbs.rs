@@ -84,6 +84,9 @@ pub struct Up {
     /// How long a chunk stays unchanged before it is compacted
     #[arg(long, value_name = "SECONDS", value_parser = crate::args::seconds)]
     compact_after: Option<Duration>,
+    /// Clients read by way of the datanodes, as those on other machines do, and not the chunks' files by themselves
+    #[arg(long)]
+    no_short_circuit: bool,
     /// Mount it on this directory
     #[arg(long, value_name = "DIR")]
     mount: Option<PathBuf>,
@@ -283,6 +286,7 @@ fn shape(args: &Up) -> Result<Shape> {
         session_lease_ms: args.session_lease.map(|silence| silence.as_millis() as u64),
         garbage_grace_ms: args.garbage_grace.map(|grace| grace.as_millis() as u64),
         compact_after_ms: args.compact_after.map(|quiet| quiet.as_millis() as u64),
+        short_circuit: !args.no_short_circuit,
         base_port: args.base_port,
     })
 }

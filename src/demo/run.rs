@@ -264,6 +264,7 @@ fn shape(datanodes: usize, replication: u32) -> Shape {
         session_lease_ms: None,
         garbage_grace_ms: None,
         compact_after_ms: None,
+        short_circuit: true,
         base_port: 0,
     }
 }

@@ -42,6 +42,9 @@ pub struct Datanode {
     /// Most space that its chunks may take
     #[arg(long, value_name = "SIZE")]
     capacity: Option<String>,
+    /// Do not let clients on this machine read the chunks' files by themselves
+    #[arg(long)]
+    no_short_circuit: bool,
 }
 
 /// Runs until it is told to stop.
@@ -82,6 +85,7 @@ fn apply(config: &mut cairn_datanode::Config, args: Datanode) -> Result<()> {
     if let Some(text) = args.capacity {
         config.capacity_limit = Some(size(&text)?);
     }
+    config.short_circuit &= !args.no_short_circuit;
     if config.dirs.is_empty() {
         bail!(Usage("no directory: give --dir DIR (once for each disk) or [datanode] dirs".into()));
     }

@@ -57,7 +57,7 @@ fn the_leader_killed_in_the_middle_of_a_copy_costs_nothing() {
 
 #[test]
 fn reading_goes_on_while_a_datanode_and_the_leader_die() {
-    let cluster = Cluster::usual();
+    let cluster = Cluster::up(&["--datanodes", "4", "--dead-after", "3", "--no-short-circuit"]);
     let large = cluster.scratch("large");
     make_file(&large, 300 << 20, 6);
     cluster.ok(&["put", text(&large), "/large"]);

@@ -14,10 +14,11 @@ use crate::support::{Cluster, make_tree, text};
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Addresses of the nodes' HTTP servers, by name.
-fn servers(cluster: &Cluster) -> BTreeMap<String, String> {
+pub fn servers(cluster: &Cluster) -> BTreeMap<String, String> {
     let shown: Value = serde_json::from_str(&cluster.cluster_verb(&["status", "--json"])).unwrap();
     let nodes = shown["nodes"].as_array().unwrap().iter();
-    nodes.map(|node| (node["name"].as_str().unwrap().into(), node["http"].as_str().unwrap().into())).collect()
+    // A mount has none.
+    nodes.filter_map(|node| Some((node["name"].as_str()?.into(), node["http"].as_str()?.into()))).collect()
 }
 
 fn connect(address: &str) -> TcpStream {
@@ -110,7 +111,7 @@ fn parsed(metrics: &str) -> BTreeMap<String, f64> {
 }
 
 #[track_caller]
-fn metrics(address: &str) -> BTreeMap<String, f64> {
+pub fn metrics(address: &str) -> BTreeMap<String, f64> {
     let (status, _, body) = get(address, "/metrics");
     assert_eq!(status, 200);
     parsed(&body)
@@ -118,7 +119,7 @@ fn metrics(address: &str) -> BTreeMap<String, f64> {
 
 #[test]
 fn every_node_tells_whether_it_is_ready_and_what_it_did() {
-    let cluster = Cluster::up(&["--namenodes", "3", "--datanodes", "3"]);
+    let cluster = Cluster::up(&["--namenodes", "3", "--datanodes", "3", "--no-short-circuit"]);
     let tree = cluster.scratch("tree");
     make_tree(&tree, 30, 1 << 18, 31);
     cluster.ok(&["put", text(&tree), "/tree"]);

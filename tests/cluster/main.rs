@@ -25,6 +25,7 @@ mod quotas;
 mod ranges;
 mod service;
 mod sharing;
+mod short_circuit;
 mod strangers;
 mod support;
 mod top;

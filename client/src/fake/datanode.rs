@@ -149,8 +149,13 @@ async fn serve(mut stream: TcpStream, shared: Shared) {
         match kind {
             request::Kind::Hello(hello) => {
                 assert_eq!(hello.cluster_id, "cluster");
-                reply(&mut stream, response::Kind::Hello(HelloReply { version: 1, node: 0 })).await;
+                reply(
+                    &mut stream,
+                    response::Kind::Hello(HelloReply { version: 1, node: 0, ..Default::default() }),
+                )
+                .await;
             }
+            request::Kind::Lend(_) => panic!("there is no door here"),
             request::Kind::Open(open) => {
                 chunk = open.chunk;
                 chunks.lock().unwrap().insert(chunk, Vec::new());

@@ -72,6 +72,14 @@ impl Pool {
         }
     }
 
+    /// Where the datanode at `address` lends the files of its replicas; empty: nowhere.
+    pub(crate) async fn door(&self, address: &str) -> Result<String> {
+        let connection = wire::dial(&*self.network, address, &self.cluster_id, self.patience).await?;
+        let door = connection.door.clone();
+        self.keep(address, connection);
+        Ok(door)
+    }
+
     /// One exchange. A connection that waited in the pool may have died there: then a new one is tried.
     async fn ask(&self, address: &str, ask: &request::Kind) -> Result<Answer> {
         if let Some(mut connection) = self.take(address) {
@@ -174,9 +182,12 @@ impl Pool {
                 matches!(error.code, ErrorCode::ChunkUnknown | ErrorCode::Unchecked | ErrorCode::DiskFailed)
             }
         };
-        if !in_step {
-            return;
+        if in_step {
+            self.keep(address, connection);
         }
+    }
+
+    fn keep(&self, address: &str, connection: Connection) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() >= MAX_NODES && !idle.contains_key(address) {
             idle.clear();

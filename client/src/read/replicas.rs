@@ -17,8 +17,8 @@ use rand::Rng;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::Pool;
 use super::hedge::Hedge;
+use super::{Local, Pool};
 use crate::channel::Channel;
 use crate::metrics::Counters;
 
@@ -79,6 +79,8 @@ impl Failed {
 /// See the module.
 pub(crate) struct Reader {
     pool: Pool,
+    /// For replicas on this machine, unless all are to be read by way of their datanodes.
+    local: Option<Local>,
     host: String,
     channel: Channel,
     slots: Semaphore,
@@ -90,12 +92,14 @@ pub(crate) struct Reader {
 impl Reader {
     pub(crate) fn new(
         pool: Pool,
+        local: Option<Local>,
         host: String,
         channel: Channel,
         counters: std::sync::Arc<Counters>,
     ) -> Reader {
         Reader {
             pool,
+            local,
             host,
             channel,
             slots: Semaphore::new(MAX_READS),
@@ -103,6 +107,11 @@ impl Reader {
             hedge: Mutex::default(),
             counters,
         }
+    }
+
+    /// Gives back what was borrowed for long enough.
+    pub(crate) fn sweep(&self) {
+        self.local.iter().for_each(Local::sweep);
     }
 
     pub(crate) fn pool(&self) -> &Pool {
@@ -198,6 +207,11 @@ impl Reader {
     fn ask<'a>(&'a self, replica: &'a fs::ReplicaInfo, span: Span) -> Asked<'a> {
         let begun = Instant::now();
         let read = async move {
+            if let Some(local) = &self.local
+                && let Some(bytes) = local.read(&self.pool, replica, span).await
+            {
+                return (replica, begun.elapsed(), Ok(bytes));
+            }
             let read = self.pool.read(&replica.address, span.chunk, span.offset, span.length).await;
             (replica, begun.elapsed(), read)
         };

@@ -40,7 +40,7 @@ impl Scratch {
 }
 
 /// What a read needs of a replica, taken under its lock.
-enum View {
+pub(super) enum View {
     Open { data: Handle, length: u64, crcs: Vec<u32> },
     Sealed { files: Arc<SealedFiles>, length: u64, crcs: Vec<Option<u32>> },
 }
@@ -113,7 +113,7 @@ impl Replica {
         }
     }
 
-    fn view(self: &Arc<Self>, offset: u64, length: usize) -> Result<View> {
+    pub(super) fn view(self: &Arc<Self>, offset: u64, length: usize) -> Result<View> {
         let (first, last) = (offset / BLOCK, (offset + length as u64 - 1) / BLOCK);
         let mut state = self.lock();
         self.check_held(&state, offset, length as u64)?;

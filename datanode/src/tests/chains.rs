@@ -135,7 +135,7 @@ fn silent_link() -> (ChainLink, std::thread::JoinHandle<()>) {
     let thread = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let kinds = [
-            response::Kind::Hello(HelloReply { version: 1, node: 8 }),
+            response::Kind::Hello(HelloReply { version: 1, node: 8, ..Default::default() }),
             response::Kind::Opened(ChainOpened {}),
         ];
         for kind in kinds {

@@ -3,6 +3,7 @@
 
 mod attendance;
 mod chains;
+mod door;
 mod gather;
 mod reads;
 

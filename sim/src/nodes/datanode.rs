@@ -142,7 +142,12 @@ async fn converse(shared: &Arc<Shared>, stream: Stream) -> Result<()> {
     if shared.store.cluster_id().is_none_or(|ours| ours != hello.cluster_id) {
         return writer.refuse(&ErrorCode::WrongCluster.into(), shared.node()).await;
     }
-    writer.answer(response::Kind::Hello(HelloReply { version: 1, node: shared.node() }), &[]).await?;
+    writer
+        .answer(
+            response::Kind::Hello(HelloReply { version: 1, node: shared.node(), ..Default::default() }),
+            &[],
+        )
+        .await?;
     loop {
         let Some((request, _)) = reader.next::<Request>().await? else { return Ok(()) };
         match request.kind {

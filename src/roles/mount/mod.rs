@@ -111,6 +111,7 @@ async fn serve(plan: Plan, ready: impl FnOnce()) -> Result<()> {
     let dir = options.mount_point.clone();
     let mut config = client::settings("mount", &connection, None)?;
     config.delegate = options.delegates();
+    config.short_circuit = options.short_circuit;
     let cluster = client::reach(config).await?;
     let runtime = tokio::runtime::Handle::current();
     let served = cluster.clone();

@@ -117,6 +117,8 @@ fn flag(option: &str, options: &mut MountOptions) -> bool {
         "dirsync" => options.dirsync = true,
         "delegate" => options.delegate = true,
         "nodelegate" => options.delegate = false,
+        "shortcircuit" => options.short_circuit = true,
+        "noshortcircuit" => options.short_circuit = false,
         _ => return false,
     }
     true

@@ -168,7 +168,7 @@ pub fn responses() -> Vec<(Response, Bytes)> {
         path: "/data/chunks/09/0000000000000009.data".into(),
     };
     [
-        (response::Kind::Hello(HelloReply { version: 1, node: 1 }), Bytes::new()),
+        (response::Kind::Hello(HelloReply { version: 1, node: 1, ..Default::default() }), Bytes::new()),
         (response::Kind::Ack(Ack { length: 100, synced: 50 }), Bytes::new()),
         (response::Kind::Data(Data { offset: 1, crcs, last: true }), payload),
         (response::Kind::Stat(stat), Bytes::new()),
