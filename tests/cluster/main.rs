@@ -23,6 +23,7 @@ mod mounting;
 mod permissions;
 mod quotas;
 mod ranges;
+mod rolling;
 mod service;
 mod sharing;
 mod short_circuit;
