@@ -35,7 +35,7 @@ fn short(path: &Path) -> io::Result<(PathBuf, Option<File>)> {
 pub fn listen(path: &Path) -> io::Result<UnixListener> {
     let (short, _dir) = short(path)?;
     match std::fs::remove_file(&short) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => UnixListener::bind(&short),
     }
 }

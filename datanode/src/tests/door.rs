@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{fs, thread};
 
 use cairn_host::passing;
@@ -46,7 +46,7 @@ fn receive(stream: &UnixStream) -> Option<(response::Kind, Option<fs::File>)> {
     Some((frame::decode_header::<Response>(&header).unwrap().kind.unwrap(), passed))
 }
 
-fn enter(path: &PathBuf, cluster_id: &str) -> (UnixStream, Option<response::Kind>) {
+fn enter(path: &Path, cluster_id: &str) -> (UnixStream, Option<response::Kind>) {
     let stream = passing::connect(path, LONG).unwrap();
     send(&stream, request::Kind::Hello(Hello { version: 1, cluster_id: cluster_id.into() }));
     let answer = receive(&stream).map(|(kind, _)| kind);
