@@ -28,7 +28,7 @@ const BANDWIDTH: u64 = 100 << 20;
 const ROUND_MS: u64 = 200;
 /// The leader's limits (`namenode/src/attend/settings.rs`).
 const PER_NODE: usize = 2;
-const IN_ALL: usize = 256;
+const LEAST_IN_ALL: usize = 256;
 const LOOKS: usize = 512;
 /// Draws of failed datanodes for each probability.
 const DRAWS: usize = 2_000;
@@ -66,8 +66,9 @@ fn main() {
         grouped.push((scatter, placed));
     }
 
+    let in_all = LEAST_IN_ALL.max(count as usize);
     println!(
-        "\nrepair at {} MiB/s a datanode, {PER_NODE} copies a datanode and {IN_ALL} in all at once",
+        "\nrepair at {} MiB/s a datanode, {PER_NODE} copies a datanode and {in_all} in all at once",
         BANDWIDTH >> 20
     );
     println!("  lost                 replicas lost   seconds   copies of the busiest target");
@@ -219,7 +220,7 @@ fn repair(what: &str, nodes: &Nodes, placed: &[Vec<u32>], lost: &BTreeSet<u32>) 
         let limits = Limits {
             per_target: PER_NODE,
             per_source: PER_NODE,
-            total: IN_ALL,
+            total: LEAST_IN_ALL.max(nodes.len()),
             bytes: u64::MAX,
             looks: LOOKS,
         };

@@ -198,12 +198,13 @@ fn send_deletes(leading: &mut Leading, node: u32, now_ms: u64) {
 /// Plans copies and orders them.
 fn copy(leading: &mut Leading, now_ms: u64) {
     let settings = &leading.settings;
-    let per_second = settings.copy_bytes_per_second.saturating_mul(leading.roster.live());
+    let live = leading.roster.live();
+    let per_second = settings.copy_bytes_per_second.saturating_mul(live);
     // Without a limit there is always something to spend, without a live node never anybody to spend it on.
     let limits = Limits {
         per_target: settings.copies_per_node,
         per_source: settings.copies_per_node,
-        total: settings.copies_total,
+        total: settings.copies_total.max(live as usize),
         bytes: leading.allowance.refill(per_second, now_ms),
         looks: LOOKS,
     };

@@ -15,7 +15,7 @@ pub struct Settings {
     pub garbage_grace: Duration,
     /// Copies one datanode writes, and is read for, at once.
     pub copies_per_node: usize,
-    /// Copies in the whole cluster at once.
+    /// Copies in the whole cluster at once; as many as there are live datanodes, if these are more.
     pub copies_total: usize,
     /// Bytes a second that repair may copy for each live datanode; 0: no limit.
     pub copy_bytes_per_second: u64,
