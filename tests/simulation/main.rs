@@ -20,6 +20,10 @@ fn main() -> ExitCode {
         println!("simulation: test");
         return ExitCode::SUCCESS;
     }
+    if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
+        println!("runs {SEEDS} seeds; `just sim FROM..TO` runs others");
+        return ExitCode::SUCCESS;
+    }
     let mut names = arguments.iter().filter(|argument| !argument.starts_with('-')).peekable();
     if names.peek().is_some() && !names.any(|name| "simulation".contains(name.as_str())) {
         return ExitCode::SUCCESS;
