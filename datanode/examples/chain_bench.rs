@@ -4,13 +4,12 @@
 
 use std::collections::VecDeque;
 use std::error::Error;
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cairn_datanode::server::{Server, bind};
 use cairn_datanode::settings::Settings;
-use cairn_datanode::socket::{self, FrameReader};
+use cairn_datanode::socket::{self, FrameReader, Socket};
 use cairn_datanode::store::{Store, StoreConfig};
 use cairn_proto::checksum::{BlockCrc, piece_crcs};
 use cairn_proto::data::{
@@ -25,16 +24,14 @@ const WINDOW: u64 = 8 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Client {
-    stream: Arc<TcpStream>,
+    stream: Arc<Socket>,
     reader: FrameReader,
     payload: Vec<u8>,
 }
 
 impl Client {
     fn connect(address: &str) -> Outcome<Client> {
-        let stream = socket::connect(address, PATIENCE)?;
-        socket::tune(&stream, PATIENCE, PATIENCE)?;
-        let stream = Arc::new(stream);
+        let stream = Arc::new(socket::connect(address, PATIENCE, None, PATIENCE, PATIENCE)?);
         let mut client = Client { reader: FrameReader::new(stream.clone()), stream, payload: Vec::new() };
         client.send(request::Kind::Hello(Hello { version: 1, cluster_id: "bench".into() }), &[])?;
         client.receive()?;

@@ -1,6 +1,5 @@
 //! One connection: hello, then reads, or one chain.
 
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,7 +14,7 @@ use cairn_proto::{Error, ErrorCode, Result};
 use crate::chain;
 use crate::server::{Guest, Shared};
 use crate::settings::PROTOCOL_VERSION;
-use crate::socket::{self, FrameReader, Patience};
+use crate::socket::{self, FrameReader, Patience, Socket};
 use crate::store::{Phase, Scratch};
 
 /// Replicas of one page: it is a frame's head, of 64 KiB at most.
@@ -24,6 +23,8 @@ const LISTED: usize = 1024;
 /// Serves a connection until it ends. Its error says why, when that is worth a line in the log.
 pub fn serve(guest: &Guest, shared: &Arc<Shared>) -> Result<()> {
     let stream = guest.stream();
+    let refused = |error: std::io::Error| ErrorCode::Unavailable.because(format!("refused: {error}"));
+    stream.handshake(shared.settings.handshake).map_err(refused)?;
     let mut reader = FrameReader::new(stream.clone());
     match converse(&mut reader, guest, shared) {
         Ok(()) => Ok(()),
@@ -90,7 +91,7 @@ fn next(reader: &mut FrameReader, patience: Patience) -> Result<Option<request::
     }
 }
 
-fn greet(stream: &TcpStream, shared: &Shared, hello: Hello) -> Result<()> {
+fn greet(stream: &Socket, shared: &Shared, hello: Hello) -> Result<()> {
     if hello.version != PROTOCOL_VERSION {
         let detail = format!("data plane version {}, this datanode speaks {PROTOCOL_VERSION}", hello.version);
         return Err(ErrorCode::Version.because(detail));
@@ -107,22 +108,17 @@ fn greet(stream: &TcpStream, shared: &Shared, hello: Hello) -> Result<()> {
     answer(stream, shared, response::Kind::Hello(reply))
 }
 
-fn answer(stream: &TcpStream, shared: &Shared, kind: response::Kind) -> Result<()> {
+fn answer(stream: &Socket, shared: &Shared, kind: response::Kind) -> Result<()> {
     socket::write_message(stream, &Response { kind: Some(kind) }, shared.settings.frame)
 }
 
 /// Refuses one request; the connection goes on.
-fn refuse(stream: &TcpStream, shared: &Shared, error: Error) -> Result<()> {
+fn refuse(stream: &Socket, shared: &Shared, error: Error) -> Result<()> {
     socket::write_message(stream, &shared.failure(error, shared.node()), shared.settings.frame)
 }
 
 /// Sends what was asked for; returns why it cannot, if it cannot.
-fn serve_read(
-    stream: &TcpStream,
-    shared: &Shared,
-    read: &Read,
-    scratch: &mut Scratch,
-) -> Result<Option<Error>> {
+fn serve_read(stream: &Socket, shared: &Shared, read: &Read, scratch: &mut Scratch) -> Result<Option<Error>> {
     let replica = match shared.store.get(read.chunk) {
         Ok(replica) => replica,
         Err(error) => return Ok(Some(error)),
@@ -159,7 +155,7 @@ fn serve_read(
 }
 
 /// A page of what this datanode has. A page fits a frame's head, whatever numbers are in it.
-fn serve_list(stream: &TcpStream, shared: &Shared, ask: &ListReplicas) -> Result<()> {
+fn serve_list(stream: &Socket, shared: &Shared, ask: &ListReplicas) -> Result<()> {
     let limit = if ask.limit == 0 { LISTED } else { LISTED.min(ask.limit as usize) };
     let page = shared.store.inventory_page(ask.first, limit);
     let replicas = page.replicas.iter().map(|replica| ListedReplica {
@@ -171,7 +167,7 @@ fn serve_list(stream: &TcpStream, shared: &Shared, ask: &ListReplicas) -> Result
     answer(stream, shared, response::Kind::List(list))
 }
 
-fn serve_stat(stream: &TcpStream, shared: &Shared, ask: &StatReplica) -> Result<()> {
+fn serve_stat(stream: &Socket, shared: &Shared, ask: &StatReplica) -> Result<()> {
     let replica = match shared.store.get(ask.chunk) {
         Ok(replica) => replica,
         Err(error) => return refuse(stream, shared, error),

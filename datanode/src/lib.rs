@@ -29,8 +29,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cairn_host::net::RealNetwork;
-use cairn_host::{descriptors, notify};
+use cairn_host::tls::peer::Kind;
+use cairn_host::tls::{self, Tls};
+use cairn_host::{Host, descriptors, notify};
 use cairn_ops::http::{self, Names};
 use cairn_proto::{ErrorCode, Result};
 use tokio::sync::{Semaphore, watch};
@@ -42,6 +43,7 @@ use drain::Drainer;
 use orders::{Executor, Fetch};
 use scrub::Scrubber;
 use server::Server;
+use settings::Settings;
 use site::Site;
 use store::Store;
 
@@ -52,6 +54,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// directories of another cluster, an address that is taken. Namenodes need not be up.
 pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<()> {
     config.check()?;
+    let tls = certificate(&config)?;
     descriptors::raise_limit();
     // The port first: a second start of the same datanode says so before it waits for its directories.
     let listener = server::bind(config.listen)?;
@@ -61,7 +64,7 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
         .map_err(|error| ErrorCode::Io.because(format!("opening the store: {error}")))??;
     let store = Arc::new(store);
     store.set_draining(&config.drain);
-    let server = Server::start(listener, store.clone(), config.settings())?;
+    let server = Server::start(listener, store.clone(), Settings { tls: tls.clone(), ..config.settings() })?;
     let advertise = config.advertised(server.local_addr());
     let drainer = match config.drain.is_empty() {
         true => None,
@@ -76,7 +79,7 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
         node: server.shared().numbered().clone(),
         counters: server.shared().counters.clone(),
         executor: executor.clone(),
-        network: Arc::new(RealNetwork),
+        network: Host::secured(tls.clone()).network,
         namenodes: config.namenodes.clone(),
         advertise: advertise.clone(),
         rack: config.rack.clone(),
@@ -87,7 +90,7 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
         Some(address) => {
             let names = config.http_names.iter().chain([&advertise]).map(String::as_str);
             let site = Site { shared: server.shared().clone(), scrubber: scrubber.clone() };
-            let serving = http::start(address, Names::new(names), Arc::new(site)).await;
+            let serving = http::start(address, Names::new(names), tls, Arc::new(site)).await;
             Some(serving.map_err(|error| ErrorCode::Unavailable.because(error))?)
         }
         None => None,
@@ -119,4 +122,19 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
     let _ = closed.await;
     tracing::info!("datanode stopped");
     ended
+}
+
+/// This datanode's certificate, if TLS is on.
+fn certificate(config: &Config) -> Result<Option<Tls>> {
+    let Some(dir) = &config.tls else {
+        tls::warn_insecure();
+        return Ok(None);
+    };
+    let tls = Tls::load(dir).map_err(|error| ErrorCode::Invalid.because(error.to_string()))?;
+    let own = tls.own();
+    if !matches!(&own.kind, Kind::Node(roles) if roles.datanode) {
+        let detail = format!("{}: the certificate of {own} is not a datanode's", dir.display());
+        return Err(ErrorCode::Invalid.because(detail));
+    }
+    Ok(Some(tls))
 }

@@ -1,6 +1,5 @@
 //! Opening one link of a chain: the own replica, and the connection to the next link.
 
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +10,12 @@ use cairn_proto::{Error, ErrorCode};
 use crate::peer::{Peer, Refusal};
 use crate::server::Shared;
 use crate::settings::Settings;
-use crate::socket::Patience;
+use crate::socket::{Patience, Socket};
 use crate::store::Appender;
 
 /// Opens the next link and the own replica, and waits until all links below are ready.
 pub fn open_links(
-    upstream: &Arc<TcpStream>,
+    upstream: &Arc<Socket>,
     shared: &Shared,
     open: &OpenChain,
 ) -> Result<(Appender, Option<Peer>), Refusal> {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use cairn_host::tls::Tls;
+
 /// The version of the data plane that `Hello` names.
 pub const PROTOCOL_VERSION: u32 = 1;
 
@@ -27,6 +29,8 @@ pub struct Settings {
     pub sync_stall: Duration,
     /// Without a byte of a copy.
     pub read_stall: Duration,
+    /// The certificate, if connections are under TLS.
+    pub tls: Option<Tls>,
 }
 
 impl Default for Settings {
@@ -41,6 +45,7 @@ impl Default for Settings {
             stall: Duration::from_millis(1200),
             sync_stall: Duration::from_secs(15),
             read_stall: Duration::from_secs(5),
+            tls: None,
         }
     }
 }

@@ -86,6 +86,9 @@ pub struct Shape {
     pub compact_after_ms: Option<u64>,
     /// First port; 0: free ones are found.
     pub base_port: u16,
+    /// Whether it has an authority of its own, and TLS everywhere.
+    #[serde(default)]
+    pub secure: bool,
 }
 
 /// The whole cluster.
@@ -176,7 +179,8 @@ impl Layout {
     /// Where a running cluster's dashboard is: of any namenode, they all show the same.
     pub fn dashboard(&self) -> Option<String> {
         let first = self.of_role(Role::Namenode).find(|node| !node.http.is_empty())?;
-        Some(format!("http://{}", first.http))
+        let scheme = if self.shape.secure { "https" } else { "http" };
+        Some(format!("{scheme}://{}", first.http))
     }
 
     /// Adds a namenode or datanode at `address` under the next free name, with HTTP at `http`.
@@ -241,6 +245,7 @@ mod tests {
             garbage_grace_ms: None,
             compact_after_ms: None,
             base_port: 0,
+            secure: false,
         }
     }
 

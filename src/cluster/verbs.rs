@@ -84,6 +84,9 @@ pub struct Up {
     /// How long a chunk stays unchanged before it is compacted
     #[arg(long, value_name = "SECONDS", value_parser = crate::args::seconds)]
     compact_after: Option<Duration>,
+    /// Make an authority and certificates, and have TLS on every connection
+    #[arg(long)]
+    secure: bool,
     /// Mount it on this directory
     #[arg(long, value_name = "DIR")]
     mount: Option<PathBuf>,
@@ -205,7 +208,7 @@ async fn status(args: Status) -> Result<()> {
     // Read without the lock: a look must not wait for a start.
     let dir = args.place.existing()?.canonicalize()?;
     let layout = Layout::read(&dir)?;
-    let leader = show::leader(&layout).await;
+    let leader = show::leader(&dir, &layout).await;
     if args.json {
         return output::print_json(&show::as_json(&dir, &layout, leader.as_deref()));
     }
@@ -284,6 +287,7 @@ fn shape(args: &Up) -> Result<Shape> {
         garbage_grace_ms: args.garbage_grace.map(|grace| grace.as_millis() as u64),
         compact_after_ms: args.compact_after.map(|quiet| quiet.as_millis() as u64),
         base_port: args.base_port,
+        secure: args.secure,
     })
 }
 
@@ -303,6 +307,10 @@ pub fn hints(cluster: &LocalCluster) -> String {
     line(format!("{program} cluster down"), "stop it; `cluster up` starts it again");
     if let Some(dashboard) = cluster.layout.dashboard() {
         text.push_str(&format!("dashboard {dashboard}\n"));
+    }
+    match cluster.client_tls() {
+        Some(tls) => text.push_str(&format!("TLS is on; certificates are in {dir}/ca, yours in {}\n", tls.display())),
+        None => text.push_str("INSECURE: TLS is off, so whoever reaches its ports on this machine can be anybody (up --secure)\n"),
     }
     text.push_str(&format!("from elsewhere: export CAIRN_CONFIG={dir}/cairn.toml\n"));
     text

@@ -265,5 +265,6 @@ fn shape(datanodes: usize, replication: u32) -> Shape {
         garbage_grace_ms: None,
         compact_after_ms: None,
         base_port: 0,
+        secure: false,
     }
 }

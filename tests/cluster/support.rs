@@ -15,6 +15,11 @@ use crate::waiting::wait_for;
 /// How long anything that must happen "by itself" may take before a test gives up on it.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// Whether every cluster is to be under TLS: `CAIRN_TEST_TLS=1` runs all tests that way.
+pub fn over_tls() -> bool {
+    std::env::var_os("CAIRN_TEST_TLS").is_some_and(|value| !value.is_empty() && value != "0")
+}
+
 pub struct Cluster {
     dir: tempfile::TempDir,
 }
@@ -25,6 +30,9 @@ impl Cluster {
         let cluster = Cluster { dir: tempfile::tempdir().expect("a temporary directory") };
         let mut up = vec!["up"];
         up.extend(args);
+        if over_tls() && !args.contains(&"--secure") {
+            up.push("--secure");
+        }
         cluster.cluster_verb(&up);
         cluster
     }
@@ -48,7 +56,7 @@ impl Cluster {
         command.args(args);
         command.env("CAIRN_CONFIG", self.dir().join("cairn.toml"));
         command.env("XDG_STATE_HOME", self.dir.path().join("state"));
-        command.env_remove("CAIRN_NAMENODES").env_remove("RUST_LOG");
+        command.env_remove("CAIRN_NAMENODES").env_remove("CAIRN_TLS").env_remove("RUST_LOG");
         command.stdin(Stdio::null());
         command
     }

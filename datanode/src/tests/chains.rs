@@ -143,7 +143,7 @@ fn silent_link() -> (ChainLink, std::thread::JoinHandle<()>) {
             stream.write_all(&head).unwrap();
         }
         // Until the link above gives up.
-        while !crate::socket::has_hung_up(&stream) {
+        while !crate::store::Upstream::has_hung_up(&stream) {
             std::thread::sleep(Duration::from_millis(5));
         }
     });

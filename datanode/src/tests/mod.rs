@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 use crate::server::{Server, bind};
 use crate::settings::Settings;
-use crate::socket::{self, FrameReader};
+use crate::socket::{self, FrameReader, Socket};
 use crate::store::{Store, StoreConfig};
 
 const CLUSTER: &str = "test-cluster";
@@ -77,7 +77,7 @@ impl Node {
 
 /// A client that speaks frames.
 struct Client {
-    stream: Arc<TcpStream>,
+    stream: Arc<Socket>,
     reader: FrameReader,
     payload: Vec<u8>,
     tail: BlockCrc,
@@ -87,7 +87,7 @@ impl Client {
     fn raw(address: &str) -> Client {
         let stream = TcpStream::connect(address).unwrap();
         socket::tune(&stream, LONG, LONG).unwrap();
-        let stream = Arc::new(stream);
+        let stream = Arc::new(Socket::plain(stream));
         let reader = FrameReader::new(stream.clone());
         Client { stream, reader, payload: Vec::new(), tail: BlockCrc::default() }
     }

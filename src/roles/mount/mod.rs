@@ -89,7 +89,7 @@ pub fn run_daemon(connection: Connection, args: Mount) -> Result<u8> {
 }
 
 fn plan(mut connection: Connection, args: Mount) -> Result<Plan> {
-    let asked = Asked::with_environment(&connection.namenodes, connection.config.as_deref());
+    let asked = Asked::with_environment(&connection);
     let section = match &asked.config.map(PathBuf::from).or_else(|| asked.env_config.clone()) {
         Some(path) => File::read(path)?.mount,
         None => default_section()?,
@@ -110,6 +110,7 @@ async fn serve(plan: Plan, ready: impl FnOnce()) -> Result<()> {
     let mut stop = shutdown()?;
     let dir = options.mount_point.clone();
     let mut config = client::settings("mount", &connection, None)?;
+    let tls = config.machine.tls.clone();
     config.delegate = options.delegates();
     let cluster = client::reach(config).await?;
     let runtime = tokio::runtime::Handle::current();
@@ -121,7 +122,7 @@ async fn serve(plan: Plan, ready: impl FnOnce()) -> Result<()> {
     let _http = match asides.http {
         Some((address, names)) => {
             let names = Names::new(names.iter().map(String::as_str));
-            Some(http::start(address, names, mounted.site()).await.map_err(|error| anyhow!(error))?)
+            Some(http::start(address, names, tls, mounted.site()).await.map_err(|error| anyhow!(error))?)
         }
         None => None,
     };
