@@ -61,7 +61,15 @@ impl Client {
 
     fn write_chunk(address: &str, links: &[ChainLink], chunk: u64, data: &[u8], length: u64) -> Outcome<()> {
         let mut client = Client::connect(address)?;
-        client.send(request::Kind::Open(OpenChain { chunk, length: 0, links: links.to_vec() }), &[])?;
+        client.send(
+            request::Kind::Open(OpenChain {
+                chunk,
+                length: 0,
+                links: links.to_vec(),
+                ..OpenChain::default()
+            }),
+            &[],
+        )?;
         client.receive()?;
         let (mut tail, mut acked) = (BlockCrc::default(), 0);
         while tail.length() < length {
@@ -116,7 +124,7 @@ fn main() -> Outcome<()> {
     let mut reader = Client::connect(&addresses[2])?;
     let started = Instant::now();
     for chunk in 1..=chunks {
-        reader.send(request::Kind::Read(Read { chunk, offset: 0, length: CHUNK }), &[])?;
+        reader.send(request::Kind::Read(Read { chunk, offset: 0, length: CHUNK, ..Read::default() }), &[])?;
         loop {
             let (kind, length) = reader.receive()?;
             let response::Kind::Data(data) = kind else { return Err("not data".into()) };
@@ -134,14 +142,20 @@ fn main() -> Outcome<()> {
     for step in 0..2000u64 {
         let started = Instant::now();
         let offset = step * 4096 * 7 % (CHUNK - 4096);
-        reader.send(request::Kind::Read(Read { chunk: 1 + step % chunks, offset, length: 4096 }), &[])?;
+        reader.send(
+            request::Kind::Read(Read { chunk: 1 + step % chunks, offset, length: 4096, ..Read::default() }),
+            &[],
+        )?;
         reader.receive()?;
         times.push(started.elapsed());
     }
     println!("4 KiB read, one at a time:         {} us", median(times));
 
     let mut writer = Client::connect(&addresses[0])?;
-    writer.send(request::Kind::Open(OpenChain { chunk: chunks + 1, length: 0, links }), &[])?;
+    writer.send(
+        request::Kind::Open(OpenChain { chunk: chunks + 1, length: 0, links, ..OpenChain::default() }),
+        &[],
+    )?;
     writer.receive()?;
     let (mut tail, mut small, mut synced, mut waiting) =
         (BlockCrc::default(), vec![], vec![], VecDeque::new());

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use cairn_host::tls::peer::Caller;
+use cairn_proto::capability::Rights;
 use cairn_proto::data::{
     Data, Hello, HelloReply, ListReplicas, ListedReplica, Read, ReplicaList, ReplicaStat, Request, Response,
     StatReplica, request, response,
@@ -24,9 +26,9 @@ const LISTED: usize = 1024;
 pub fn serve(guest: &Guest, shared: &Arc<Shared>) -> Result<()> {
     let stream = guest.stream();
     let refused = |error: std::io::Error| ErrorCode::Unavailable.because(format!("refused: {error}"));
-    stream.handshake(shared.settings.handshake).map_err(refused)?;
+    let caller = stream.handshake(shared.settings.handshake).map_err(refused)?;
     let mut reader = FrameReader::new(stream.clone());
-    match converse(&mut reader, guest, shared) {
+    match converse(&mut reader, guest, &caller, shared) {
         Ok(()) => Ok(()),
         Err(error) => {
             // Whoever can still read it learns why; garbage gets an answer, too.
@@ -40,7 +42,7 @@ pub fn serve(guest: &Guest, shared: &Arc<Shared>) -> Result<()> {
     }
 }
 
-fn converse(reader: &mut FrameReader, guest: &Guest, shared: &Arc<Shared>) -> Result<()> {
+fn converse(reader: &mut FrameReader, guest: &Guest, caller: &Caller, shared: &Arc<Shared>) -> Result<()> {
     let settings = shared.settings.clone();
     let handshake = Patience { idle: settings.handshake, frame: settings.handshake };
     match next(reader, handshake)? {
@@ -68,6 +70,10 @@ fn converse(reader: &mut FrameReader, guest: &Guest, shared: &Arc<Shared>) -> Re
                 }
             }
             Some(request::Kind::Stat(ask)) => serve_stat(reader.stream(), shared, &ask)?,
+            Some(request::Kind::List(_)) if !caller.may_administer() => {
+                tracing::warn!(%caller, "refused: its certificate does not allow it to list replicas");
+                refuse(reader.stream(), shared, ErrorCode::PermissionDenied.into())?;
+            }
             Some(request::Kind::List(ask)) => serve_list(reader.stream(), shared, &ask)?,
             Some(request::Kind::Open(open)) => return chain::serve(reader, shared, open),
             Some(request::Kind::Hello(_)) => return Err(ErrorCode::Malformed.because("a second Hello")),
@@ -119,6 +125,9 @@ fn refuse(stream: &Socket, shared: &Shared, error: Error) -> Result<()> {
 
 /// Sends what was asked for; returns why it cannot, if it cannot.
 fn serve_read(stream: &Socket, shared: &Shared, read: &Read, scratch: &mut Scratch) -> Result<Option<Error>> {
+    if let Err(error) = shared.settings.trust.demand(&read.capability, read.chunk, Rights::READ) {
+        return Ok(Some(error));
+    }
     let replica = match shared.store.get(read.chunk) {
         Ok(replica) => replica,
         Err(error) => return Ok(Some(error)),
@@ -168,6 +177,10 @@ fn serve_list(stream: &Socket, shared: &Shared, ask: &ListReplicas) -> Result<()
 }
 
 fn serve_stat(stream: &Socket, shared: &Shared, ask: &StatReplica) -> Result<()> {
+    let wanted = Rights::READ.and(Rights::STAT);
+    if let Err(error) = shared.settings.trust.demand(&ask.capability, ask.chunk, wanted) {
+        return refuse(stream, shared, error);
+    }
     let replica = match shared.store.get(ask.chunk) {
         Ok(replica) => replica,
         Err(error) => return refuse(stream, shared, error),

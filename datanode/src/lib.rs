@@ -24,6 +24,7 @@ pub mod socket;
 pub mod store;
 #[cfg(test)]
 mod tests;
+pub mod trust;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,6 +47,7 @@ use server::Server;
 use settings::Settings;
 use site::Site;
 use store::Store;
+use trust::Trust;
 
 /// How long a stop lets connections finish.
 const GRACE: Duration = Duration::from_secs(2);
@@ -64,7 +66,9 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
         .map_err(|error| ErrorCode::Io.because(format!("opening the store: {error}")))??;
     let store = Arc::new(store);
     store.set_draining(&config.drain);
-    let server = Server::start(listener, store.clone(), Settings { tls: tls.clone(), ..config.settings() })?;
+    let trust = Arc::new(Trust::new(tls.clone()));
+    let settings = Settings { trust: trust.clone(), ..config.settings() };
+    let server = Server::start(listener, store.clone(), settings)?;
     let advertise = config.advertised(server.local_addr());
     let drainer = match config.drain.is_empty() {
         true => None,
@@ -79,6 +83,7 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
         node: server.shared().numbered().clone(),
         counters: server.shared().counters.clone(),
         executor: executor.clone(),
+        trust,
         network: Host::secured(tls.clone()).network,
         namenodes: config.namenodes.clone(),
         advertise: advertise.clone(),

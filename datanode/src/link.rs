@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_proto::capability::Rights;
 use cairn_proto::data::{ChainLink, OpenChain, request, response};
 use cairn_proto::limits::MAX_REPLICATION;
 use cairn_proto::{Error, ErrorCode};
@@ -23,6 +24,9 @@ pub fn open_links(
         let error = ErrorCode::TooLarge.because(format!("a chain of {} links", open.links.len() + 1));
         return Err(Refusal { error, node: shared.node(), sent: false });
     }
+    if let Err(error) = shared.settings.trust.demand(&open.capability, open.chunk, Rights::APPEND) {
+        return Err(Refusal { error, node: shared.node(), sent: false });
+    }
     if shared.node() == 0 {
         // An empty disk may have been put in the place of another datanode's, whose number the writer has in mind.
         let error = ErrorCode::Unavailable.because("this datanode is not registered yet");
@@ -30,7 +34,7 @@ pub fn open_links(
     }
     let mut peer = None;
     if let Some((next, rest)) = open.links.split_first() {
-        let below = OpenChain { chunk: open.chunk, length: open.length, links: rest.to_vec() };
+        let below = OpenChain { links: rest.to_vec(), ..open.clone() };
         let connected =
             Peer::connect(&next.address, &shared.store.cluster_id().unwrap_or_default(), &shared.settings)
                 .map(|peer| peer.expecting(next.node))

@@ -41,7 +41,7 @@ impl From<Error> for Refusal {
 impl Peer {
     /// Connects and says hello. The answer is read with the first reply, which saves a round trip.
     pub fn connect(address: &str, cluster_id: &str, settings: &Arc<Settings>) -> Result<Peer> {
-        let (tls, tick) = (settings.tls.as_ref(), settings.tick());
+        let (tls, tick) = (settings.trust.tls(), settings.tick());
         let stream = Arc::new(socket::connect(address, settings.connect, tls, tick, settings.stall)?);
         let hello = Hello { version: PROTOCOL_VERSION, cluster_id: cluster_id.to_owned() };
         let peer = Peer {
@@ -123,7 +123,8 @@ impl Peer {
         take: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         self.in_step = false;
-        self.send(request::Kind::Read(Read { chunk, offset, length }))?;
+        let capability = self.settings.trust.own(chunk);
+        self.send(request::Kind::Read(Read { chunk, offset, length, capability }))?;
         let patience = Patience { idle: self.settings.read_stall, frame: self.settings.read_stall };
         let mut payload = Vec::with_capacity(MAX_PAYLOAD);
         let (mut at, end) = (offset, offset + length);

@@ -228,7 +228,7 @@ fn admit(stream: TcpStream, from: SocketAddr, shared: &Arc<Shared>) {
         tracing::debug!(%from, %error, "connection lost at once");
         return;
     }
-    let stream = match Socket::accepted(stream, settings.tls.as_ref()) {
+    let stream = match Socket::accepted(stream, settings.trust.tls()) {
         Ok(stream) => Arc::new(stream),
         Err(error) => return tracing::warn!(%from, %error, "no TLS"),
     };

@@ -165,6 +165,7 @@ impl Config {
             compaction_live_percent: self.compaction_live_percent,
             compaction_bytes_per_second: self.compaction_bytes_per_second,
             compaction_after: Duration::from_millis(self.compaction_after_ms),
+            capabilities: self.tls.is_some(),
             ..attend::Settings::default()
         }
     }
@@ -204,7 +205,7 @@ mod tests {
             ("address", |config| config.peers = vec!["other".into()]),
             ("election_timeout_ms", |config| config.election_timeout_ms = (60, 300)),
             ("default_replication", |config| config.default_replication = 0),
-            ("insecure", |config| config.http = Some(SocketAddr::from(([0, 0, 0, 0], 1)))),
+            ("http", |config| config.http = Some(SocketAddr::from(([0, 0, 0, 0], 1)))),
         ];
         for (name, spoil) in cases {
             let mut config = base();

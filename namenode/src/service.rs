@@ -23,6 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::backup::{self, Backups};
+use crate::caller::may_converse;
 use crate::channel;
 use crate::converse::converse;
 use crate::door::Pass;
@@ -139,9 +140,9 @@ impl Namenode for NamenodeService {
         &self,
         request: Request<Streaming<CallBatch>>,
     ) -> Result<Response<Self::ConverseStream>, Status> {
-        NamenodeService::know(&request, Caller::is_known)?;
+        let caller = NamenodeService::know(&request, may_converse)?;
         let (outgoing, receiver) = mpsc::channel(OUTGOING);
-        self.spawn(converse(self.seat.clone(), request.into_inner(), outgoing));
+        self.spawn(converse(self.seat.clone(), caller, request.into_inner(), outgoing));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 

@@ -198,7 +198,7 @@ impl Reader {
     fn ask<'a>(&'a self, replica: &'a fs::ReplicaInfo, span: Span) -> Asked<'a> {
         let begun = Instant::now();
         let read = async move {
-            let read = self.pool.read(&replica.address, span.chunk, span.offset, span.length).await;
+            let read = self.pool.read(replica, span).await;
             (replica, begun.elapsed(), read)
         };
         Asked { node: replica.node, read: read.boxed() }

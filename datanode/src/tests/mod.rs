@@ -134,7 +134,7 @@ impl Client {
 
     fn ask_open(&mut self, chunk: u64, length: u64, links: &[&Node]) {
         let links = links.iter().map(|node| node.link()).collect();
-        self.send(request::Kind::Open(OpenChain { chunk, length, links }), &[]);
+        self.send(request::Kind::Open(OpenChain { chunk, length, links, ..OpenChain::default() }), &[]);
     }
 
     fn open(&mut self, chunk: u64, links: &[&Node]) {
@@ -176,7 +176,7 @@ impl Client {
 
     /// Reads a range and checks every frame of it.
     fn read(&mut self, chunk: u64, offset: u64, length: u64) -> Result<Vec<u8>, cairn_proto::Error> {
-        self.send(request::Kind::Read(Read { chunk, offset, length }), &[]);
+        self.send(request::Kind::Read(Read { chunk, offset, length, ..Read::default() }), &[]);
         let mut out = Vec::new();
         loop {
             match self.receive() {

@@ -105,6 +105,7 @@ pub async fn run(setup: Setup, mut stop: watch::Receiver<bool>) -> Result<()> {
         checked.check_all(|| false);
     });
     let attendance = Attendance {
+        trust: Arc::default(),
         store: store.clone(),
         node: number,
         counters: Arc::default(),

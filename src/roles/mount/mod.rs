@@ -10,9 +10,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use cairn_fuse::MountOptions;
 use cairn_host::notify;
+use cairn_host::tls::Tls;
+use cairn_host::tls::peer::{Kind, Peer};
 use cairn_ops::http::{self, Names};
 use clap::Args;
 
@@ -20,6 +22,7 @@ use super::shutdown;
 use crate::args::Connection;
 use crate::client;
 use crate::config::{Asked, File, MountSection, Places};
+use crate::exit::Usage;
 use options::Asides;
 
 /// Arguments of `cairn mount`; each overrides its key in section `[mount]`.
@@ -111,7 +114,7 @@ async fn serve(plan: Plan, ready: impl FnOnce()) -> Result<()> {
     let dir = options.mount_point.clone();
     let mut config = client::settings("mount", &connection, None)?;
     let tls = config.machine.tls.clone();
-    config.delegate = options.delegates();
+    config.delegate = options.delegates() && acts_for_all(tls.as_ref(), &options)?;
     let cluster = client::reach(config).await?;
     let runtime = tokio::runtime::Handle::current();
     let served = cluster.clone();
@@ -149,6 +152,25 @@ async fn serve(plan: Plan, ready: impl FnOnce()) -> Result<()> {
     cluster.close().await.map_err(|error| anyhow!("{error}"))?;
     tracing::info!(dir = %dir.display(), "unmounted");
     Ok(())
+}
+
+/// Whether the mount's certificate is good for whoever uses it. One that is not is no mount for others.
+fn acts_for_all(tls: Option<&Tls>, options: &MountOptions) -> Result<bool> {
+    match tls.map(Tls::own) {
+        Some(Peer { name, kind: Kind::User(user) }) if !user.is_super() => {
+            if options.allow_other {
+                bail!(Usage(format!(
+                    "whatever others do in this mount would be done as {name}, whose certificate it has: mount with \
+                     noallow_other, or take a certificate that may act for all (cairn ca user --proxy)"
+                )));
+            }
+            Ok(false)
+        }
+        Some(Peer { kind: Kind::Node(_), .. }) => {
+            bail!(Usage("a mount needs a user's certificate, not a node's".into()))
+        }
+        _ => Ok(true),
+    }
 }
 
 async fn asked_to_stop(stop: &mut tokio::sync::watch::Receiver<bool>) {
