@@ -11,6 +11,7 @@ use rand::{Rng, RngCore, SeedableRng};
 use serde_json::Value;
 
 use crate::waiting::wait_for;
+use crate::wire::use_certificate;
 
 /// How long anything that must happen "by itself" may take before a test gives up on it.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -34,6 +35,7 @@ impl Cluster {
             up.push("--secure");
         }
         cluster.cluster_verb(&up);
+        use_certificate(up.contains(&"--secure").then(|| cluster.dir().join("ca/users/client")));
         cluster
     }
 
@@ -57,8 +59,25 @@ impl Cluster {
         command.env("CAIRN_CONFIG", self.dir().join("cairn.toml"));
         command.env("XDG_STATE_HOME", self.dir.path().join("state"));
         command.env_remove("CAIRN_NAMENODES").env_remove("CAIRN_TLS").env_remove("RUST_LOG");
+        let own = self.dir().join("ca/users/client");
+        if over_tls() && matches!(args.first(), Some(&("datanode" | "namenode"))) {
+            command.env("CAIRN_TLS", self.spare_certificate());
+        } else if over_tls() && own.exists() {
+            command.env("CAIRN_TLS", own);
+        }
         command.stdin(Stdio::null());
         command
+    }
+
+    /// The directory of a certificate for a node that a test starts by itself.
+    pub fn spare_certificate(&self) -> PathBuf {
+        let ca = self.dir().join("ca");
+        let dir = ca.join("nodes/spare");
+        if !dir.join("cert.pem").exists() {
+            let args = ["ca", "node", "spare", "--address", "127.0.0.1,localhost", "--ca", text(&ca)];
+            self.ok(&args);
+        }
+        dir
     }
 
     pub fn run(&self, args: &[&str]) -> Output {
