@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bench, cluster, demo, doctor, manual, roles, top, verbs};
+use crate::{bench, ca, cluster, demo, doctor, manual, roles, top, verbs};
 
 /// CairnFS: a replicated file system. Files in, files out, and it heals itself.
 #[derive(Parser)]
@@ -28,6 +28,9 @@ pub struct Connection {
     /// Configuration file in TOML (else CAIRN_CONFIG)
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Directory with a certificate, which turns on TLS (else CAIRN_TLS, else the configuration file)
+    #[arg(long, value_name = "DIR")]
+    pub tls: Option<PathBuf>,
     /// How long an operation waits while the cluster does not answer (else 60)
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub timeout: Option<Duration>,
@@ -42,6 +45,7 @@ impl Connection {
         Connection {
             namenodes: if self.namenodes.is_empty() { before.namenodes.clone() } else { self.namenodes },
             config: self.config.or_else(|| before.config.clone()),
+            tls: self.tls.or_else(|| before.tls.clone()),
             timeout: self.timeout.or(before.timeout),
             log: self.log.or_else(|| before.log.clone()),
         }
@@ -146,6 +150,9 @@ pub enum Command {
     Mount(On<roles::mount::Mount>),
     /// Unmount it
     Umount(roles::mount::Umount),
+    /// Make certificates for nodes and users, which TLS takes
+    #[command(subcommand)]
+    Ca(ca::Verb),
     /// Run a namenode
     Namenode(On<roles::namenode::Namenode>),
     /// Run a datanode

@@ -1,14 +1,17 @@
 //! A command's connection to its cluster, and who it acts as.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use cairn_client::{Cluster, ErrorCode, fs};
+use cairn_host::Host;
+use cairn_host::tls::Tls;
 use nix::unistd::{getegid, geteuid, getgroups};
 
 use crate::args::Connection;
 use crate::config::{Asked, Places};
-use crate::exit::{PathError, Report};
+use crate::exit::{PathError, Report, Usage};
 use crate::paths::ClusterPath;
 
 /// Read permission, as the namenode is asked for it.
@@ -93,9 +96,10 @@ pub fn settings(
     connection: &Connection,
     timeout: Option<Duration>,
 ) -> Result<cairn_client::Config> {
-    let asked = Asked::with_environment(&connection.namenodes, connection.config.as_deref());
+    let asked = Asked::with_environment(connection);
     let section = asked.resolve(&Places::from_environment())?;
     let mut config = cairn_client::Config { namenodes: section.namenodes, ..cairn_client::Config::default() };
+    config.machine = machine(section.tls.as_deref())?;
     config.host = host_name();
     config.name = format!("cairn-{verb}@{}:{}", config.host, std::process::id());
     if let Some(seconds) = section.operation_timeout_seconds {
@@ -108,6 +112,12 @@ pub fn settings(
         config.lanes = lanes.max(1);
     }
     Ok(config)
+}
+
+/// This machine, with the certificate in `tls`, if there is any.
+pub fn machine(tls: Option<&Path>) -> Result<Host> {
+    let tls = tls.map(Tls::load).transpose().map_err(|error| Usage(format!("TLS: {error}")))?;
+    Ok(Host::secured(tls))
 }
 
 /// Reaches the cluster that `config` names.

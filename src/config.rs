@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
+use crate::args::Connection;
+
 /// The file: one section a role, each optional. Command-line flags override it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -26,6 +28,8 @@ cairn_ops::settings! {
     pub struct ClientSection {
         /// Addresses of all namenodes, `host:port`.
         namenodes: Vec<String> = Vec::new(), "";
+        /// Directory with a user's certificate, which turns on TLS; docs/security.md tells how it is made.
+        tls: Option<PathBuf> = None, "";
         /// How long one operation waits through a change of leader; 60 unless given.
         operation_timeout_seconds: Option<u64> = None, "s";
         /// Open chunks a client writes to at once; 2 unless given.
@@ -126,32 +130,37 @@ pub struct Asked<'a> {
     pub config: Option<&'a Path>,
     /// `CAIRN_CONFIG`.
     pub env_config: Option<PathBuf>,
+    /// `--tls`, else `CAIRN_TLS`.
+    pub tls: Option<PathBuf>,
 }
 
 impl<'a> Asked<'a> {
     /// The flags together with this process's environment.
-    pub fn with_environment(namenodes: &'a [String], config: Option<&'a Path>) -> Asked<'a> {
+    pub fn with_environment(connection: &'a Connection) -> Asked<'a> {
         Asked {
-            namenodes,
+            namenodes: &connection.namenodes,
             env_namenodes: env::var("CAIRN_NAMENODES").ok().filter(|value| !value.trim().is_empty()),
-            config,
+            config: connection.config.as_deref(),
             env_config: env_path("CAIRN_CONFIG"),
+            tls: tls_dir(connection, None),
         }
     }
 
     /// The client's settings: namenodes from the first place that names any, the rest from the first file found.
     pub fn resolve(&self, places: &Places) -> Result<ClientSection> {
         let mut found = self.section(places)?;
+        let current = places.current().filter(|current| current.is_file());
         if !self.namenodes.is_empty() {
             found.namenodes = self.namenodes.to_vec();
         } else if let Some(list) = &self.env_namenodes {
             found.namenodes = split_addresses(list);
         } else if found.namenodes.is_empty()
-            && let Some(current) = places.current()
-            && current.is_file()
+            && let Some(current) = &current
         {
-            found.namenodes = current_namenodes(&current)?;
+            let file = ClientSection::current(current)?;
+            found = ClientSection { namenodes: file.namenodes, tls: found.tls.or(file.tls), ..found };
         }
+        found.tls = self.tls.clone().or(found.tls);
         if found.namenodes.is_empty() {
             bail!(
                 "no cluster is configured; give --namenodes HOST:PORT,..., or set CAIRN_NAMENODES, or write\n\
@@ -201,10 +210,22 @@ pub fn check_address(address: &str) -> Result<()> {
     Ok(())
 }
 
-/// Reads what [`crate::cluster`] wrote: the first line is the cluster's directory, the second its namenodes.
-fn current_namenodes(path: &Path) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(text.lines().nth(1).map(split_addresses).unwrap_or_default())
+/// The directory of certificates that flag, environment or, last, a configuration file name.
+pub fn tls_dir(connection: &Connection, file: Option<PathBuf>) -> Option<PathBuf> {
+    connection.tls.clone().or_else(|| env_path("CAIRN_TLS")).or(file)
+}
+
+impl ClientSection {
+    /// Reads what [`crate::cluster`] wrote: the first line is the cluster's directory, the second its namenodes, and the
+    /// third, if it is secure, the directory of a certificate.
+    fn current(path: &Path) -> Result<ClientSection> {
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut lines = text.lines().skip(1);
+        let namenodes = lines.next().map(split_addresses).unwrap_or_default();
+        let tls = lines.next().filter(|line| !line.is_empty()).map(PathBuf::from);
+        Ok(ClientSection { namenodes, tls, ..ClientSection::default() })
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod ca;
 mod client;
 mod cluster;
 mod config;
@@ -178,6 +179,7 @@ async fn dispatch(cli: Cli) -> u8 {
             };
             on_cluster("bench", connection, run).await
         }
+        Command::Ca(verb) => finish("ca", ca::run(verb)),
         Command::Completions(args) => finish("completions", manual::completions(args)),
         Command::Man(args) => finish("man", manual::man(args)),
         Command::Demo(demo) => {

@@ -78,9 +78,9 @@ impl Cluster {
         self.engine.mutate(cred, op).await
     }
 
-    /// Asks the datanode at `address` about its replica of a chunk.
-    pub async fn replica_stat(&self, address: &str, chunk: u64) -> Result<data::ReplicaStat> {
-        self.engine.reader.pool().stat(address, chunk).await
+    /// Asks the datanode that has this replica of a chunk about it.
+    pub async fn replica_stat(&self, replica: &fs::ReplicaInfo, chunk: u64) -> Result<data::ReplicaStat> {
+        self.engine.reader.pool().stat(replica, chunk).await
     }
 
     /// Who leads, from the namenode that knows of the newest term.

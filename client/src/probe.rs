@@ -24,15 +24,15 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Asks the namenode at `address`, for so long at most.
-    pub async fn of(address: &str, patience: Duration) -> Result<Probe> {
+    /// Asks the namenode at `address` from this machine, for so long at most.
+    pub async fn of(address: &str, machine: &Host, patience: Duration) -> Result<Probe> {
         let late = |_| ErrorCode::Timeout.because(format!("namenode {address} does not answer"));
-        timeout(patience, ask(address)).await.map_err(late)?
+        timeout(patience, ask(address, machine)).await.map_err(late)?
     }
 }
 
-async fn ask(address: &str) -> Result<Probe> {
-    let Host { network, clock } = Host::default();
+async fn ask(address: &str, machine: &Host) -> Result<Probe> {
+    let Host { network, clock, .. } = machine.clone();
     let mut stub = Namenodes::new(vec![address.to_owned()], network)?.dial(address).await?;
     let mut best: Option<Probe> = None;
     for _ in 0..QUESTIONS {

@@ -4,13 +4,12 @@
 
 use std::collections::VecDeque;
 use std::error::Error;
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cairn_datanode::server::{Server, bind};
 use cairn_datanode::settings::Settings;
-use cairn_datanode::socket::{self, FrameReader};
+use cairn_datanode::socket::{self, FrameReader, Socket};
 use cairn_datanode::store::{Store, StoreConfig};
 use cairn_proto::checksum::{BlockCrc, piece_crcs};
 use cairn_proto::data::{
@@ -25,16 +24,14 @@ const WINDOW: u64 = 8 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Client {
-    stream: Arc<TcpStream>,
+    stream: Arc<Socket>,
     reader: FrameReader,
     payload: Vec<u8>,
 }
 
 impl Client {
     fn connect(address: &str) -> Outcome<Client> {
-        let stream = socket::connect(address, PATIENCE)?;
-        socket::tune(&stream, PATIENCE, PATIENCE)?;
-        let stream = Arc::new(stream);
+        let stream = Arc::new(socket::connect(address, PATIENCE, None, PATIENCE, PATIENCE)?);
         let mut client = Client { reader: FrameReader::new(stream.clone()), stream, payload: Vec::new() };
         client.send(request::Kind::Hello(Hello { version: 1, cluster_id: "bench".into() }), &[])?;
         client.receive()?;
@@ -64,7 +61,15 @@ impl Client {
 
     fn write_chunk(address: &str, links: &[ChainLink], chunk: u64, data: &[u8], length: u64) -> Outcome<()> {
         let mut client = Client::connect(address)?;
-        client.send(request::Kind::Open(OpenChain { chunk, length: 0, links: links.to_vec() }), &[])?;
+        client.send(
+            request::Kind::Open(OpenChain {
+                chunk,
+                length: 0,
+                links: links.to_vec(),
+                ..OpenChain::default()
+            }),
+            &[],
+        )?;
         client.receive()?;
         let (mut tail, mut acked) = (BlockCrc::default(), 0);
         while tail.length() < length {
@@ -119,7 +124,7 @@ fn main() -> Outcome<()> {
     let mut reader = Client::connect(&addresses[2])?;
     let started = Instant::now();
     for chunk in 1..=chunks {
-        reader.send(request::Kind::Read(Read { chunk, offset: 0, length: CHUNK }), &[])?;
+        reader.send(request::Kind::Read(Read { chunk, offset: 0, length: CHUNK, ..Read::default() }), &[])?;
         loop {
             let (kind, length) = reader.receive()?;
             let response::Kind::Data(data) = kind else { return Err("not data".into()) };
@@ -137,14 +142,20 @@ fn main() -> Outcome<()> {
     for step in 0..2000u64 {
         let started = Instant::now();
         let offset = step * 4096 * 7 % (CHUNK - 4096);
-        reader.send(request::Kind::Read(Read { chunk: 1 + step % chunks, offset, length: 4096 }), &[])?;
+        reader.send(
+            request::Kind::Read(Read { chunk: 1 + step % chunks, offset, length: 4096, ..Read::default() }),
+            &[],
+        )?;
         reader.receive()?;
         times.push(started.elapsed());
     }
     println!("4 KiB read, one at a time:         {} us", median(times));
 
     let mut writer = Client::connect(&addresses[0])?;
-    writer.send(request::Kind::Open(OpenChain { chunk: chunks + 1, length: 0, links }), &[])?;
+    writer.send(
+        request::Kind::Open(OpenChain { chunk: chunks + 1, length: 0, links, ..OpenChain::default() }),
+        &[],
+    )?;
     writer.receive()?;
     let (mut tail, mut small, mut synced, mut waiting) =
         (BlockCrc::default(), vec![], vec![], VecDeque::new());

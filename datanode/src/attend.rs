@@ -24,6 +24,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::counters::Counters;
 use crate::orders::Executor;
 use crate::store::Store;
+use crate::trust::Trust;
 
 /// Between attempts to find the leader.
 const RETRY: Duration = Duration::from_millis(200);
@@ -55,6 +56,8 @@ pub struct Attendance {
     pub counters: Arc<Counters>,
     /// Carries out orders.
     pub executor: Executor,
+    /// Learns the keys of capabilities.
+    pub trust: Arc<Trust>,
     /// The way to the namenodes.
     pub network: Arc<dyn Network>,
     /// All namenodes.
@@ -135,7 +138,12 @@ impl Attendance {
             Ok(registered) => {
                 let (node, cluster) = (registered.node, &registered.cluster_id);
                 tracing::info!(node, %cluster, %leader, "attending");
-                let stream = Stream { attendance: self, outbox, heartbeat_ms: registered.heartbeat_ms };
+                let stream = Stream {
+                    attendance: self,
+                    outbox,
+                    heartbeat_ms: registered.heartbeat_ms,
+                    cluster_id: registered.cluster_id,
+                };
                 let _attending = self.counters.attend();
                 stream.run(inbox, shutdown).await
             }
@@ -186,6 +194,10 @@ impl Attendance {
                     Err(error) if error.code == ErrorCode::WrongCluster => return Err(End::Final(error)),
                     Err(error) => return Err(End::Refused(error)),
                 }
+                // Before its number: who is registered can be asked for chunks.
+                if let Some(keys) = &registered.keys {
+                    self.trust.learn(&registered.cluster_id, keys);
+                }
                 self.node.store(registered.node, Ordering::Relaxed);
                 Ok(registered)
             }
@@ -215,6 +227,7 @@ struct Stream<'a> {
     attendance: &'a Attendance,
     outbox: mpsc::Sender<DatanodeMessage>,
     heartbeat_ms: u32,
+    cluster_id: String,
 }
 
 impl Stream<'_> {
@@ -276,6 +289,9 @@ impl Stream<'_> {
             }
             Some(namenode_message::Kind::Ack(ack)) => {
                 self.attendance.store().set_leaving(ack.leaving);
+                if let Some(keys) = &ack.keys {
+                    self.attendance.trust.learn(&self.cluster_id, keys);
+                }
                 Ok(())
             }
             Some(namenode_message::Kind::Registered(_)) | None => Ok(()),

@@ -5,7 +5,7 @@
 //! from below. Whichever of the two finds that both its own disk and the rest of the chain have got further
 //! tells the link above.
 
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{Builder, Scope};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use crate::link::{broken_link, open_links};
 use crate::peer::{Peer, Refusal, request_head};
 use crate::server::Shared;
 use crate::settings::Settings;
-use crate::socket::{self, FrameReader, Patience, Waiting};
+use crate::socket::{self, FrameReader, Patience, Socket, Waiting};
 use crate::store::{Admission, Appender, locked};
 
 /// Frames up to this size are gathered and forwarded together while more of them wait to be read.
@@ -79,13 +79,13 @@ struct Next {
     link: ChainLink,
     /// Links behind it.
     after: usize,
-    stream: Arc<TcpStream>,
+    stream: Arc<Socket>,
     gathered: Vec<u8>,
 }
 
 struct Chain<'a> {
     shared: &'a Shared,
-    upstream: Arc<TcpStream>,
+    upstream: Arc<Socket>,
     progress: Mutex<Progress>,
 }
 
@@ -361,7 +361,7 @@ impl<'a> Chain<'a> {
     }
 
     /// Reads acknowledgements from below until that link ends, and wakes the appending thread if it ends badly.
-    fn listen(&self, mut peer: Peer, link: &ChainLink, after: usize, stream: &TcpStream) -> Result<()> {
+    fn listen(&self, mut peer: Peer, link: &ChainLink, after: usize, stream: &Socket) -> Result<()> {
         let heard = self.acks(&mut peer, after);
         let _ = stream.shutdown(Shutdown::Both);
         let Err(refusal) = heard else { return Ok(()) };

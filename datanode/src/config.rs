@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cairn_host::disk::{self, SharedDisk};
+use cairn_host::tls;
 use cairn_proto::{ErrorCode, Result};
 
 use crate::scrub::Plan;
@@ -38,6 +39,10 @@ cairn_ops::settings! {
         http: Option<SocketAddr> = None, "";
         /// Names under which it is asked for over HTTP, besides those of `advertise` and every address.
         http_names: Vec<String> = Vec::new(), "";
+        /// Directory with this node's certificate, which turns on TLS; docs/security.md tells how it is made.
+        tls: Option<PathBuf> = None, "";
+        /// Let everybody in, from other machines, too, when there is no TLS.
+        insecure: bool = false, "";
         /// Data-plane connections at once.
         max_connections: usize = 1024, "";
         /// Milliseconds without an acknowledgement after which the next link of a chain is given up.
@@ -94,7 +99,9 @@ impl Config {
         if !self.advertise.is_empty() && !self.advertise.contains(':') {
             return refuse("`advertise` is host:port");
         }
-        Ok(())
+        let listening = [("listen", Some(self.listen)), ("http", self.http)];
+        tls::check_exposure(self.tls.as_deref(), self.insecure, &listening)
+            .map_err(|why| ErrorCode::Invalid.because(why))
     }
 
     pub(crate) fn store(&self) -> StoreConfig {
@@ -171,6 +178,7 @@ mod tests {
             Config { drain: vec!["/x".into()], ..good.clone() },
             Config { chain_stall_ms: 0, ..good.clone() },
             Config { advertise: "nohost".into(), ..good.clone() },
+            Config { listen: "0.0.0.0:1".parse().unwrap(), ..good.clone() },
         ] {
             assert_eq!(bad.check().unwrap_err().code, ErrorCode::Invalid);
         }

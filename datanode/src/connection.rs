@@ -1,9 +1,10 @@
 //! One connection: hello, then reads, or one chain.
 
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Instant;
 
+use cairn_host::tls::peer::Caller;
+use cairn_proto::capability::Rights;
 use cairn_proto::data::{
     Data, Hello, HelloReply, ListReplicas, ListedReplica, Read, ReplicaList, ReplicaStat, Request, Response,
     StatReplica, request, response,
@@ -15,7 +16,7 @@ use cairn_proto::{Error, ErrorCode, Result};
 use crate::chain;
 use crate::server::{Guest, Shared};
 use crate::settings::PROTOCOL_VERSION;
-use crate::socket::{self, FrameReader, Patience};
+use crate::socket::{self, FrameReader, Patience, Socket};
 use crate::store::{Phase, Scratch};
 
 /// Replicas of one page: it is a frame's head, of 64 KiB at most.
@@ -24,8 +25,10 @@ const LISTED: usize = 1024;
 /// Serves a connection until it ends. Its error says why, when that is worth a line in the log.
 pub fn serve(guest: &Guest, shared: &Arc<Shared>) -> Result<()> {
     let stream = guest.stream();
+    let refused = |error: std::io::Error| ErrorCode::Unavailable.because(format!("refused: {error}"));
+    let caller = stream.handshake(shared.settings.handshake).map_err(refused)?;
     let mut reader = FrameReader::new(stream.clone());
-    match converse(&mut reader, guest, shared) {
+    match converse(&mut reader, guest, &caller, shared) {
         Ok(()) => Ok(()),
         Err(error) => {
             // Whoever can still read it learns why; garbage gets an answer, too.
@@ -39,7 +42,7 @@ pub fn serve(guest: &Guest, shared: &Arc<Shared>) -> Result<()> {
     }
 }
 
-fn converse(reader: &mut FrameReader, guest: &Guest, shared: &Arc<Shared>) -> Result<()> {
+fn converse(reader: &mut FrameReader, guest: &Guest, caller: &Caller, shared: &Arc<Shared>) -> Result<()> {
     let settings = shared.settings.clone();
     let handshake = Patience { idle: settings.handshake, frame: settings.handshake };
     match next(reader, handshake)? {
@@ -67,6 +70,10 @@ fn converse(reader: &mut FrameReader, guest: &Guest, shared: &Arc<Shared>) -> Re
                 }
             }
             Some(request::Kind::Stat(ask)) => serve_stat(reader.stream(), shared, &ask)?,
+            Some(request::Kind::List(_)) if !caller.may_administer() => {
+                tracing::warn!(%caller, "refused: its certificate does not allow it to list replicas");
+                refuse(reader.stream(), shared, ErrorCode::PermissionDenied.into())?;
+            }
             Some(request::Kind::List(ask)) => serve_list(reader.stream(), shared, &ask)?,
             Some(request::Kind::Open(open)) => return chain::serve(reader, shared, open),
             Some(request::Kind::Lend(_)) => {
@@ -93,7 +100,7 @@ fn next(reader: &mut FrameReader, patience: Patience) -> Result<Option<request::
     }
 }
 
-fn greet(stream: &TcpStream, shared: &Shared, hello: Hello) -> Result<()> {
+fn greet(stream: &Socket, shared: &Shared, hello: Hello) -> Result<()> {
     let reply = welcome(shared, &hello)?;
     answer(stream, shared, response::Kind::Hello(reply))
 }
@@ -115,22 +122,20 @@ pub fn welcome(shared: &Shared, hello: &Hello) -> Result<HelloReply> {
     Ok(HelloReply { version: PROTOCOL_VERSION, node: shared.node(), door: shared.door() })
 }
 
-fn answer(stream: &TcpStream, shared: &Shared, kind: response::Kind) -> Result<()> {
+fn answer(stream: &Socket, shared: &Shared, kind: response::Kind) -> Result<()> {
     socket::write_message(stream, &Response { kind: Some(kind) }, shared.settings.frame)
 }
 
 /// Refuses one request; the connection goes on.
-fn refuse(stream: &TcpStream, shared: &Shared, error: Error) -> Result<()> {
+fn refuse(stream: &Socket, shared: &Shared, error: Error) -> Result<()> {
     socket::write_message(stream, &shared.failure(error, shared.node()), shared.settings.frame)
 }
 
 /// Sends what was asked for; returns why it cannot, if it cannot.
-fn serve_read(
-    stream: &TcpStream,
-    shared: &Shared,
-    read: &Read,
-    scratch: &mut Scratch,
-) -> Result<Option<Error>> {
+fn serve_read(stream: &Socket, shared: &Shared, read: &Read, scratch: &mut Scratch) -> Result<Option<Error>> {
+    if let Err(error) = shared.settings.trust.demand(&read.capability, read.chunk, Rights::READ) {
+        return Ok(Some(error));
+    }
     let replica = match shared.store.get(read.chunk) {
         Ok(replica) => replica,
         Err(error) => return Ok(Some(error)),
@@ -167,7 +172,7 @@ fn serve_read(
 }
 
 /// A page of what this datanode has. A page fits a frame's head, whatever numbers are in it.
-fn serve_list(stream: &TcpStream, shared: &Shared, ask: &ListReplicas) -> Result<()> {
+fn serve_list(stream: &Socket, shared: &Shared, ask: &ListReplicas) -> Result<()> {
     let limit = if ask.limit == 0 { LISTED } else { LISTED.min(ask.limit as usize) };
     let page = shared.store.inventory_page(ask.first, limit);
     let replicas = page.replicas.iter().map(|replica| ListedReplica {
@@ -179,7 +184,11 @@ fn serve_list(stream: &TcpStream, shared: &Shared, ask: &ListReplicas) -> Result
     answer(stream, shared, response::Kind::List(list))
 }
 
-fn serve_stat(stream: &TcpStream, shared: &Shared, ask: &StatReplica) -> Result<()> {
+fn serve_stat(stream: &Socket, shared: &Shared, ask: &StatReplica) -> Result<()> {
+    let wanted = Rights::READ.and(Rights::STAT);
+    if let Err(error) = shared.settings.trust.demand(&ask.capability, ask.chunk, wanted) {
+        return refuse(stream, shared, error);
+    }
     let replica = match shared.store.get(ask.chunk) {
         Ok(replica) => replica,
         Err(error) => return refuse(stream, shared, error),

@@ -118,7 +118,7 @@ impl Assembly<'_> {
         let Assembly { chunk, cluster_id, sources, incoming, pace, settings, stop } = self;
         let source = &mut sources[source];
         // A connection that waited may have been cut to make room for others: that says nothing of the source.
-        source.peer.take_if(|peer| !peer.in_step() || crate::socket::has_hung_up(peer.stream()));
+        source.peer.take_if(|peer| !peer.in_step() || peer.stream().has_hung_up());
         let lose = |source: &mut Source<'_>, error: Error| {
             tracing::warn!(chunk, source = source.address, %error, "copying from this source failed");
             source.peer = None;

@@ -25,13 +25,15 @@ pub mod socket;
 pub mod store;
 #[cfg(test)]
 mod tests;
+pub mod trust;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cairn_host::net::RealNetwork;
-use cairn_host::{descriptors, notify};
+use cairn_host::tls::peer::Kind;
+use cairn_host::tls::{self, Tls};
+use cairn_host::{Host, descriptors, notify};
 use cairn_ops::http::{self, Names};
 use cairn_proto::{ErrorCode, Result};
 use tokio::sync::{Semaphore, watch};
@@ -44,8 +46,10 @@ use drain::Drainer;
 use orders::{Executor, Fetch};
 use scrub::Scrubber;
 use server::Server;
+use settings::Settings;
 use site::Site;
 use store::Store;
+use trust::Trust;
 
 /// How long a stop lets connections finish.
 const GRACE: Duration = Duration::from_secs(2);
@@ -54,6 +58,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// directories of another cluster, an address that is taken. Namenodes need not be up.
 pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<()> {
     config.check()?;
+    let tls = certificate(&config)?;
     descriptors::raise_limit();
     // The port first: a second start of the same datanode says so before it waits for its directories.
     let listener = server::bind(config.listen)?;
@@ -63,7 +68,9 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
         .map_err(|error| ErrorCode::Io.because(format!("opening the store: {error}")))??;
     let store = Arc::new(store);
     store.set_draining(&config.drain);
-    let server = Server::start(listener, store.clone(), config.settings())?;
+    let trust = Arc::new(Trust::new(tls.clone()));
+    let settings = Settings { trust: trust.clone(), ..config.settings() };
+    let server = Server::start(listener, store.clone(), settings)?;
     let door = if config.short_circuit { open_door(&config, &server) } else { None };
     let advertise = config.advertised(server.local_addr());
     let drainer = match config.drain.is_empty() {
@@ -79,7 +86,8 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
         node: server.shared().numbered().clone(),
         counters: server.shared().counters.clone(),
         executor: executor.clone(),
-        network: Arc::new(RealNetwork),
+        trust,
+        network: Host::secured(tls.clone()).network,
         namenodes: config.namenodes.clone(),
         advertise: advertise.clone(),
         rack: config.rack.clone(),
@@ -90,7 +98,7 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
         Some(address) => {
             let names = config.http_names.iter().chain([&advertise]).map(String::as_str);
             let site = Site { shared: server.shared().clone(), scrubber: scrubber.clone() };
-            let serving = http::start(address, Names::new(names), Arc::new(site)).await;
+            let serving = http::start(address, Names::new(names), tls, Arc::new(site)).await;
             Some(serving.map_err(|error| ErrorCode::Unavailable.because(error))?)
         }
         None => None,
@@ -134,4 +142,19 @@ fn open_door(config: &Config, server: &Server) -> Option<Door> {
             None
         }
     }
+}
+
+/// This datanode's certificate, if TLS is on.
+fn certificate(config: &Config) -> Result<Option<Tls>> {
+    let Some(dir) = &config.tls else {
+        tls::warn_insecure();
+        return Ok(None);
+    };
+    let tls = Tls::load(dir).map_err(|error| ErrorCode::Invalid.because(error.to_string()))?;
+    let own = tls.own();
+    if !matches!(&own.kind, Kind::Node(roles) if roles.datanode) {
+        let detail = format!("{}: the certificate of {own} is not a datanode's", dir.display());
+        return Err(ErrorCode::Invalid.because(detail));
+    }
+    Ok(Some(tls))
 }

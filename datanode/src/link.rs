@@ -1,9 +1,9 @@
 //! Opening one link of a chain: the own replica, and the connection to the next link.
 
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_proto::capability::Rights;
 use cairn_proto::data::{ChainLink, OpenChain, request, response};
 use cairn_proto::limits::MAX_REPLICATION;
 use cairn_proto::{Error, ErrorCode};
@@ -11,17 +11,20 @@ use cairn_proto::{Error, ErrorCode};
 use crate::peer::{Peer, Refusal};
 use crate::server::Shared;
 use crate::settings::Settings;
-use crate::socket::Patience;
+use crate::socket::{Patience, Socket};
 use crate::store::Appender;
 
 /// Opens the next link and the own replica, and waits until all links below are ready.
 pub fn open_links(
-    upstream: &Arc<TcpStream>,
+    upstream: &Arc<Socket>,
     shared: &Shared,
     open: &OpenChain,
 ) -> Result<(Appender, Option<Peer>), Refusal> {
     if open.links.len() >= MAX_REPLICATION as usize {
         let error = ErrorCode::TooLarge.because(format!("a chain of {} links", open.links.len() + 1));
+        return Err(Refusal { error, node: shared.node(), sent: false });
+    }
+    if let Err(error) = shared.settings.trust.demand(&open.capability, open.chunk, Rights::APPEND) {
         return Err(Refusal { error, node: shared.node(), sent: false });
     }
     if shared.node() == 0 {
@@ -31,7 +34,7 @@ pub fn open_links(
     }
     let mut peer = None;
     if let Some((next, rest)) = open.links.split_first() {
-        let below = OpenChain { chunk: open.chunk, length: open.length, links: rest.to_vec() };
+        let below = OpenChain { links: rest.to_vec(), ..open.clone() };
         let connected =
             Peer::connect(&next.address, &shared.store.cluster_id().unwrap_or_default(), &shared.settings)
                 .map(|peer| peer.expecting(next.node))

@@ -1,6 +1,5 @@
 //! A connection to another datanode: the next link of a chain, or the source of a copy.
 
-use std::net::TcpStream;
 use std::sync::Arc;
 
 use cairn_proto::data::{Hello, Read, Request, Response, request, response};
@@ -9,11 +8,11 @@ use cairn_proto::limits::MAX_PAYLOAD;
 use cairn_proto::{Error, ErrorCode, Result};
 
 use crate::settings::{PROTOCOL_VERSION, Settings};
-use crate::socket::{self, FrameReader, Patience, Waiting};
+use crate::socket::{self, FrameReader, Patience, Socket, Waiting};
 
 /// A connection on which `Hello` was sent.
 pub struct Peer {
-    stream: Arc<TcpStream>,
+    stream: Arc<Socket>,
     reader: FrameReader,
     settings: Arc<Settings>,
     greeted: bool,
@@ -42,9 +41,8 @@ impl From<Error> for Refusal {
 impl Peer {
     /// Connects and says hello. The answer is read with the first reply, which saves a round trip.
     pub fn connect(address: &str, cluster_id: &str, settings: &Arc<Settings>) -> Result<Peer> {
-        let stream = socket::connect(address, settings.connect)?;
-        socket::tune(&stream, settings.tick(), settings.stall).map_err(|error| socket::broken(&error))?;
-        let stream = Arc::new(stream);
+        let (tls, tick) = (settings.trust.tls(), settings.tick());
+        let stream = Arc::new(socket::connect(address, settings.connect, tls, tick, settings.stall)?);
         let hello = Hello { version: PROTOCOL_VERSION, cluster_id: cluster_id.to_owned() };
         let peer = Peer {
             reader: FrameReader::new(stream.clone()),
@@ -64,7 +62,7 @@ impl Peer {
     }
 
     /// The socket.
-    pub fn stream(&self) -> &Arc<TcpStream> {
+    pub fn stream(&self) -> &Arc<Socket> {
         &self.stream
     }
 
@@ -125,7 +123,8 @@ impl Peer {
         take: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         self.in_step = false;
-        self.send(request::Kind::Read(Read { chunk, offset, length }))?;
+        let capability = self.settings.trust.own(chunk);
+        self.send(request::Kind::Read(Read { chunk, offset, length, capability }))?;
         let patience = Patience { idle: self.settings.read_stall, frame: self.settings.read_stall };
         let mut payload = Vec::with_capacity(MAX_PAYLOAD);
         let (mut at, end) = (offset, offset + length);

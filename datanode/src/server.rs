@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use cairn_proto::data::{Failure, Response, response};
 use cairn_proto::{Error, ErrorCode, Result};
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, SockRef, Type};
 
 use crate::connection;
 use crate::counters::Counters;
 use crate::settings::Settings;
-use crate::socket;
+use crate::socket::{self, Socket};
 use crate::store::{Store, locked};
 
 /// How long a connection that waits for its next request is not cut in favour of a new one.
@@ -41,7 +41,7 @@ pub struct Shared {
 
 /// A connection, as far as it matters for who has to go when there are too many.
 pub struct Guest {
-    stream: Arc<TcpStream>,
+    stream: Arc<Socket>,
     ease: Mutex<Ease>,
 }
 
@@ -56,7 +56,7 @@ enum Ease {
 
 impl Guest {
     /// The socket.
-    pub fn stream(&self) -> &Arc<TcpStream> {
+    pub fn stream(&self) -> &Arc<Socket> {
         &self.stream
     }
 
@@ -123,7 +123,7 @@ impl Shared {
 /// Binds the data plane's address.
 pub fn bind(address: SocketAddr) -> Result<TcpListener> {
     let bind = || -> std::io::Result<TcpListener> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
         socket.listen(1024)?;
@@ -241,7 +241,10 @@ fn admit(stream: TcpStream, from: SocketAddr, shared: &Arc<Shared>) {
         tracing::debug!(%from, %error, "connection lost at once");
         return;
     }
-    let stream = Arc::new(stream);
+    let stream = match Socket::accepted(stream, settings.trust.tls()) {
+        Ok(stream) => Arc::new(stream),
+        Err(error) => return tracing::warn!(%from, %error, "no TLS"),
+    };
     let guest = Arc::new(Guest { stream: stream.clone(), ease: Mutex::new(Ease::Stranger(Instant::now())) });
     let id = shared.next.fetch_add(1, Ordering::Relaxed);
     {
@@ -249,6 +252,10 @@ fn admit(stream: TcpStream, from: SocketAddr, shared: &Arc<Shared>) {
         if connections.len() >= settings.max_connections && !make_room(&mut connections) {
             drop(connections);
             tracing::warn!(%from, limit = settings.max_connections, "too many connections");
+            if stream.is_secure() {
+                // Nothing can be said before a handshake, for which there is no thread.
+                return;
+            }
             let full = shared.failure(ErrorCode::Unavailable.because("too many connections"), shared.node());
             let _ = socket::write_message(&stream, &full, Duration::ZERO);
             return;

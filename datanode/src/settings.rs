@@ -1,6 +1,9 @@
 //! The data plane's limits and times.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::trust::Trust;
 
 /// The version of the data plane that `Hello` names.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -27,6 +30,8 @@ pub struct Settings {
     pub sync_stall: Duration,
     /// Without a byte of a copy.
     pub read_stall: Duration,
+    /// Whom it believes.
+    pub trust: Arc<Trust>,
 }
 
 impl Default for Settings {
@@ -41,6 +46,7 @@ impl Default for Settings {
             stall: Duration::from_millis(1200),
             sync_stall: Duration::from_secs(15),
             read_stall: Duration::from_secs(5),
+            trust: Arc::default(),
         }
     }
 }

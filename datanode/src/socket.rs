@@ -6,11 +6,13 @@
 //! stalls holds up its own chains only, never the runtime that sends the heartbeats.
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cairn_host::tls::peer::Caller;
+use cairn_host::tls::{Session, Tls};
 use cairn_proto::frame::{self, Lengths, PREFIX};
 use cairn_proto::{Error, ErrorCode, Result};
 use prost::Message;
@@ -22,6 +24,63 @@ use crate::store::Upstream;
 const READ_AHEAD: usize = 64 << 10;
 /// A connection whose peer's host is gone is given up after about this long.
 const KEEPALIVE: Duration = Duration::from_secs(5);
+
+/// A socket of the data plane, plain or under TLS; one thread may read from it while others write.
+#[derive(Debug)]
+pub struct Socket {
+    tcp: TcpStream,
+    session: Option<Session>,
+}
+
+impl Socket {
+    /// Without TLS.
+    pub fn plain(tcp: TcpStream) -> Socket {
+        Socket { tcp, session: None }
+    }
+
+    /// One that was accepted; under TLS, if there is a certificate, once the [handshake](Socket::handshake) is over.
+    pub fn accepted(tcp: TcpStream, tls: Option<&Tls>) -> io::Result<Socket> {
+        Ok(Socket { tcp, session: tls.map(Session::accept).transpose()? })
+    }
+
+    /// Sets TLS up, if there is any, and says who is at the other end.
+    pub fn handshake(&self, limit: Duration) -> io::Result<Caller> {
+        let Some(session) = &self.session else { return Ok(Caller::Unchecked) };
+        let known = std::sync::OnceLock::new();
+        if let Some(peer) = session.handshake(&self.tcp, limit)? {
+            // Set once, here.
+            let _ = known.set(peer);
+        }
+        Ok(Caller::Checked(Arc::new(known)))
+    }
+
+    /// Whether nothing can be said on it before its handshake.
+    pub fn is_secure(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// Ends it in one direction or both, whoever reads or writes just now.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        if let (Some(session), Shutdown::Write) = (&self.session, how) {
+            session.close(&self.tcp);
+        }
+        self.tcp.shutdown(how)
+    }
+
+    /// Whether the peer has closed its side or the connection is broken, without reading from it.
+    pub fn has_hung_up(&self) -> bool {
+        has_hung_up(&self.tcp)
+    }
+}
+
+impl Read for &Socket {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match &self.session {
+            None => (&self.tcp).read(into),
+            Some(session) => session.read(&self.tcp, into),
+        }
+    }
+}
 
 /// Sets what every data-plane socket has in common. `tick` is how often a waiting reader looks up;
 /// `patience` how long a write may make no progress.
@@ -36,8 +95,25 @@ pub fn tune(stream: &TcpStream, tick: Duration, patience: Duration) -> io::Resul
     )
 }
 
+/// Connects to `host:port`, and sets TLS up if there is a certificate. `tick` and `patience` as for [`tune`].
+pub fn connect(
+    address: &str,
+    timeout: Duration,
+    tls: Option<&Tls>,
+    tick: Duration,
+    patience: Duration,
+) -> Result<Socket> {
+    let tcp = reach(address, timeout)?;
+    tune(&tcp, tick, patience).map_err(|error| broken(&error))?;
+    let refuse = |error: io::Error| ErrorCode::Unavailable.because(format!("{address}: {error}"));
+    let session = tls.map(|tls| Session::connect(tls, address)).transpose().map_err(refuse)?;
+    let socket = Socket { tcp, session };
+    socket.handshake(timeout).map_err(refuse)?;
+    Ok(socket)
+}
+
 /// Connects to `host:port`, trying each of its addresses.
-pub fn connect(address: &str, timeout: Duration) -> Result<TcpStream> {
+fn reach(address: &str, timeout: Duration) -> Result<TcpStream> {
     let refuse = |error: io::Error| ErrorCode::Unavailable.because(format!("{address}: {error}"));
     let addresses: Vec<SocketAddr> = address.to_socket_addrs().map_err(refuse)?.take(4).collect();
     let mut last = ErrorCode::Unavailable.because(format!("{address}: no such address"));
@@ -50,8 +126,7 @@ pub fn connect(address: &str, timeout: Duration) -> Result<TcpStream> {
     Err(last)
 }
 
-/// Whether the peer has closed its side or the connection is broken, without reading from it.
-pub fn has_hung_up(stream: &TcpStream) -> bool {
+fn has_hung_up(stream: &TcpStream) -> bool {
     let events = libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR;
     let mut poll = libc::pollfd { fd: stream.as_raw_fd(), events, revents: 0 };
     // SAFETY: one valid descriptor, a count of one, and no waiting.
@@ -65,18 +140,31 @@ impl Upstream for TcpStream {
     }
 
     fn cut(&self) {
-        let _ = self.shutdown(std::net::Shutdown::Both);
+        let _ = self.shutdown(Shutdown::Both);
+    }
+}
+
+impl Upstream for Socket {
+    fn has_hung_up(&self) -> bool {
+        self.has_hung_up()
+    }
+
+    fn cut(&self) {
+        let _ = self.tcp.shutdown(Shutdown::Both);
     }
 }
 
 /// Writes a frame whose head was encoded by [`frame::encode_head`]. A peer that reads so slowly that the
 /// frame takes longer than `limit` is given up.
-pub fn write_frame(stream: &TcpStream, head: &[u8], payload: &[u8], limit: Duration) -> io::Result<()> {
+pub fn write_frame(socket: &Socket, head: &[u8], payload: &[u8], limit: Duration) -> io::Result<()> {
     let started = Instant::now();
     let mut parts = [IoSlice::new(head), IoSlice::new(payload)];
+    if let Some(session) = &socket.session {
+        return session.write(&socket.tcp, &mut parts, limit);
+    }
     let mut left = &mut parts[..];
     IoSlice::advance_slices(&mut left, 0);
-    let mut stream = stream;
+    let mut stream = &socket.tcp;
     while !left.is_empty() {
         match stream.write_vectored(left) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
@@ -92,9 +180,9 @@ pub fn write_frame(stream: &TcpStream, head: &[u8], payload: &[u8], limit: Durat
 }
 
 /// Writes a frame without payload.
-pub fn write_message(stream: &TcpStream, header: &impl Message, limit: Duration) -> Result<()> {
+pub fn write_message(socket: &Socket, header: &impl Message, limit: Duration) -> Result<()> {
     let head = frame::encode_head(header, 0)?;
-    write_frame(stream, &head, &[], limit).map_err(|error| broken(&error))
+    write_frame(socket, &head, &[], limit).map_err(|error| broken(&error))
 }
 
 /// A broken connection as a refusal.
@@ -137,7 +225,7 @@ impl Patience {
 
 /// Reads frames from a socket through a small buffer. Large payloads go straight to their place.
 pub struct FrameReader {
-    stream: Arc<TcpStream>,
+    stream: Arc<Socket>,
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
@@ -147,13 +235,13 @@ pub struct FrameReader {
 
 impl FrameReader {
     /// Reads from `stream`, which must have been [tuned](tune).
-    pub fn new(stream: Arc<TcpStream>) -> FrameReader {
+    pub fn new(stream: Arc<Socket>) -> FrameReader {
         let buffer = vec![0; READ_AHEAD].into_boxed_slice();
         FrameReader { stream, buffer, start: 0, end: 0, since: Instant::now(), started: false }
     }
 
     /// The socket.
-    pub fn stream(&self) -> &Arc<TcpStream> {
+    pub fn stream(&self) -> &Arc<Socket> {
         &self.stream
     }
 
@@ -268,9 +356,9 @@ impl FrameReader {
 
 /// Ends a connection so that the peer still reads what was last written to it: a close with unread bytes
 /// would reset it and throw that away.
-pub fn close_gently(stream: &TcpStream, limit: Duration) {
+pub fn close_gently(stream: &Socket, limit: Duration) {
     let started = Instant::now();
-    let _ = stream.shutdown(std::net::Shutdown::Write);
+    let _ = stream.shutdown(Shutdown::Write);
     let mut sink = vec![0; READ_AHEAD];
     let mut from = stream;
     while started.elapsed() < limit {
@@ -281,5 +369,5 @@ pub fn close_gently(stream: &TcpStream, limit: Duration) {
             Err(_) => break,
         }
     }
-    let _ = stream.shutdown(std::net::Shutdown::Both);
+    let _ = stream.shutdown(Shutdown::Both);
 }

@@ -13,6 +13,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::tls::peer::Caller;
+
 /// A connection: bytes in order, both ways.
 pub trait Connection: AsyncRead + AsyncWrite + Debug + Send + Unpin + 'static {}
 
@@ -32,8 +34,8 @@ pub trait Network: Debug + Send + Sync + 'static {
 
 /// Takes connections in.
 pub trait Listener: Debug + Send + 'static {
-    /// The next connection. After an error that is about one connection alone there may be more.
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Stream>>;
+    /// The next connection, and who it is from. After an error that is about one connection alone there may be more.
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Caller)>>;
 }
 
 /// TCP without delay.
@@ -61,11 +63,11 @@ impl Network for RealNetwork {
 struct RealListener(TcpListener);
 
 impl Listener for RealListener {
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Caller)>> {
         self.0.poll_accept(cx).map(|accepted| {
             let (stream, _) = accepted?;
             stream.set_nodelay(true)?;
-            Ok(Box::new(stream) as Stream)
+            Ok((Box::new(stream) as Stream, Caller::Unchecked))
         })
     }
 }

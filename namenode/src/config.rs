@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use cairn_host::Host;
 use cairn_host::disk::{self, SharedDisk};
+use cairn_host::tls;
 use cairn_proto::limits::{CHUNK_SIZE, MAX_CHUNK_SIZE, MAX_REPLICATION, REPLICATION, SESSION_LEASE_MS};
 use cairn_proto::{Error, ErrorCode};
 
@@ -31,6 +32,10 @@ cairn_ops::settings! {
         http: Option<SocketAddr> = None, "";
         /// Names under which browsers ask for it, besides those of `advertise` and every address.
         http_names: Vec<String> = Vec::new(), "";
+        /// Directory with this node's certificate, which turns on TLS; docs/security.md tells how it is made.
+        tls: Option<PathBuf> = None, "";
+        /// Let everybody in, from other machines, too, when there is no TLS.
+        insecure: bool = false, "";
         /// Connections at once, of clients, datanodes and namenodes; strangers make room for them.
         max_connections: usize = 4096, "";
         /// Memory for the store's cache, in bytes.
@@ -142,6 +147,9 @@ impl Config {
         if self.checkpoint_ms == 0 || self.snapshot_every == 0 || self.repair_copies_per_node == 0 {
             return bad("checkpoint_ms, snapshot_every, repair_copies_per_node: must be more than 0".into());
         }
+        let listening = [("listen", Some(self.listen)), ("http", self.http)];
+        tls::check_exposure(self.tls.as_deref(), self.insecure, &listening)
+            .map_err(|why| ErrorCode::Invalid.because(why))?;
         Ok(self)
     }
 
@@ -157,6 +165,7 @@ impl Config {
             compaction_live_percent: self.compaction_live_percent,
             compaction_bytes_per_second: self.compaction_bytes_per_second,
             compaction_after: Duration::from_millis(self.compaction_after_ms),
+            capabilities: self.tls.is_some(),
             ..attend::Settings::default()
         }
     }
@@ -189,13 +198,14 @@ mod tests {
     #[test]
     fn bad_options_are_named() {
         type Spoil = fn(&mut Config);
-        let cases: [(&str, Spoil); 6] = [
+        let cases: [(&str, Spoil); 7] = [
             ("dir", |config| config.dir = PathBuf::new()),
             ("advertise", |config| config.listen = SocketAddr::from(([0, 0, 0, 0], 1))),
             ("peers", |config| config.peers = vec!["other:1".into()]),
             ("address", |config| config.peers = vec!["other".into()]),
             ("election_timeout_ms", |config| config.election_timeout_ms = (60, 300)),
             ("default_replication", |config| config.default_replication = 0),
+            ("http", |config| config.http = Some(SocketAddr::from(([0, 0, 0, 0], 1)))),
         ];
         for (name, spoil) in cases {
             let mut config = base();

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_host::tls::peer::Caller;
 use cairn_metadata::store::{StoreError, View};
 use cairn_proto::control::{Call, CallBatch, Reply, ReplyBatch, call, reply};
 use cairn_proto::fs::{self, Answer, Command, Cred, Outcome, Query, answer, mutation, outcome};
@@ -16,6 +17,7 @@ use tokio::sync::mpsc::{self, OwnedPermit};
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
+use crate::caller;
 use crate::counters::query_number;
 use crate::edge;
 use crate::member::Member;
@@ -51,21 +53,22 @@ struct Gone;
 /// Holds the conversation until the client hangs up or this task is dropped.
 pub async fn converse(
     seat: Arc<Seat>,
+    caller: Caller,
     mut incoming: Streaming<CallBatch>,
     outgoing: mpsc::Sender<Result<ReplyBatch, Status>>,
 ) {
     let (replies, said) = mpsc::channel(CALLS_AHEAD);
     let (mut listener, recalled) = seat.recalls.listen();
+    let asker = Asker { owner: caller::owner(&caller), caller };
     let hearing = async {
         loop {
             match incoming.message().await {
                 Ok(Some(batch)) if batch.calls.len() <= MAX_BATCH_CALLS => {
                     let session = batch.session;
-                    if hear(&seat, batch, &replies).await.is_err() {
-                        return None;
-                    }
-                    if session != 0 {
-                        listener.speaks_for(session);
+                    match hear(&seat, &asker, batch, &replies).await {
+                        Ok(true) if session != 0 => listener.speaks_for(session),
+                        Ok(_) => {}
+                        Err(Gone) => return None,
                     }
                 }
                 Ok(Some(batch)) => {
@@ -159,27 +162,36 @@ async fn refuse_all(replies: &Replies, batch: CallBatch, error: Error) -> Result
     Ok(())
 }
 
-async fn hear(seat: &Seat, batch: CallBatch, replies: &Replies) -> Result<(), Gone> {
+/// Who asks, in a conversation.
+struct Asker {
+    caller: Caller,
+    /// Of its sessions.
+    owner: String,
+}
+
+/// Does what a batch asks for; whether it may speak for the session it names.
+async fn hear(seat: &Seat, asker: &Asker, batch: CallBatch, replies: &Replies) -> Result<bool, Gone> {
     let Some(member) = seat.member() else {
-        return refuse_all(
-            replies,
-            batch,
-            ErrorCode::NoLeader.because("this namenode is not part of a group yet"),
-        )
-        .await;
+        let error = ErrorCode::NoLeader.because("this namenode is not part of a group yet");
+        return refuse_all(replies, batch, error).await.map(|()| false);
     };
     if let Some(error) = member.refusal() {
-        return refuse_all(replies, batch, error).await;
+        return refuse_all(replies, batch, error).await.map(|()| asker.owner.is_empty());
     }
     // Once for the whole batch: sessions and queries must see everything acknowledged before it.
     if let Err(error) = member.group.ensure_readable().await {
-        return refuse_all(replies, batch, error).await;
+        return refuse_all(replies, batch, error).await.map(|()| asker.owner.is_empty());
     }
+    let mut is_own = true;
     let expired = match batch.session {
         0 => false,
-        session => match member.has_session(session) {
-            Ok(exists) => !exists || !member.sessions.renew(session, Instant::now()),
-            Err(error) => return refuse_all(replies, batch, error).await,
+        session => match member.owner_of(session) {
+            Ok(owner) => {
+                // Somebody else's is as good as none.
+                is_own = owner.as_ref().is_none_or(|owner| *owner == asker.owner);
+                owner.is_none() || !is_own || !member.sessions.renew(session, Instant::now())
+            }
+            Err(error) => return refuse_all(replies, batch, error).await.map(|()| false),
         },
     };
     let heard = Said::Heard { expired, lease_ms: member.sessions.length_ms() };
@@ -187,14 +199,22 @@ async fn hear(seat: &Seat, batch: CallBatch, replies: &Replies) -> Result<(), Go
     let mut asked = Vec::new();
     for Call { id, cred, kind } in batch.calls {
         let room = room(replies).await?;
+        let cred = caller::acting(&asker.caller, cred);
         match kind {
-            Some(call::Kind::Write(write)) => match edge::command(batch.session, cred, write) {
-                Ok(command) => change(&member, &seat.recalls, id, command, room).await,
-                Err(error) => refuse(room, id, error),
-            },
+            Some(call::Kind::Write(_)) if !is_own => {
+                refuse(room, id, ErrorCode::SessionExpired.because(format!("session {}", batch.session)));
+            }
+            Some(call::Kind::Write(mut write)) => {
+                caller::claim(&asker.caller, cred.as_ref(), write.mutation.as_mut());
+                match edge::command(batch.session, &asker.owner, cred, write) {
+                    Ok(command) => change(&member, &seat.recalls, id, command, room).await,
+                    Err(error) => refuse(room, id, error),
+                }
+            }
             Some(call::Kind::Query(query)) => match edge::check_cred(cred.as_ref()) {
                 Ok(()) => {
-                    let (session, cred) = (batch.session, cred.unwrap_or_else(nobody));
+                    let session = if is_own { batch.session } else { 0 };
+                    let cred = cred.unwrap_or_else(nobody);
                     asked.push(Asked { id, session, cred, query, room });
                 }
                 Err(error) => refuse(room, id, error),
@@ -203,7 +223,7 @@ async fn hear(seat: &Seat, batch: CallBatch, replies: &Replies) -> Result<(), Go
         }
     }
     answer_all(&member, &seat.recalls, asked).await;
-    Ok(())
+    Ok(is_own)
 }
 
 /// A caller that does not say who it is has no rights of its own.
@@ -226,8 +246,13 @@ async fn change(member: &Member, recalls: &Arc<Recalls>, id: u64, mut command: C
     };
     let ends = matches!(op, Some(mutation::Op::Series(_) | mutation::Op::CloseSession(_)));
     let recalls = Arc::clone(recalls);
+    let allocated = matches!(op, Some(mutation::Op::Allocate(_)));
+    let signing = allocated.then(|| (command.session, member.datanodes.clone()));
     let settle = move |result: Result<Outcome, Error>| match result {
-        Ok(outcome) => {
+        Ok(mut outcome) => {
+            if let Some((session, datanodes)) = signing {
+                datanodes.capabilities().sign_outcome(&mut outcome, session);
+            }
             if let Some(held) = held_in_outcome(&outcome) {
                 recalls.ask(held);
             }
@@ -267,6 +292,7 @@ fn held_in_answer(answer: &Answer) -> Option<Delegated> {
 
 fn reply(member: &Member, asked: Asked, mut answer: Answer) {
     member.decorate(&mut answer);
+    member.datanodes.capabilities().sign_answer(&mut answer, asked.session, asked.cred.uid);
     let result = Some(reply::Result::Answer(answer));
     asked.room.send(Said::Reply(Box::new(Reply { id: asked.id, result, leader_address: String::new() })));
 }

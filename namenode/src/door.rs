@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use cairn_host::net::{self, Listener};
+use cairn_host::tls::peer::Caller;
 use futures::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
@@ -55,6 +56,7 @@ struct Known {
     trusted: AtomicBool,
     cut: AtomicBool,
     waker: AtomicWaker,
+    caller: Caller,
 }
 
 /// A connection that was let in.
@@ -97,6 +99,11 @@ impl Pass {
         request.extensions().get().cloned()
     }
 
+    /// Who is at the other end.
+    pub fn caller(&self) -> &Caller {
+        &self.0.caller
+    }
+
     /// It has called a service: it stays when strangers have to go.
     pub fn trust(&self) {
         self.0.trusted.store(true, Ordering::Relaxed);
@@ -114,7 +121,7 @@ impl Guests {
     }
 
     /// `None` when it is full of connections that are needed.
-    fn admit(self: &Arc<Guests>, stream: net::Stream) -> Option<Guest> {
+    fn admit(self: &Arc<Guests>, stream: net::Stream, caller: Caller) -> Option<Guest> {
         let mut inside = self.lock();
         if inside.passes.len() >= self.limit {
             let stranger = inside.passes.iter().find(|(_, pass)| !pass.0.trusted.load(Ordering::Relaxed));
@@ -123,8 +130,12 @@ impl Guests {
         }
         let number = inside.next;
         inside.next += 1;
-        let known =
-            Known { trusted: AtomicBool::new(false), cut: AtomicBool::new(false), waker: AtomicWaker::new() };
+        let known = Known {
+            trusted: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+            caller,
+        };
         let pass = Pass(Arc::new(known));
         inside.passes.insert(number, pass.clone());
         drop(inside);
@@ -143,7 +154,7 @@ impl Stream for Door {
                 self.pause = None;
             }
             match std::task::ready!(self.listener.poll_accept(context)) {
-                Ok(stream) => match self.guests.admit(stream) {
+                Ok((stream, caller)) => match self.guests.admit(stream, caller) {
                     Some(guest) => return Poll::Ready(Some(Ok(guest))),
                     None => tracing::warn!(limit = self.guests.limit, "too many connections"),
                 },
@@ -256,7 +267,7 @@ mod tests {
         let mut admit = async || {
             let (ours, theirs) = pair(&listener).await;
             kept.push(theirs);
-            guests.admit(ours)
+            guests.admit(ours, Caller::Unchecked)
         };
         let first = admit().await.unwrap();
         let mut second = admit().await.unwrap();
@@ -282,7 +293,7 @@ mod tests {
         let guests =
             Arc::new(Guests { limit: 2, patience: Duration::from_millis(20), inside: Mutex::default() });
         let (ours, _theirs) = pair(&listener).await;
-        let mut guest = guests.admit(ours).unwrap();
+        let mut guest = guests.admit(ours, Caller::Unchecked).unwrap();
         assert_eq!(guest.read_u8().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -21,11 +21,15 @@ const MAX_CLIENT: usize = 256;
 const MAX_EXCLUDED: usize = 1024;
 
 /// A client's write as a command, if it is well-formed and clients may ask for it.
-pub fn command(session: u64, cred: Option<Cred>, write: Write) -> Result<Command> {
+/// `owner` is whose the session is that it may open.
+pub fn command(session: u64, owner: &str, cred: Option<Cred>, write: Write) -> Result<Command> {
     let op = write.mutation.and_then(|mutation| mutation.op);
-    let op = op.ok_or_else(|| ErrorCode::Malformed.because("a write without a mutation"))?;
+    let mut op = op.ok_or_else(|| ErrorCode::Malformed.because("a write without a mutation"))?;
     check_cred(cred.as_ref())?;
     check(&op)?;
+    if let mutation::Op::OpenSession(ask) = &mut op {
+        owner.clone_into(&mut ask.owner);
+    }
     let opens = matches!(op, mutation::Op::OpenSession(_));
     if session == 0 && !opens {
         return Err(ErrorCode::Malformed.because("a mutation needs a session"));
@@ -183,12 +187,12 @@ mod tests {
     }
 
     fn code(session: u64, op: mutation::Op) -> ErrorCode {
-        command(session, None, write(op)).unwrap_err().code
+        command(session, "", None, write(op)).unwrap_err().code
     }
 
     #[test]
     fn a_command_keeps_its_session_and_numbers() {
-        let command = command(5, None, write(mkdir(b"a".to_vec()))).unwrap();
+        let command = command(5, "", None, write(mkdir(b"a".to_vec()))).unwrap();
         assert_eq!((command.session, command.seq, command.acked), (5, 7, 3));
     }
 
@@ -203,8 +207,11 @@ mod tests {
         assert_eq!(code(5, mkdir(vec![b'x'; MAX_PATH + 1])), ErrorCode::NameTooLong);
         assert_eq!(code(5, mutation::Op::Mkdir(Mkdir::default())), ErrorCode::Malformed);
         assert_eq!(code(0, mkdir(b"a".to_vec())), ErrorCode::Malformed);
-        assert_eq!(command(5, None, Write::default()).unwrap_err().code, ErrorCode::Malformed);
-        let op = mutation::Op::OpenSession(OpenSession { client: "x".repeat(MAX_CLIENT + 1) });
+        assert_eq!(command(5, "", None, Write::default()).unwrap_err().code, ErrorCode::Malformed);
+        let op = mutation::Op::OpenSession(OpenSession {
+            client: "x".repeat(MAX_CLIENT + 1),
+            ..OpenSession::default()
+        });
         assert_eq!(code(0, op), ErrorCode::TooLarge);
     }
 }

@@ -6,6 +6,8 @@
 
 mod attend;
 mod backup;
+mod caller;
+mod capabilities;
 mod channel;
 mod config;
 mod converse;

@@ -11,6 +11,7 @@ use cairn_host::disk::{Disk, SharedDisk};
 use cairn_host::work::blocking;
 use cairn_metadata::records;
 use cairn_metadata::store::{Store, StoreError, View};
+use cairn_proto::capability::KEY;
 use cairn_proto::fs::{Answer, CommandBatch, FormCluster, Outcome, answer, mutation, outcome};
 use cairn_proto::limits::REPLICATION;
 use cairn_proto::{Error, ErrorCode};
@@ -168,9 +169,9 @@ impl Member {
         }
     }
 
-    /// Whether a session exists.
-    pub fn has_session(&self, session: u64) -> Result<bool, Error> {
-        self.view(|view| Ok(records::session(view, session)?.is_some()))
+    /// Whose a session is, if it exists; empty: anybody's.
+    pub fn owner_of(&self, session: u64) -> Result<Option<String>, Error> {
+        self.view(|view| Ok(records::session(view, session)?.map(|session| session.owner)))
     }
 
     /// Replicas of a chunk when nobody says how many.
@@ -214,6 +215,7 @@ fn founding(config: &Config, identity: &Identity) -> FormCluster {
         chunk_size: config.chunk_size,
         uid,
         gid,
+        secret: if config.tls.is_some() { rand::random::<[u8; KEY]>().to_vec().into() } else { Bytes::new() },
     }
 }
 
@@ -310,6 +312,7 @@ impl Leader {
         let applied = self.group.write(Bytes::from(nothing.encode_to_vec())).await?;
         applied.await.map_err(|_| ErrorCode::Unavailable.because("the namenode is stopping"))??;
         if !self.is_formed()? {
+            // Also a cluster that was formed without TLS, and has it now.
             let command = own(mutation::Op::FormCluster(self.form.clone()));
             let Outcome { result } = self.proposer.propose(command).await?;
             if let Some(outcome::Result::Error(error)) = result {
@@ -326,7 +329,9 @@ impl Leader {
     fn is_formed(&self) -> Result<bool, Error> {
         let mut formed = false;
         let mut body = |view: &dyn View| {
-            formed = records::meta(view)?.is_some_and(|meta| !meta.cluster_id.is_empty());
+            formed = records::meta(view)?.is_some_and(|meta| {
+                !meta.cluster_id.is_empty() && (self.form.secret.is_empty() || !meta.secret.is_empty())
+            });
             Ok(())
         };
         self.store.read(&mut body).map_err(|error| ErrorCode::Io.because(error.to_string()))?;

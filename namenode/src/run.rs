@@ -7,6 +7,8 @@ use std::time::Duration;
 use cairn_host::Host;
 use cairn_host::descriptors;
 use cairn_host::disk::{self, DiskLock};
+use cairn_host::tls::peer::Kind;
+use cairn_host::tls::{self, Tls};
 use cairn_ops::http::{self, Names, Serving};
 use cairn_proto::control::namenode_server::NamenodeServer;
 use cairn_proto::control::raft_server::RaftServer;
@@ -41,8 +43,9 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), 
 }
 
 /// As [`run`], with options that [`Config::checked`] would refuse: for who knows what they are good for.
-pub async fn run_checked(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), Error> {
+pub async fn run_checked(mut config: Config, shutdown: watch::Receiver<bool>) -> Result<(), Error> {
     descriptors::raise_limit();
+    let tls = secure(&mut config)?;
     let _lock = take_directory(&config)?;
     let listener = config.host.network.bind(config.listen).await.map_err(|error| {
         ErrorCode::Unavailable.because(format!("listening on {}: {error}", config.listen))
@@ -53,7 +56,7 @@ pub async fn run_checked(config: Config, shutdown: watch::Receiver<bool>) -> Res
     }
     let door = Door::new(listener, config.max_connections);
     let _http = match config.http {
-        Some(address) => Some(open_site(address, &config, &seat, door.census()).await?),
+        Some(address) => Some(open_site(address, &config, tls, &seat, door.census()).await?),
         None => None,
     };
     let alarm = Alarm::default();
@@ -92,13 +95,32 @@ pub async fn run_checked(config: Config, shutdown: watch::Receiver<bool>) -> Res
 async fn open_site(
     address: SocketAddr,
     config: &Config,
+    tls: Option<Tls>,
     seat: &Arc<Seat>,
     census: Census,
 ) -> Result<Serving, Error> {
     let names = config.http_names.iter().chain([&config.advertise]);
     let names = Names::new(names.map(String::as_str));
     let site = Site::new(config, seat.clone(), census);
-    http::start(address, names, Arc::new(site)).await.map_err(|error| ErrorCode::Unavailable.because(error))
+    http::start(address, names, tls, Arc::new(site))
+        .await
+        .map_err(|error| ErrorCode::Unavailable.because(error))
+}
+
+/// Puts TLS on the network, if there is a certificate.
+fn secure(config: &mut Config) -> Result<Option<Tls>, Error> {
+    let Some(dir) = &config.tls else {
+        tls::warn_insecure();
+        return Ok(None);
+    };
+    let tls = Tls::load(dir).map_err(|error| ErrorCode::Invalid.because(error.to_string()))?;
+    let own = tls.own();
+    if !matches!(&own.kind, Kind::Node(roles) if roles.namenode) {
+        let detail = format!("{}: the certificate of {own} is not a namenode's", dir.display());
+        return Err(ErrorCode::Invalid.because(detail));
+    }
+    config.host = config.host.clone().under(tls.clone());
+    Ok(Some(tls))
 }
 
 fn take_directory(config: &Config) -> Result<Box<dyn DiskLock>, Error> {

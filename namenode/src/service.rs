@@ -7,6 +7,7 @@ use std::time::Duration;
 use cairn_host::Host;
 use cairn_host::clock::Clock;
 use cairn_host::net::Network;
+use cairn_host::tls::peer::Caller;
 use cairn_ops::http::Asked;
 use cairn_proto::control::membership_request::Action;
 use cairn_proto::control::namenode_server::Namenode;
@@ -22,6 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::backup::{self, Backups};
+use crate::caller::may_converse;
 use crate::channel;
 use crate::converse::converse;
 use crate::door::Pass;
@@ -47,15 +49,21 @@ pub struct NamenodeService {
 impl NamenodeService {
     /// The service of a namenode.
     pub fn new(seat: Arc<Seat>, host: &Host, closing: watch::Receiver<bool>) -> NamenodeService {
-        let Host { network, clock } = host.clone();
+        let Host { network, clock, .. } = host.clone();
         NamenodeService { seat, network, backups: Backups::default(), clock, closing }
     }
 
-    /// Whoever calls is no stranger.
-    fn know<T>(request: &Request<T>) {
-        if let Some(pass) = Pass::of(request) {
-            pass.trust();
+    /// Who calls, if `rule` lets them; they are no stranger then.
+    fn know<T>(request: &Request<T>, rule: fn(&Caller) -> bool) -> Result<Caller, Status> {
+        // What came over no door is a call from this process.
+        let Some(pass) = Pass::of(request) else { return Ok(Caller::Unchecked) };
+        let caller = pass.caller();
+        if !rule(caller) {
+            tracing::warn!(%caller, "refused: its certificate does not allow what it asked for");
+            return Err(Status::permission_denied("the certificate does not allow this"));
         }
+        pass.trust();
+        Ok(caller.clone())
     }
 
     /// Runs a stream's handler until it ends or the namenode stops.
@@ -132,9 +140,9 @@ impl Namenode for NamenodeService {
         &self,
         request: Request<Streaming<CallBatch>>,
     ) -> Result<Response<Self::ConverseStream>, Status> {
-        NamenodeService::know(&request);
+        let caller = NamenodeService::know(&request, may_converse)?;
         let (outgoing, receiver) = mpsc::channel(OUTGOING);
-        self.spawn(converse(self.seat.clone(), request.into_inner(), outgoing));
+        self.spawn(converse(self.seat.clone(), caller, request.into_inner(), outgoing));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
@@ -142,7 +150,7 @@ impl Namenode for NamenodeService {
         &self,
         request: Request<Streaming<DatanodeMessage>>,
     ) -> Result<Response<Self::AttendStream>, Status> {
-        NamenodeService::know(&request);
+        NamenodeService::know(&request, Caller::may_be_datanode)?;
         let (outgoing, receiver) = mpsc::channel(OUTGOING);
         match self.leader() {
             Ok(member) => {
@@ -167,6 +175,7 @@ impl Namenode for NamenodeService {
         &self,
         request: Request<BadReplica>,
     ) -> Result<Response<BadReplicaReply>, Status> {
+        NamenodeService::know(&request, Caller::is_known)?;
         let member = self.leader().map_err(|error| Status::unavailable(error.to_string()))?;
         member.datanodes.report_bad(request.into_inner());
         Ok(Response::new(BadReplicaReply {}))
@@ -176,6 +185,11 @@ impl Namenode for NamenodeService {
         &self,
         request: Request<MembershipRequest>,
     ) -> Result<Response<MembershipReply>, Status> {
+        let joins = request.get_ref().action == Action::Join as i32;
+        NamenodeService::know(
+            &request,
+            if joins { Caller::may_be_namenode } else { Caller::may_administer },
+        )?;
         let reply = self.change(request.get_ref()).await.unwrap_or_else(|error| {
             let leader_address = self.seat.who_leads().leader_address;
             MembershipReply { error: Some(error.into()), leader_address, ..MembershipReply::default() }
@@ -184,6 +198,7 @@ impl Namenode for NamenodeService {
     }
 
     async fn look(&self, request: Request<LookRequest>) -> Result<Response<LookReply>, Status> {
+        NamenodeService::know(&request, Caller::may_administer)?;
         let LookRequest { path, query } = request.into_inner();
         let reply = match (self.leader(), site::question(&Asked { path, query })) {
             (Err(error), _) => {
@@ -200,6 +215,7 @@ impl Namenode for NamenodeService {
     }
 
     async fn scrub(&self, request: Request<ScrubRequest>) -> Result<Response<ScrubReply>, Status> {
+        NamenodeService::know(&request, Caller::may_administer)?;
         let told = self.leader().and_then(|member| member.datanodes.scrub(request.get_ref()));
         let reply = match told {
             Ok(datanodes) => ScrubReply { datanodes, ..ScrubReply::default() },
@@ -212,6 +228,7 @@ impl Namenode for NamenodeService {
     }
 
     async fn balance(&self, request: Request<BalanceRequest>) -> Result<Response<BalanceReply>, Status> {
+        NamenodeService::know(&request, Caller::may_administer)?;
         let done = self.leader().and_then(|member| member.datanodes.balance(request.get_ref()));
         Ok(Response::new(done.unwrap_or_else(|error| {
             let leader_address = self.seat.who_leads().leader_address;
@@ -223,7 +240,7 @@ impl Namenode for NamenodeService {
         &self,
         request: Request<SnapshotMetadataRequest>,
     ) -> Result<Response<Self::SnapshotMetadataStream>, Status> {
-        NamenodeService::know(&request);
+        NamenodeService::know(&request, Caller::may_administer)?;
         let (outgoing, receiver) = mpsc::channel(1);
         match self.leader().and_then(|member| Ok((member, self.backups.begin()?))) {
             Ok((member, turn)) => self.spawn(backup::send(member, turn, outgoing)),
@@ -244,6 +261,7 @@ impl Namenode for NamenodeService {
         &self,
         request: Request<SetDatanodeRequest>,
     ) -> Result<Response<SetDatanodeReply>, Status> {
+        NamenodeService::know(&request, Caller::may_administer)?;
         let done = match self.leader() {
             Ok(member) => member.datanodes.set_state(request.get_ref()).await,
             Err(error) => Err(error),

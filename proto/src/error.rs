@@ -105,6 +105,7 @@ codes! {
     DiskFailed = 1028, EIO, Redirect, "the datanode's disk failed", "replace the disk; its chunks are repaired from other replicas";
     ChainBroken = 1029, EIO, Redirect, "a datanode further down the chain failed", "";
     ChunkBusy = 1030, EIO, Redirect, "the chunk already has a writer", "";
+    NoCapability = 1031, EACCES, Redirect, "no right to this chunk", "the client asks for one by itself; if that does not help, compare the machines' clocks";
 }
 
 /// The few `errno` values used here, so that this crate needs no system library.

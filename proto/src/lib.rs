@@ -2,6 +2,7 @@
 //!
 //! Everything here is pure: no socket, file, clock or randomness.
 
+pub mod capability;
 pub mod checked_json;
 pub mod checksum;
 mod delegated;

@@ -246,7 +246,7 @@ impl Cluster {
     }
 
     fn host(&self, id: Id) -> Host {
-        Host { network: self.net.of(id), clock: Arc::new(self.nodes[&id].clock.clone()) }
+        Host { network: self.net.of(id), clock: Arc::new(self.nodes[&id].clock.clone()), tls: None }
     }
 
     fn start(&mut self, id: Id) {
@@ -571,7 +571,11 @@ impl Cluster {
             .collect();
         let setup = check::Setup {
             namenodes: self.addresses(),
-            machine: Host { network: self.net.of(CHECKER), clock: Arc::new(SimulatedClock::default()) },
+            machine: Host {
+                network: self.net.of(CHECKER),
+                clock: Arc::new(SimulatedClock::default()),
+                tls: None,
+            },
             history: self.history.clone(),
             datanodes,
         };

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use cairn_host::net::{Listener, Network, Stream};
+use cairn_host::tls::peer::Caller;
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
@@ -340,11 +341,11 @@ struct SimulatedListener {
 }
 
 impl Listener for SimulatedListener {
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Caller)>> {
         let mut state = self.net.lock();
         let Some(queue) = state.listeners.get_mut(&self.address) else { return Poll::Pending };
         match queue.waiting.pop_front() {
-            Some(stream) => Poll::Ready(Ok(Box::new(stream))),
+            Some(stream) => Poll::Ready(Ok((Box::new(stream), Caller::Unchecked))),
             None => {
                 queue.acceptor = Some(cx.waker().clone());
                 Poll::Pending

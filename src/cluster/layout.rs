@@ -89,6 +89,9 @@ pub struct Shape {
     pub short_circuit: bool,
     /// First port; 0: free ones are found.
     pub base_port: u16,
+    /// Whether it has an authority of its own, and TLS everywhere.
+    #[serde(default)]
+    pub secure: bool,
 }
 
 fn yes() -> bool {
@@ -183,7 +186,8 @@ impl Layout {
     /// Where a running cluster's dashboard is: of any namenode, they all show the same.
     pub fn dashboard(&self) -> Option<String> {
         let first = self.of_role(Role::Namenode).find(|node| !node.http.is_empty())?;
-        Some(format!("http://{}", first.http))
+        let scheme = if self.shape.secure { "https" } else { "http" };
+        Some(format!("{scheme}://{}", first.http))
     }
 
     /// Adds a namenode or datanode at `address` under the next free name, with HTTP at `http`.
@@ -249,6 +253,7 @@ mod tests {
             compact_after_ms: None,
             short_circuit: true,
             base_port: 0,
+            secure: false,
         }
     }
 

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
 use super::layout::{FILE, Layout, Node, Role, Shape, mount_node, write_whole};
-use super::{mounts, ports, process};
+use super::{certificates, mounts, ports, process};
 use crate::config::Places;
 
 /// How long a process may take to stop in order.
@@ -38,6 +38,9 @@ impl LocalCluster {
         let layout = Layout::new(shape, &addresses, mount.as_deref());
         fs::create_dir_all(dir.join("logs"))?;
         let cluster = LocalCluster { dir, layout, _lock: lock };
+        if cluster.layout.shape.secure {
+            certificates::make(&cluster.dir)?;
+        }
         cluster.save()?;
         Ok(cluster)
     }
@@ -60,6 +63,11 @@ impl LocalCluster {
     /// The configuration file for its clients.
     pub fn client_config(&self) -> PathBuf {
         self.dir.join("cairn.toml")
+    }
+
+    /// The certificate of its clients, if it is secure.
+    pub fn client_tls(&self) -> Option<PathBuf> {
+        self.layout.shape.secure.then(|| certificates::of_client(&self.dir))
     }
 
     /// A node's log.
@@ -85,6 +93,9 @@ impl LocalCluster {
                 cairn_fuse::unmount(dir, true).map_err(|error| anyhow::anyhow!("{error}"))?;
             }
             prepared_mount_point(dir)?;
+        }
+        if self.layout.shape.secure && node.role != Role::Mount {
+            certificates::make_for_node(&self.dir, &node.name)?;
         }
         let identity = process::spawn(&self.arguments(node), &self.log(name))
             .with_context(|| format!("cannot start {name}"))?;
@@ -222,6 +233,9 @@ impl LocalCluster {
             remove_all(&self.data(&node.name))?;
         }
         remove_all(&self.dir.join("logs"))?;
+        if self.layout.shape.secure {
+            remove_all(&certificates::dir(&self.dir))?;
+        }
         for name in ["cairn.toml", FILE, LOCK] {
             match fs::remove_file(self.dir.join(name)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
@@ -242,7 +256,8 @@ impl LocalCluster {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
         }
-        let text = format!("{}\n{}\n", self.dir.display(), self.layout.namenodes().join(","));
+        let tls = self.client_tls().map(|tls| format!("{}\n", tls.display())).unwrap_or_default();
+        let text = format!("{}\n{}\n{tls}", self.dir.display(), self.layout.namenodes().join(","));
         write_whole(&path, text.as_bytes())
     }
 
@@ -257,7 +272,8 @@ impl LocalCluster {
     fn save(&self) -> Result<()> {
         let quoted: Vec<String> =
             self.layout.namenodes().iter().map(|address| format!("{address:?}")).collect();
-        let text = format!("[client]\nnamenodes = [{}]\n", quoted.join(", "));
+        let tls = self.client_tls().map(|tls| format!("tls = {tls:?}\n")).unwrap_or_default();
+        let text = format!("[client]\nnamenodes = [{}]\n{tls}", quoted.join(", "));
         write_whole(&self.client_config(), text.as_bytes())?;
         self.layout.write(&self.dir)
     }
@@ -273,6 +289,13 @@ impl LocalCluster {
         let shape = &self.layout.shape;
         if !node.http.is_empty() {
             add("--http", node.http.clone().into());
+        }
+        if shape.secure {
+            let tls = match node.role {
+                Role::Mount => certificates::of_client(&self.dir),
+                _ => certificates::of_node(&self.dir, &node.name),
+            };
+            add("--tls", tls.into());
         }
         match node.role {
             Role::Namenode => {

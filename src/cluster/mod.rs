@@ -1,6 +1,7 @@
 //! `cairn cluster`: a whole cluster of real processes on this machine.
 
-pub mod layout;
+pub mod certificates;
+mod layout;
 pub mod local;
 pub mod mounts;
 pub mod ports;

@@ -34,7 +34,7 @@ pub fn spawn(args: &[OsString], log: &Path) -> Result<Identity> {
     let mut command = Command::new(&program);
     command.args(args).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     // Its cluster is what the arguments say, wherever this command was called from.
-    command.env_remove("CAIRN_NAMENODES").env_remove("CAIRN_CONFIG").current_dir("/");
+    command.env_remove("CAIRN_NAMENODES").env_remove("CAIRN_CONFIG").env_remove("CAIRN_TLS").current_dir("/");
     // SAFETY: setsid is async-signal-safe and touches no memory of the parent.
     unsafe {
         command.pre_exec(|| setsid().map(drop).map_err(std::io::Error::from));

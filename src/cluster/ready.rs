@@ -9,6 +9,7 @@ use cairn_client::{Cluster, Config};
 use super::layout::Role;
 use super::local::LocalCluster;
 use super::{mounts, process};
+use crate::client::machine;
 
 const STEP: Duration = Duration::from_millis(100);
 
@@ -18,6 +19,7 @@ pub async fn connect(cluster: &LocalCluster, patience: Duration) -> Result<Clust
         namenodes: cluster.layout.namenodes(),
         name: format!("cairn-cluster@localhost:{}", std::process::id()),
         operation_timeout: patience,
+        machine: machine(cluster.client_tls().as_deref())?,
         ..Config::default()
     };
     Cluster::connect(config).await.map_err(|error| anyhow!("{error}"))

@@ -6,8 +6,10 @@ use std::time::Duration;
 use cairn_client::{Cluster, Config};
 use serde_json::{Value, json};
 
+use super::certificates;
 use super::layout::{Layout, Node, Role};
 use super::local::{alive, log_path};
+use crate::client::machine;
 use crate::output::Table;
 
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -22,8 +24,11 @@ fn state(dir: &Path, node: &Node) -> &'static str {
 }
 
 /// The address of the leader, if there is one that says so in time.
-pub async fn leader(layout: &Layout) -> Option<String> {
-    let config = Config { namenodes: layout.namenodes(), operation_timeout: PATIENCE, ..Config::default() };
+pub async fn leader(dir: &Path, layout: &Layout) -> Option<String> {
+    let tls = layout.shape.secure.then(|| certificates::of_client(dir));
+    let machine = machine(tls.as_deref()).ok()?;
+    let config =
+        Config { namenodes: layout.namenodes(), operation_timeout: PATIENCE, machine, ..Config::default() };
     let asked = async {
         let cluster = Cluster::connect(config).await.ok()?;
         let status = cluster.status().await.ok()?;

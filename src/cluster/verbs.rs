@@ -87,6 +87,9 @@ pub struct Up {
     /// Clients read by way of the datanodes, as those on other machines do, and not the chunks' files by themselves
     #[arg(long)]
     no_short_circuit: bool,
+    /// Make an authority and certificates, and have TLS on every connection
+    #[arg(long)]
+    secure: bool,
     /// Mount it on this directory
     #[arg(long, value_name = "DIR")]
     mount: Option<PathBuf>,
@@ -208,7 +211,7 @@ async fn status(args: Status) -> Result<()> {
     // Read without the lock: a look must not wait for a start.
     let dir = args.place.existing()?.canonicalize()?;
     let layout = Layout::read(&dir)?;
-    let leader = show::leader(&layout).await;
+    let leader = show::leader(&dir, &layout).await;
     if args.json {
         return output::print_json(&show::as_json(&dir, &layout, leader.as_deref()));
     }
@@ -288,6 +291,7 @@ fn shape(args: &Up) -> Result<Shape> {
         compact_after_ms: args.compact_after.map(|quiet| quiet.as_millis() as u64),
         short_circuit: !args.no_short_circuit,
         base_port: args.base_port,
+        secure: args.secure,
     })
 }
 
@@ -307,6 +311,10 @@ pub fn hints(cluster: &LocalCluster) -> String {
     line(format!("{program} cluster down"), "stop it; `cluster up` starts it again");
     if let Some(dashboard) = cluster.layout.dashboard() {
         text.push_str(&format!("dashboard {dashboard}\n"));
+    }
+    match cluster.client_tls() {
+        Some(tls) => text.push_str(&format!("TLS is on; certificates are in {dir}/ca, yours in {}\n", tls.display())),
+        None => text.push_str("INSECURE: TLS is off, so whoever reaches its ports on this machine can be anybody (up --secure)\n"),
     }
     text.push_str(&format!("from elsewhere: export CAIRN_CONFIG={dir}/cairn.toml\n"));
     text

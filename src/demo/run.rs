@@ -266,5 +266,6 @@ fn shape(datanodes: usize, replication: u32) -> Shape {
         compact_after_ms: None,
         short_circuit: true,
         base_port: 0,
+        secure: false,
     }
 }

@@ -66,7 +66,7 @@ pub enum Role {
 pub async fn run(connection: &Connection, args: Doctor) -> Result<u8> {
     let mut found = Findings::default();
     let file = configuration(connection, &mut found);
-    let asked = Asked::with_environment(&connection.namenodes, connection.config.as_deref());
+    let asked = Asked::with_environment(connection);
     let section = asked.resolve(&Places::from_environment());
     let mut namenodes = section.as_ref().map(|section| section.namenodes.clone()).unwrap_or_default();
     if let Some((_, file)) = &file {
@@ -203,12 +203,18 @@ fn datanode(
 
 async fn cluster(connection: &Connection, namenodes: &[String], found: &mut Findings) {
     let patience = connection.timeout.unwrap_or(PATIENCE).min(PATIENCE);
-    let probes =
-        namenodes.iter().map(|address| async move { (address.clone(), Probe::of(address, patience).await) });
+    let machine = match client::settings("doctor", &there(connection, namenodes), None) {
+        Ok(config) => config.machine,
+        Err(error) => return found.fail("tls", Code::ConfigInvalid, format!("{error:#}")),
+    };
+    let probes = namenodes.iter().map(|address| {
+        let machine = &machine;
+        async move { (address.clone(), Probe::of(address, machine, patience).await) }
+    });
     if !cluster::judge_namenodes(&join_all(probes).await, found) {
         return;
     }
-    let there = Connection { namenodes: namenodes.to_vec(), ..connection.clone() };
+    let there = there(connection, namenodes);
     let status = async {
         let cluster = client::connect("doctor", &there, Some(patience)).await?;
         cluster.status().await.map_err(|error| anyhow::anyhow!("{error}"))
@@ -217,4 +223,9 @@ async fn cluster(connection: &Connection, namenodes: &[String], found: &mut Find
         Ok(status) => cluster::judge_cluster(&status, found),
         Err(error) => found.fail("cluster", Code::ClusterUnreachable, format!("{error:#}")),
     }
+}
+
+/// The way to the cluster at these addresses.
+fn there(connection: &Connection, namenodes: &[String]) -> Connection {
+    Connection { namenodes: namenodes.to_vec(), ..connection.clone() }
 }

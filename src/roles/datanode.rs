@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::shutdown;
 use crate::args::Connection;
-use crate::config::{Asked, File, Places, check_address};
+use crate::config::{Asked, File, Places, check_address, tls_dir};
 use crate::exit::Usage;
 use crate::output;
 
@@ -27,6 +27,9 @@ pub struct Datanode {
     /// Its address for others (else the one it listens on)
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Option<String>,
+    /// Let everybody in, from other machines, too, when there is no TLS
+    #[arg(long)]
+    insecure: bool,
     /// Where it serves metrics over HTTP (else nowhere)
     #[arg(long, value_name = "IP:PORT")]
     http: Option<SocketAddr>,
@@ -50,9 +53,10 @@ pub struct Datanode {
 /// Runs until it is told to stop.
 pub async fn run(connection: Connection, args: Datanode) -> Result<u8> {
     let mut config = File::named(connection.config.as_deref())?.datanode.unwrap_or_default();
+    config.tls = tls_dir(&connection, config.tls);
     apply(&mut config, args)?;
     if !connection.namenodes.is_empty() || config.namenodes.is_empty() {
-        let asked = Asked::with_environment(&connection.namenodes, connection.config.as_deref());
+        let asked = Asked::with_environment(&connection);
         config.namenodes = asked.resolve(&Places::from_environment())?.namenodes;
     }
     let stop = shutdown()?;
@@ -73,6 +77,7 @@ fn apply(config: &mut cairn_datanode::Config, args: Datanode) -> Result<()> {
         config.listen = listen;
     }
     config.http = args.http.or(config.http);
+    config.insecure |= args.insecure;
     if let Some(rack) = args.rack {
         config.rack = rack;
     }

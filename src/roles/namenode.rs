@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::{announce, shutdown};
 use crate::args::Connection;
-use crate::config::File;
+use crate::config::{File, tls_dir};
 use crate::exit::Usage;
 use crate::output;
 
@@ -25,6 +25,9 @@ pub struct Namenode {
     /// Its address for others (else the one it listens on)
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Option<String>,
+    /// Let everybody in, from other machines, too, when there is no TLS
+    #[arg(long)]
+    insecure: bool,
     /// Where it serves metrics and the dashboard over HTTP (else nowhere)
     #[arg(long, value_name = "IP:PORT")]
     http: Option<SocketAddr>,
@@ -57,6 +60,7 @@ pub struct Namenode {
 /// Runs until it is told to stop.
 pub async fn run(connection: Connection, args: Namenode) -> Result<u8> {
     let mut config = File::named(connection.config.as_deref())?.namenode.unwrap_or_default();
+    config.tls = tls_dir(&connection, config.tls);
     apply(&mut config, args)?;
     let listen = config.listen;
     let stop = shutdown()?;
@@ -76,6 +80,7 @@ fn apply(config: &mut cairn_namenode::Config, args: Namenode) -> Result<()> {
         config.listen = listen;
     }
     config.http = args.http.or(config.http);
+    config.insecure |= args.insecure;
     if !args.peers.is_empty() {
         config.peers = args.peers;
     }

@@ -82,7 +82,7 @@ async fn replicas(client: &Client, chunk: &fs::ChunkInfo) -> Vec<Found> {
     let asks = chunk.replicas.clone().into_iter().map(|info| async move {
         let stat = match info.liveness() {
             fs::Liveness::Dead => Err("the datanode is dead".to_string()),
-            _ => client.cluster.replica_stat(&info.address, number).await.map_err(|error| error.to_string()),
+            _ => client.cluster.replica_stat(&info, number).await.map_err(|error| error.to_string()),
         };
         Found { info, stat }
     });

@@ -34,10 +34,12 @@ pub struct Status {
 /// Shows the status; returns the exit code that tells it too.
 pub async fn run(connection: &Connection, args: Status) -> u8 {
     let shown = async {
-        let cluster = client::connect("status", connection, Some(PATIENCE)).await?;
+        let config = client::settings("status", connection, Some(PATIENCE))?;
+        let secure = config.machine.tls.is_some();
+        let cluster = client::reach(config).await?;
         match args.watch {
             Some(seconds) => watch(&cluster, seconds, args.json).await,
-            None => once(&cluster, args.json).await,
+            None => once(&cluster, args.json, secure).await,
         }
     };
     match shown.await {
@@ -57,13 +59,21 @@ pub async fn run(connection: &Connection, args: Status) -> u8 {
     }
 }
 
-async fn once(cluster: &Cluster, as_json: bool) -> Result<u8> {
+async fn once(cluster: &Cluster, as_json: bool, secure: bool) -> Result<u8> {
     let status = cluster.status().await.map_err(|error| anyhow::anyhow!("{error}"))?;
     if as_json {
-        output::print_json(&health::as_json(&status))?;
+        let mut shown = health::as_json(&status);
+        shown["tls"] = secure.into();
+        output::print_json(&shown)?;
     } else {
         let mut out = output::stdout();
         out.write_all(health::render(&status).as_bytes())?;
+        if !secure {
+            writeln!(
+                out,
+                "INSECURE: TLS is off; whoever reaches the ports can read and change everything (cairn ca)"
+            )?;
+        }
         out.flush()?;
     }
     Ok(health::judge(&status).health.exit_code())

@@ -214,6 +214,8 @@ impl Nodes {
                 "namenode",
                 "--dir",
                 data,
+                // A network of the test's own, which nobody else is in.
+                "--insecure",
                 "--listen",
                 &at,
                 "--advertise",
@@ -231,6 +233,8 @@ impl Nodes {
                 "datanode",
                 "--dir",
                 data,
+                // A network of the test's own, which nobody else is in.
+                "--insecure",
                 "--listen",
                 &at,
                 "--advertise",

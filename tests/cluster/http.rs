@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::mounting::can_mount;
 use crate::support::{Cluster, make_tree, text};
+use crate::wire::Wire;
 
 /// How long anything that must happen "by itself" may take before a test gives up on it.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -21,13 +22,11 @@ pub fn servers(cluster: &Cluster) -> BTreeMap<String, String> {
     nodes.filter_map(|node| Some((node["name"].as_str()?.into(), node["http"].as_str()?.into()))).collect()
 }
 
-fn connect(address: &str) -> TcpStream {
-    let stream = TcpStream::connect(address).unwrap_or_else(|error| panic!("{address}: {error}"));
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream
+fn connect(address: &str) -> Wire {
+    Wire::connect(address).unwrap_or_else(|error| panic!("{address}: {error}"))
 }
 
-fn ask(stream: &mut TcpStream, path: &str) {
+fn ask(stream: &mut Wire, path: &str) {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
 }
 
@@ -42,7 +41,7 @@ fn get(address: &str, path: &str) -> (u16, String, String) {
 }
 
 /// The events that a namenode pushes.
-struct Events(BufReader<TcpStream>);
+struct Events(BufReader<Wire>);
 
 impl Events {
     fn of(address: &str) -> Events {

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use crate::mounting::can_mount;
-use crate::support::{Cluster, text};
+use crate::support::{Cluster, over_tls, text};
 
 /// The ordinary user `nobody`.
 const NOBODY: u32 = 65_534;
@@ -33,6 +33,9 @@ fn helper(cluster: &Cluster) -> PathBuf {
 /// Mounts as mount(8) would.
 pub fn mount_helper(cluster: &Cluster, directory: &Path, options: &str) -> Output {
     let mut command = Command::new(helper(cluster));
+    if over_tls() {
+        command.env("CAIRN_TLS", cluster.dir().join("ca/users/client"));
+    }
     command.arg(source(cluster)).arg(directory).args(["-o", options]);
     command.output().expect("the helper starts")
 }

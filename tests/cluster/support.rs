@@ -11,9 +11,15 @@ use rand::{Rng, RngCore, SeedableRng};
 use serde_json::Value;
 
 use crate::waiting::wait_for;
+use crate::wire::use_certificate;
 
 /// How long anything that must happen "by itself" may take before a test gives up on it.
 const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Whether every cluster is to be under TLS: `CAIRN_TEST_TLS=1` runs all tests that way.
+pub fn over_tls() -> bool {
+    std::env::var_os("CAIRN_TEST_TLS").is_some_and(|value| !value.is_empty() && value != "0")
+}
 
 pub struct Cluster {
     dir: tempfile::TempDir,
@@ -25,7 +31,11 @@ impl Cluster {
         let cluster = Cluster { dir: tempfile::tempdir().expect("a temporary directory") };
         let mut up = vec!["up"];
         up.extend(args);
+        if over_tls() && !args.contains(&"--secure") {
+            up.push("--secure");
+        }
         cluster.cluster_verb(&up);
+        use_certificate(up.contains(&"--secure").then(|| cluster.dir().join("ca/users/client")));
         cluster
     }
 
@@ -48,9 +58,26 @@ impl Cluster {
         command.args(args);
         command.env("CAIRN_CONFIG", self.dir().join("cairn.toml"));
         command.env("XDG_STATE_HOME", self.dir.path().join("state"));
-        command.env_remove("CAIRN_NAMENODES").env_remove("RUST_LOG");
+        command.env_remove("CAIRN_NAMENODES").env_remove("CAIRN_TLS").env_remove("RUST_LOG");
+        let own = self.dir().join("ca/users/client");
+        if over_tls() && matches!(args.first(), Some(&("datanode" | "namenode"))) {
+            command.env("CAIRN_TLS", self.spare_certificate());
+        } else if over_tls() && own.exists() {
+            command.env("CAIRN_TLS", own);
+        }
         command.stdin(Stdio::null());
         command
+    }
+
+    /// The directory of a certificate for a node that a test starts by itself.
+    pub fn spare_certificate(&self) -> PathBuf {
+        let ca = self.dir().join("ca");
+        let dir = ca.join("nodes/spare");
+        if !dir.join("cert.pem").exists() {
+            let args = ["ca", "node", "spare", "--address", "127.0.0.1,localhost", "--ca", text(&ca)];
+            self.ok(&args);
+        }
+        dir
     }
 
     pub fn run(&self, args: &[&str]) -> Output {

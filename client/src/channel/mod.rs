@@ -178,7 +178,7 @@ impl Channel {
         if let Some(session) = self.live_session() {
             return Ok(session);
         }
-        let open = fs::OpenSession { client: self.shared.config.name.clone() };
+        let open = fs::OpenSession { client: self.shared.config.name.clone(), ..Default::default() };
         let op = fs::mutation::Op::OpenSession(open);
         let (outcome, sent) = self.write(&root(), None, op, self.shared.config.operation_timeout).await?;
         let fs::outcome::Result::Session(opened) = outcome else {

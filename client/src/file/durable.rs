@@ -146,7 +146,7 @@ impl crate::engine::Engine {
             }
             let living: Vec<_> =
                 info.replicas.iter().filter(|replica| replica.liveness() != fs::Liveness::Dead).collect();
-            let stats = living.iter().map(|replica| self.reader.pool().stat(&replica.address, chunk));
+            let stats = living.iter().map(|replica| self.reader.pool().stat(replica, chunk));
             let stats = futures::future::join_all(stats).await;
             let on_disk = |stat: &Result<cairn_proto::data::ReplicaStat>| {
                 stat.as_ref().is_ok_and(|stat| stat.sealed && stat.length >= length)

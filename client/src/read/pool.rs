@@ -8,9 +8,10 @@ use bytes::{Bytes, BytesMut};
 use cairn_host::net::Network;
 use cairn_proto::checksum::piece_crcs;
 use cairn_proto::data::{ListReplicas, Read, ReplicaList, ReplicaStat, StatReplica, request, response};
-use cairn_proto::{ErrorCode, Result};
+use cairn_proto::{ErrorCode, Result, fs};
 use tokio::time::{Instant, timeout};
 
+use super::replicas::Span;
 use crate::metrics::Counters;
 use crate::wire::{self, Connection};
 
@@ -48,17 +49,21 @@ impl Pool {
         Pool { cluster_id, network, patience, counters, idle: Mutex::default() }
     }
 
-    /// Reads `[offset, offset + length)` of a chunk from the datanode at `address`, checksums verified.
-    pub(crate) async fn read(&self, address: &str, chunk: u64, offset: u64, length: u64) -> Result<Bytes> {
-        match self.ask(address, &request::Kind::Read(Read { chunk, offset, length })).await? {
+    /// Reads a part of a chunk from the datanode that has this replica, checksums verified.
+    pub(crate) async fn read(&self, replica: &fs::ReplicaInfo, span: Span) -> Result<Bytes> {
+        let Span { chunk, offset, length } = span;
+        let capability = replica.capability.clone();
+        let read = Read { chunk, offset, length, capability };
+        match self.ask(&replica.address, &request::Kind::Read(read)).await? {
             Answer::Bytes(bytes) => Ok(bytes),
             _ => Err(ErrorCode::Malformed.because("a read was answered with something else")),
         }
     }
 
-    /// Asks the datanode at `address` about its replica.
-    pub(crate) async fn stat(&self, address: &str, chunk: u64) -> Result<ReplicaStat> {
-        match self.ask(address, &request::Kind::Stat(StatReplica { chunk })).await? {
+    /// Asks the datanode that has this replica about it.
+    pub(crate) async fn stat(&self, replica: &fs::ReplicaInfo, chunk: u64) -> Result<ReplicaStat> {
+        let ask = StatReplica { chunk, capability: replica.capability.clone() };
+        match self.ask(&replica.address, &request::Kind::Stat(ask)).await? {
             Answer::Stat(stat) => Ok(stat),
             _ => Err(ErrorCode::Malformed.because("a stat was answered with something else")),
         }
@@ -99,7 +104,7 @@ impl Pool {
 
     async fn exchange(&self, connection: &mut Connection, ask: &request::Kind) -> Result<Answer> {
         connection.writer.send(ask.clone(), &[]).await?;
-        if let request::Kind::Read(Read { chunk, offset, length }) = *ask {
+        if let request::Kind::Read(Read { chunk, offset, length, .. }) = *ask {
             return self.receive(connection, chunk, offset, length).await.map(Answer::Bytes);
         }
         match self.next(connection).await?.0 {
@@ -179,7 +184,13 @@ impl Pool {
         let in_step = match result {
             Ok(_) => true,
             Err(error) => {
-                matches!(error.code, ErrorCode::ChunkUnknown | ErrorCode::Unchecked | ErrorCode::DiskFailed)
+                matches!(
+                    error.code,
+                    ErrorCode::ChunkUnknown
+                        | ErrorCode::NoCapability
+                        | ErrorCode::Unchecked
+                        | ErrorCode::DiskFailed
+                )
             }
         };
         if in_step {

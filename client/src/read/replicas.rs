@@ -212,7 +212,7 @@ impl Reader {
             {
                 return (replica, begun.elapsed(), Ok(bytes));
             }
-            let read = self.pool.read(&replica.address, span.chunk, span.offset, span.length).await;
+            let read = self.pool.read(replica, span).await;
             (replica, begun.elapsed(), read)
         };
         Asked { node: replica.node, read: read.boxed() }

@@ -119,7 +119,7 @@ impl Chain {
             .iter()
             .map(|replica| ChainLink { node: replica.node, address: replica.address.clone() })
             .collect();
-        let open = OpenChain { chunk: self.chunk, length: 0, links };
+        let open = OpenChain { chunk: self.chunk, length: 0, links, capability: head.capability.clone() };
         let exchange = async {
             connection.writer.send(request::Kind::Open(open), &[]).await.map_err(blame_head)?;
             match connection.reader.next().await.map_err(blame_head)?.0 {

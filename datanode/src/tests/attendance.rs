@@ -171,7 +171,7 @@ impl Talk {
                 _ => None,
             })
             .await;
-        let registered = Registered { node: 5, cluster_id: cluster_id.into(), heartbeat_ms: 50 };
+        let registered = Registered { node: 5, cluster_id: cluster_id.into(), heartbeat_ms: 50, keys: None };
         self.say(namenode_message::Kind::Registered(registered)).await;
         address
     }

@@ -100,7 +100,7 @@ fn a_link_that_cannot_be_reached_is_named_at_once() {
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let links = vec![nodes[1].link(), ChainLink { node: 9, address: gone }];
     let mut client = Client::connect(&nodes[0]);
-    client.send(request::Kind::Open(OpenChain { chunk: 7, length: 0, links }), &[]);
+    client.send(request::Kind::Open(OpenChain { chunk: 7, length: 0, links, ..OpenChain::default() }), &[]);
     let (error, node) = client.failure();
     assert_eq!((error.code, node), (ErrorCode::ChainBroken, 9), "{error}");
 }
@@ -110,7 +110,7 @@ fn a_link_that_is_another_datanode_is_not_written_to() {
     let nodes = [Node::start(1), Node::start(2)];
     let links = vec![ChainLink { node: 9, ..nodes[1].link() }];
     let mut client = Client::connect(&nodes[0]);
-    client.send(request::Kind::Open(OpenChain { chunk: 7, length: 0, links }), &[]);
+    client.send(request::Kind::Open(OpenChain { chunk: 7, length: 0, links, ..OpenChain::default() }), &[]);
     let (error, node) = client.failure();
     assert_eq!((error.code, node), (ErrorCode::ChainBroken, 9), "{error}");
     assert!(error.detail.contains("datanode 2 answers"), "{error}");
@@ -121,7 +121,7 @@ fn a_datanode_without_a_number_is_not_written_to() {
     let nodes = [Node::start(1), Node::start(0)];
     let links = vec![ChainLink { node: 2, ..nodes[1].link() }];
     let mut client = Client::connect(&nodes[0]);
-    client.send(request::Kind::Open(OpenChain { chunk: 7, length: 0, links }), &[]);
+    client.send(request::Kind::Open(OpenChain { chunk: 7, length: 0, links, ..OpenChain::default() }), &[]);
     let (error, node) = client.failure();
     assert_eq!((error.code, node), (ErrorCode::ChainBroken, 2), "{error}");
     assert!(error.detail.contains("not registered"), "{error}");
@@ -143,7 +143,7 @@ fn silent_link() -> (ChainLink, std::thread::JoinHandle<()>) {
             stream.write_all(&head).unwrap();
         }
         // Until the link above gives up.
-        while !crate::socket::has_hung_up(&stream) {
+        while !crate::store::Upstream::has_hung_up(&stream) {
             std::thread::sleep(Duration::from_millis(5));
         }
     });
@@ -157,7 +157,7 @@ fn a_stalled_link_is_named_by_the_one_before_it() {
     let (silent, thread) = silent_link();
     let mut client = Client::connect(&nodes[0]);
     let links = vec![nodes[1].link(), silent];
-    client.send(request::Kind::Open(OpenChain { chunk: 7, length: 0, links }), &[]);
+    client.send(request::Kind::Open(OpenChain { chunk: 7, length: 0, links, ..OpenChain::default() }), &[]);
     assert!(client.receive().is_some());
     client.append(&bytes(1000));
     let (error, node) = client.failure();
@@ -254,7 +254,7 @@ fn a_chain_carries_appends_and_syncs_only_and_a_chunk_has_an_end() {
     assert_eq!(client.failure().0.code, ErrorCode::TooLarge);
     let mut client = Client::connect(&node);
     let links = vec![ChainLink::default(); 16];
-    client.send(request::Kind::Open(OpenChain { chunk: 9, length: 0, links }), &[]);
+    client.send(request::Kind::Open(OpenChain { chunk: 9, length: 0, links, ..OpenChain::default() }), &[]);
     assert_eq!(client.failure().0.code, ErrorCode::TooLarge);
 }
 

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 use crate::server::{Server, bind};
 use crate::settings::Settings;
-use crate::socket::{self, FrameReader};
+use crate::socket::{self, FrameReader, Socket};
 use crate::store::{Store, StoreConfig};
 
 const CLUSTER: &str = "test-cluster";
@@ -78,7 +78,7 @@ impl Node {
 
 /// A client that speaks frames.
 struct Client {
-    stream: Arc<TcpStream>,
+    stream: Arc<Socket>,
     reader: FrameReader,
     payload: Vec<u8>,
     tail: BlockCrc,
@@ -88,7 +88,7 @@ impl Client {
     fn raw(address: &str) -> Client {
         let stream = TcpStream::connect(address).unwrap();
         socket::tune(&stream, LONG, LONG).unwrap();
-        let stream = Arc::new(stream);
+        let stream = Arc::new(Socket::plain(stream));
         let reader = FrameReader::new(stream.clone());
         Client { stream, reader, payload: Vec::new(), tail: BlockCrc::default() }
     }
@@ -135,7 +135,7 @@ impl Client {
 
     fn ask_open(&mut self, chunk: u64, length: u64, links: &[&Node]) {
         let links = links.iter().map(|node| node.link()).collect();
-        self.send(request::Kind::Open(OpenChain { chunk, length, links }), &[]);
+        self.send(request::Kind::Open(OpenChain { chunk, length, links, ..OpenChain::default() }), &[]);
     }
 
     fn open(&mut self, chunk: u64, links: &[&Node]) {
@@ -177,7 +177,7 @@ impl Client {
 
     /// Reads a range and checks every frame of it.
     fn read(&mut self, chunk: u64, offset: u64, length: u64) -> Result<Vec<u8>, cairn_proto::Error> {
-        self.send(request::Kind::Read(Read { chunk, offset, length }), &[]);
+        self.send(request::Kind::Read(Read { chunk, offset, length, ..Read::default() }), &[]);
         let mut out = Vec::new();
         loop {
             match self.receive() {

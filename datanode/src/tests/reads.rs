@@ -40,7 +40,7 @@ fn a_refused_read_leaves_the_connection_usable() {
     assert_eq!(client.read(7, 5, 3).unwrap_err().code, ErrorCode::PastEnd);
     assert_eq!(client.read(7, u64::MAX, 3).unwrap_err().code, ErrorCode::PastEnd);
     assert_eq!(client.read(7, 0, 7).unwrap(), b"content");
-    client.send(request::Kind::Stat(StatReplica { chunk: 7 }), &[]);
+    client.send(request::Kind::Stat(StatReplica { chunk: 7, ..StatReplica::default() }), &[]);
     match client.receive() {
         Some(response::Kind::Stat(stat)) => {
             assert_eq!((stat.length, stat.sealed), (7, true));
@@ -49,7 +49,7 @@ fn a_refused_read_leaves_the_connection_usable() {
         }
         other => panic!("{other:?}"),
     }
-    client.send(request::Kind::Stat(StatReplica { chunk: 8 }), &[]);
+    client.send(request::Kind::Stat(StatReplica { chunk: 8, ..StatReplica::default() }), &[]);
     assert_eq!(client.failure().0.code, ErrorCode::ChunkUnknown);
 }
 

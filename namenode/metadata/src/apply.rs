@@ -135,8 +135,11 @@ pub(crate) fn operate(core: &mut Core, cred: &Cred, session: u64, op: &Op) -> Fa
     }
 }
 
-/// The first command of a cluster's life; later ones are ignored.
+/// The first command of a cluster's life; of later ones the secret is taken, if there is none yet.
 fn form(core: &mut Core, ask: &FormCluster) -> Fallible<outcome::Result> {
+    if core.meta.secret.is_empty() {
+        core.meta.secret = ask.secret.clone();
+    }
     if !core.meta.cluster_id.is_empty() {
         return Ok(NOTHING);
     }

@@ -29,6 +29,7 @@ pub(crate) fn info(view: &dyn View, id: u64, chunk: &Chunk) -> Result<ChunkInfo,
             rack: datanode.rack,
             liveness: fs::Liveness::Unknown.into(),
             bad: false,
+            capability: bytes::Bytes::new(),
         });
     }
     Ok(ChunkInfo {

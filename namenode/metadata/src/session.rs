@@ -23,7 +23,12 @@ pub(crate) fn begin(core: &mut Core, ask: &OpenSession) -> Fallible<outcome::Res
     let id = core.meta.next_session;
     core.meta.next_session += 1;
     core.meta.sessions += 1;
-    let session = Session { client: ask.client.clone(), opened_ns: core.now, ..Session::default() };
+    let session = Session {
+        client: ask.client.clone(),
+        owner: ask.owner.clone(),
+        opened_ns: core.now,
+        ..Session::default()
+    };
     core.set_record(Table::Session, &key::one(id), &session);
     Ok(outcome::Result::Session(SessionOpened { session: id }))
 }

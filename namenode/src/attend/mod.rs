@@ -49,6 +49,7 @@ use self::leading::{Change, Leading, Proposal};
 pub use self::map::Tally;
 use self::orders::Task;
 pub use self::settings::Settings;
+use crate::capabilities::Capabilities;
 use crate::fatal::Alarm;
 use crate::propose::{Proposer, own};
 
@@ -70,6 +71,7 @@ struct Shared {
     propose: Propose,
     clock: Arc<dyn Clock>,
     settings: Settings,
+    capabilities: Capabilities,
     alarm: Alarm,
     origin: Instant,
     state: Mutex<State>,
@@ -105,8 +107,10 @@ impl Datanodes {
         settings: Settings,
         alarm: Alarm,
     ) -> Datanodes {
+        let capabilities = Capabilities::new(settings.capabilities, store.clone(), clock.clone());
         Datanodes(Arc::new(Shared {
             store,
+            capabilities,
             propose,
             clock,
             settings,
@@ -180,6 +184,11 @@ impl Datanodes {
     /// progress of repair. Leaves it as it is when this namenode does not lead.
     pub fn decorate(&self, answer: &mut fs::Answer) {
         self.0.with(None, |leading, now_ms| report::decorate(leading, answer, now_ms));
+    }
+
+    /// Signs what clients may do with chunks.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.0.capabilities
     }
 
     /// How many chunks of each stretch of ids are in which state, and how many ids are in a stretch; nothing when this

@@ -39,6 +39,8 @@ pub struct Settings {
     pub scan_slice: usize,
     /// How long a datanode is left alone before its inventory is asked for again to settle a doubt.
     pub ask_again: Duration,
+    /// Whether datanodes check capabilities.
+    pub capabilities: bool,
 }
 
 impl Default for Settings {
@@ -60,6 +62,7 @@ impl Default for Settings {
             scan_interval: Duration::from_secs(1),
             scan_slice: 4096,
             ask_again: Duration::from_secs(15),
+            capabilities: false,
         }
     }
 }

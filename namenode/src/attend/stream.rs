@@ -103,8 +103,8 @@ where
         .with(Some(generation), |leading, now_ms| sit(leading, node, record, &ask, outgoing, now_ms))
         .ok_or_else(not_leading)?;
     tracing::info!(node, address = ask.address, "datanode attends");
-    let heartbeat_ms = HEARTBEAT_MS as u32;
-    let kind = Some(namenode_message::Kind::Registered(Registered { node, cluster_id, heartbeat_ms }));
+    let (heartbeat_ms, keys) = (HEARTBEAT_MS as u32, shared.capabilities.keys());
+    let kind = Some(namenode_message::Kind::Registered(Registered { node, cluster_id, heartbeat_ms, keys }));
     let message = NamenodeMessage { kind, ..NamenodeMessage::default() };
     // A failure shows on the incoming side as well, where the seat is given up.
     let _ = timeout(GREETING, outgoing.send(Ok(message))).await;
@@ -252,7 +252,8 @@ async fn hear(
         .ok_or_else(not_leading)?;
     match kind {
         datanode_message::Kind::Heartbeat(_) => {
-            let kind = Some(namenode_message::Kind::Ack(HeartbeatAck { leaving }));
+            let keys = shared.capabilities.keys();
+            let kind = Some(namenode_message::Kind::Ack(HeartbeatAck { leaving, keys }));
             // A full stream says itself that somebody is there.
             let _ = outgoing.try_send(Ok(NamenodeMessage { kind, ..NamenodeMessage::default() }));
         }

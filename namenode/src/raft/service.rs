@@ -40,9 +40,19 @@ impl RaftService {
         self.seat.addressed(head)
     }
 
+    /// Refuses whoever may not be a namenode.
+    fn check<T>(request: &Request<T>) -> Result<Option<Pass>, Status> {
+        let pass = Pass::of(request);
+        if let Some(caller) = pass.as_ref().map(Pass::caller).filter(|caller| !caller.may_be_namenode()) {
+            tracing::warn!(%caller, "refused: its certificate is not a namenode's");
+            return Err(Status::permission_denied("the certificate does not allow this"));
+        }
+        Ok(pass)
+    }
+
     /// A message from a member, whose connection stays when strangers have to go.
     fn admit(&self, request: Request<RaftBytes>) -> Result<(RaftBytes, Group), Status> {
-        let pass = Pass::of(&request);
+        let pass = RaftService::check(&request)?;
         let message = request.into_inner();
         let group = self.group(&message)?;
         if let Some(pass) = pass {
@@ -95,6 +105,7 @@ impl RaftRpc for RaftService {
         &self,
         request: Request<Streaming<SnapshotPart>>,
     ) -> Result<Response<RaftBytes>, Status> {
+        RaftService::check(&request)?;
         let mut parts = request.into_inner();
         let first = parts.message().await?.and_then(|part| part.head);
         let head = first.ok_or_else(|| Status::invalid_argument("a snapshot starts with its description"))?;
@@ -108,8 +119,7 @@ impl RaftRpc for RaftService {
     }
 
     async fn transfer_leader(&self, request: Request<RaftBytes>) -> Result<Response<RaftBytes>, Status> {
-        let message = request.into_inner();
-        let group = self.group(&message)?;
+        let (message, group) = self.admit(request)?;
         let transfer: TransferLeaderRequest<Types> = read(&message)?;
         let answer = group.raft.handle_transfer_leader(transfer).await.map_err(stopped)?;
         group.reply(&message, &answer)

@@ -157,7 +157,7 @@ impl Client {
     }
 
     pub fn open_session(&mut self) {
-        let op = mutation::Op::OpenSession(OpenSession { client: "test".into() });
+        let op = mutation::Op::OpenSession(OpenSession { client: "test".into(), ..OpenSession::default() });
         match self.change_as(0, op).result {
             Some(outcome::Result::Session(opened)) => self.session = opened.session,
             other => panic!("{other:?}"),

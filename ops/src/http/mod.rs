@@ -14,6 +14,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_host::net::Stream;
+use cairn_host::tls::peer::Caller;
+use cairn_host::tls::{Tls, accept_http};
 use futures::future::BoxFuture;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
@@ -100,18 +103,24 @@ impl Drop for Serving {
     }
 }
 
-/// Listens at `address`, and serves. The error says what cannot be done.
-pub async fn start(address: SocketAddr, names: Names, role: Arc<dyn Role>) -> Result<Serving, String> {
+/// Listens at `address`, and serves; over TLS, if there is a certificate: then only who has one, too, sees more than
+/// whether the role lives and works. The error says what cannot be done.
+pub async fn start(
+    address: SocketAddr,
+    names: Names,
+    tls: Option<Tls>,
+    role: Arc<dyn Role>,
+) -> Result<Serving, String> {
     let failed = |error: std::io::Error| format!("cannot listen for HTTP on {address}: {error}");
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    let task = tokio::spawn(serve(listener, names, role)).abort_handle();
+    let task = tokio::spawn(serve(listener, names, tls, role)).abort_handle();
     tracing::info!(%address, "HTTP ready");
     Ok(Serving { address, task })
 }
 
 /// Serves for as long as the future is polled; every connection ends when it is dropped.
-async fn serve(listener: TcpListener, names: Names, role: Arc<dyn Role>) {
+async fn serve(listener: TcpListener, names: Names, tls: Option<Tls>, role: Arc<dyn Role>) {
     let guests = Arc::new(Guests::default());
     let names = Arc::new(names);
     let mut connections = JoinSet::new();
@@ -121,7 +130,8 @@ async fn serve(listener: TcpListener, names: Names, role: Arc<dyn Role>) {
                 Ok((stream, _)) => {
                     // When all are busy with answers, whoever comes now may come again.
                     let Some(pass) = guests.admit() else { continue };
-                    connections.spawn(converse(stream, pass, names.clone(), role.clone()));
+                    let (stream, caller) = secured(stream, tls.as_ref());
+                    connections.spawn(converse(stream, caller, pass, names.clone(), role.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept for HTTP");
@@ -133,14 +143,21 @@ async fn serve(listener: TcpListener, names: Names, role: Arc<dyn Role>) {
     }
 }
 
-async fn converse(stream: TcpStream, pass: Pass, names: Arc<Names>, role: Arc<dyn Role>) {
+fn secured(stream: TcpStream, tls: Option<&Tls>) -> (Stream, Caller) {
+    match tls {
+        Some(tls) => accept_http(tls, Box::new(stream)),
+        None => (Box::new(stream), Caller::Unchecked),
+    }
+}
+
+async fn converse(stream: Stream, caller: Caller, pass: Pass, names: Arc<Names>, role: Arc<dyn Role>) {
     let ticket = pass.ticket();
     let service = service_fn(|request: Request<Incoming>| {
-        let (names, role, ticket) = (names.clone(), role.clone(), ticket.clone());
+        let (names, role, ticket, caller) = (names.clone(), role.clone(), ticket.clone(), caller.clone());
         async move {
             ticket.is_known();
             let is_head = request.method() == Method::HEAD;
-            let answer = answer(request, &names, role).await;
+            let answer = answer(request, &names, &caller, role).await;
             Ok::<_, Infallible>(answer.into_response(is_head, ticket))
         }
     });
@@ -158,7 +175,7 @@ async fn converse(stream: TcpStream, pass: Pass, names: Arc<Names>, role: Arc<dy
     }
 }
 
-async fn answer(request: Request<Incoming>, names: &Names, role: Arc<dyn Role>) -> Answer {
+async fn answer(request: Request<Incoming>, names: &Names, caller: &Caller, role: Arc<dyn Role>) -> Answer {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET: nothing is changed over HTTP\n");
     }
@@ -172,8 +189,13 @@ async fn answer(request: Request<Incoming>, names: &Names, role: Arc<dyn Role>) 
         "/healthz" => Answer::text(StatusCode::OK, "alive\n"),
         "/readyz" => match role.ready() {
             Ok(()) => Answer::text(StatusCode::OK, "ready\n"),
+            // The reason has names and addresses in it.
+            Err(_) if !caller.is_known() => Answer::text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
             Err(why) => Answer::text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
         },
+        path if !may_see(caller, path) => {
+            Answer::text(StatusCode::FORBIDDEN, "this needs a certificate that allows it\n")
+        }
         "/metrics" => Answer::of(metrics::CONTENT_TYPE, metrics::render(role)),
         path => {
             let asked = Asked { path: path.to_owned(), query: uri.query().unwrap_or_default().to_owned() };
@@ -181,6 +203,14 @@ async fn answer(request: Request<Incoming>, names: &Names, role: Arc<dyn Role>) 
                 || Answer::text(StatusCode::NOT_FOUND, "there are /healthz, /readyz and /metrics\n");
             role.page(asked).await.unwrap_or_else(nothing)
         }
+    }
+}
+
+/// Figures are for everybody with a certificate; pages show every name in the cluster.
+fn may_see(caller: &Caller, path: &str) -> bool {
+    match path {
+        "/metrics" => caller.is_known(),
+        _ => caller.may_administer(),
     }
 }
 

@@ -35,7 +35,7 @@ impl Role for Example {
 }
 
 async fn server() -> Serving {
-    start(SocketAddr::from(([127, 0, 0, 1], 0)), Names::default(), Arc::new(Example)).await.unwrap()
+    start(SocketAddr::from(([127, 0, 0, 1], 0)), Names::default(), None, Arc::new(Example)).await.unwrap()
 }
 
 impl Serving {

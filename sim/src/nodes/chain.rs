@@ -137,7 +137,7 @@ async fn open_links(
         let cluster_id = shared.store.cluster_id().unwrap_or_default();
         let dialed = frames::dial(&*shared.network, &link.address, &cluster_id, link.node, CONNECT).await;
         let (reader, mut writer) = dialed.map_err(|error| broken_link(link, &error))?;
-        let ask = OpenChain { chunk: open.chunk, length: open.length, links: rest.to_vec() };
+        let ask = OpenChain { links: rest.to_vec(), ..open.clone() };
         writer.ask(request::Kind::Open(ask), &[]).await.map_err(|error| broken_link(link, &error))?;
         below = Some((link.clone(), reader, writer));
     }

@@ -171,7 +171,7 @@ async fn pull(
     let (mut reader, mut writer) = frames::dial(network, source, &cluster_id, 0, STALL).await?;
     while missing > 0 {
         let length = missing.min(REQUEST);
-        writer.ask(request::Kind::Read(Read { chunk, offset, length }), &[]).await?;
+        writer.ask(request::Kind::Read(Read { chunk, offset, length, ..Read::default() }), &[]).await?;
         let mut at = offset;
         while at < offset + length {
             let late = |_| ErrorCode::Timeout.because("a source is silent");

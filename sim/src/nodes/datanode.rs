@@ -95,7 +95,7 @@ pub async fn run(setup: Setup, mut stop: watch::Receiver<bool>) -> Result<()> {
     });
     let accepting = shared.clone();
     tokio::spawn(async move {
-        while let Ok(stream) = std::future::poll_fn(|cx| listener.poll_accept(cx)).await {
+        while let Ok((stream, _)) = std::future::poll_fn(|cx| listener.poll_accept(cx)).await {
             tokio::spawn(serve(accepting.clone(), stream));
         }
     });
@@ -105,6 +105,7 @@ pub async fn run(setup: Setup, mut stop: watch::Receiver<bool>) -> Result<()> {
         checked.check_all(|| false);
     });
     let attendance = Attendance {
+        trust: Arc::default(),
         store: store.clone(),
         node: number,
         counters: Arc::default(),

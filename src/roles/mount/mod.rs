@@ -10,9 +10,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use cairn_fuse::MountOptions;
 use cairn_host::notify;
+use cairn_host::tls::Tls;
+use cairn_host::tls::peer::{Kind, Peer};
 use cairn_ops::http::{self, Names};
 use clap::Args;
 
@@ -20,6 +22,7 @@ use super::shutdown;
 use crate::args::Connection;
 use crate::client;
 use crate::config::{Asked, File, MountSection, Places};
+use crate::exit::Usage;
 use options::Asides;
 
 /// Arguments of `cairn mount`; each overrides its key in section `[mount]`.
@@ -89,7 +92,7 @@ pub fn run_daemon(connection: Connection, args: Mount) -> Result<u8> {
 }
 
 fn plan(mut connection: Connection, args: Mount) -> Result<Plan> {
-    let asked = Asked::with_environment(&connection.namenodes, connection.config.as_deref());
+    let asked = Asked::with_environment(&connection);
     let section = match &asked.config.map(PathBuf::from).or_else(|| asked.env_config.clone()) {
         Some(path) => File::read(path)?.mount,
         None => default_section()?,
@@ -110,7 +113,8 @@ async fn serve(plan: Plan, ready: impl FnOnce()) -> Result<()> {
     let mut stop = shutdown()?;
     let dir = options.mount_point.clone();
     let mut config = client::settings("mount", &connection, None)?;
-    config.delegate = options.delegates();
+    let tls = config.machine.tls.clone();
+    config.delegate = options.delegates() && acts_for_all(tls.as_ref(), &options)?;
     config.short_circuit = options.short_circuit;
     let cluster = client::reach(config).await?;
     let runtime = tokio::runtime::Handle::current();
@@ -122,7 +126,7 @@ async fn serve(plan: Plan, ready: impl FnOnce()) -> Result<()> {
     let _http = match asides.http {
         Some((address, names)) => {
             let names = Names::new(names.iter().map(String::as_str));
-            Some(http::start(address, names, mounted.site()).await.map_err(|error| anyhow!(error))?)
+            Some(http::start(address, names, tls, mounted.site()).await.map_err(|error| anyhow!(error))?)
         }
         None => None,
     };
@@ -149,6 +153,25 @@ async fn serve(plan: Plan, ready: impl FnOnce()) -> Result<()> {
     cluster.close().await.map_err(|error| anyhow!("{error}"))?;
     tracing::info!(dir = %dir.display(), "unmounted");
     Ok(())
+}
+
+/// Whether the mount's certificate is good for whoever uses it. One that is not is no mount for others.
+fn acts_for_all(tls: Option<&Tls>, options: &MountOptions) -> Result<bool> {
+    match tls.map(Tls::own) {
+        Some(Peer { name, kind: Kind::User(user) }) if !user.is_super() => {
+            if options.allow_other {
+                bail!(Usage(format!(
+                    "whatever others do in this mount would be done as {name}, whose certificate it has: mount with \
+                     noallow_other, or take a certificate that may act for all (cairn ca user --proxy)"
+                )));
+            }
+            Ok(false)
+        }
+        Some(Peer { kind: Kind::Node(_), .. }) => {
+            bail!(Usage("a mount needs a user's certificate, not a node's".into()))
+        }
+        _ => Ok(true),
+    }
 }
 
 async fn asked_to_stop(stop: &mut tokio::sync::watch::Receiver<bool>) {

@@ -138,6 +138,7 @@ fn valued(option: &str, options: &mut MountOptions, connection: &mut Connection)
         "fsname" => options.fs_name = value.into(),
         "threads" => options.threads = (number(name, value)? as usize).clamp(1, 64),
         "read_ahead_kib" => options.read_ahead_kib = number(name, value)? as usize,
+        "tls" => connection.tls = Some(value.into()),
         "config" => connection.config = Some(value.into()),
         "log" => connection.log = Some(value.into()),
         "timeout" => match crate::args::seconds(value) {

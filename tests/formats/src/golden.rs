@@ -145,11 +145,14 @@ pub fn requests() -> Vec<(Request, Bytes)> {
     let link = ChainLink { node: 2, address: "host2:7410".into() };
     [
         (request::Kind::Hello(Hello { version: 1, cluster_id: "golden".into() }), Bytes::new()),
-        (request::Kind::Open(OpenChain { chunk: 9, length: 0, links: vec![link] }), Bytes::new()),
+        (
+            request::Kind::Open(OpenChain { chunk: 9, length: 0, links: vec![link], ..OpenChain::default() }),
+            Bytes::new(),
+        ),
         (request::Kind::Append(Append { offset: 0, crcs }), payload),
         (request::Kind::Sync(Sync {}), Bytes::new()),
-        (request::Kind::Read(Read { chunk: 9, offset: 1, length: 50 }), Bytes::new()),
-        (request::Kind::Stat(StatReplica { chunk: 9 }), Bytes::new()),
+        (request::Kind::Read(Read { chunk: 9, offset: 1, length: 50, ..Read::default() }), Bytes::new()),
+        (request::Kind::Stat(StatReplica { chunk: 9, ..StatReplica::default() }), Bytes::new()),
     ]
     .map(|(kind, payload)| (Request { kind: Some(kind) }, payload))
     .to_vec()

@@ -1,0 +1,252 @@
+//! TLS around another network's connections.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use rustls::pki_types::ServerName;
+use rustls::{ServerConfig, ServerConnection};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::{Accept, TlsAcceptor, TlsConnector};
+
+use super::Tls;
+use super::peer::{Caller, Peer};
+use crate::net::{Listener, Network, Stream};
+
+/// How long the other side may take for its part of a handshake. Who accepts has limits of its own, in which the first
+/// words that follow are counted, too.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// Another network, with TLS on every connection.
+#[derive(Debug, Clone)]
+pub struct TlsNetwork {
+    inner: Arc<dyn Network>,
+    tls: Tls,
+}
+
+impl TlsNetwork {
+    /// Puts TLS on all that `inner` connects.
+    pub fn new(inner: Arc<dyn Network>, tls: Tls) -> TlsNetwork {
+        TlsNetwork { inner, tls }
+    }
+}
+
+/// The host of `host:port`, as certificates name it.
+pub(super) fn server_name(address: &str) -> io::Result<ServerName<'static>> {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    ServerName::try_from(host).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+}
+
+/// What went wrong, for whoever has to mend it. A refusal says nothing, so this says where to look.
+pub(super) fn explained(error: io::Error) -> io::Error {
+    let Some(cause) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
+        return match error.kind() {
+            io::ErrorKind::UnexpectedEof => io::Error::new(
+                error.kind(),
+                "the connection was closed while TLS was being set up: is TLS on there, too?",
+            ),
+            _ => error,
+        };
+    };
+    let hint = match cause {
+        rustls::Error::AlertReceived(_) => "it refuses this certificate, and its log says why",
+        rustls::Error::InvalidMessage(_) => "it does not speak TLS",
+        rustls::Error::InvalidCertificate(_) => "its certificate is not to be trusted",
+        _ => return error,
+    };
+    io::Error::new(error.kind(), format!("{hint} ({cause})"))
+}
+
+impl Network for TlsNetwork {
+    fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<Stream>> {
+        let (name, connecting) = (server_name(address), self.inner.connect(address));
+        let connector = TlsConnector::from(self.tls.client());
+        Box::pin(async move {
+            let name = name?;
+            let stream = connecting.await?;
+            let shaking = tokio::time::timeout(HANDSHAKE, connector.connect(name, stream));
+            let late = |_| io::Error::new(io::ErrorKind::TimedOut, "TLS was not set up in time");
+            let stream = shaking.await.map_err(late)?.map_err(explained)?;
+            Ok(Box::new(Explaining(stream)) as Stream)
+        })
+    }
+
+    fn bind(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<Box<dyn Listener>>> {
+        let (binding, tls) = (self.inner.bind(address), self.tls.clone());
+        Box::pin(async move {
+            let listener = TlsListener { inner: binding.await?, tls };
+            Ok(Box::new(listener) as Box<dyn Listener>)
+        })
+    }
+}
+
+#[derive(Debug)]
+struct TlsListener {
+    inner: Box<dyn Listener>,
+    tls: Tls,
+}
+
+impl Listener for TlsListener {
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Caller)>> {
+        let (stream, _) = ready!(self.inner.poll_accept(cx))?;
+        let caller = Caller::unknown();
+        let guest = Guest::new(self.tls.server(), stream, caller.clone());
+        Poll::Ready(Ok((Box::new(guest) as Stream, caller)))
+    }
+}
+
+/// TLS for HTTP on a connection that was accepted; its handshake is part of reading from it.
+pub fn accept_http(tls: &Tls, stream: Stream) -> (Stream, Caller) {
+    let caller = Caller::unknown();
+    (Box::new(Guest::new(tls.http(), stream, caller.clone())), caller)
+}
+
+/// A connection that was accepted. Its handshake is made by whoever reads from it or writes to it first, so that one
+/// that is silent holds up nobody but its own reader, who has limits.
+struct Guest {
+    state: State,
+    caller: Caller,
+}
+
+enum State {
+    Shaking(Box<Accept<Stream>>),
+    Open(Box<TlsStream<Stream>>),
+    Refused,
+}
+
+impl std::fmt::Debug for Guest {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Guest").field("caller", &self.caller).finish_non_exhaustive()
+    }
+}
+
+impl Guest {
+    fn new(config: Arc<ServerConfig>, stream: Stream, caller: Caller) -> Guest {
+        let shaking = TlsAcceptor::from(config).accept(stream);
+        Guest { state: State::Shaking(Box::new(shaking)), caller }
+    }
+
+    /// The connection once it is set up.
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Pin<&mut TlsStream<Stream>>>> {
+        if let State::Shaking(shaking) = &mut self.state {
+            match ready!(Pin::new(shaking.as_mut()).poll(cx)) {
+                Ok(stream) => {
+                    self.introduce(stream.get_ref().1);
+                    self.state = State::Open(Box::new(stream));
+                }
+                Err(error) => {
+                    self.state = State::Refused;
+                    tracing::info!(%error, "a connection was refused");
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+        match &mut self.state {
+            State::Open(stream) => Poll::Ready(Ok(Pin::new(stream.as_mut()))),
+            State::Shaking(_) | State::Refused => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+        }
+    }
+
+    fn introduce(&self, connection: &ServerConnection) {
+        let certificate = connection.peer_certificates().and_then(<[_]>::first);
+        if let (Caller::Checked(known), Some(peer)) = (&self.caller, certificate.and_then(Peer::of)) {
+            // Set once, here.
+            let _ = known.set(peer);
+        }
+    }
+}
+
+impl AsyncRead for Guest {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.poll_open(cx))?.poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Guest {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_open(cx))?.poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_open(cx))?.poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.state {
+            // Nothing was written yet.
+            State::Shaking(_) => Poll::Ready(Ok(())),
+            _ => ready!(self.poll_open(cx))?.poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.state {
+            State::Open(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+            State::Shaking(_) | State::Refused => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+/// A connection that was made. The other side verifies this one's certificate when the handshake is over here
+/// already, so its refusal comes with the first read.
+#[derive(Debug)]
+struct Explaining(tokio_rustls::client::TlsStream<Stream>);
+
+impl AsyncRead for Explaining {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match ready!(Pin::new(&mut self.0).poll_read(cx, into)) {
+            // A peer that was killed says no goodbye. Frames know their lengths, so an end is never taken for more.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+            read => Poll::Ready(read.map_err(explained)),
+        }
+    }
+}
+
+impl AsyncWrite for Explaining {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
