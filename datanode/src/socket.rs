@@ -22,6 +22,8 @@ use crate::store::Upstream;
 
 /// Bytes read at once. Small frames come in bunches; of a large one, no more than this is copied twice.
 const READ_AHEAD: usize = 64 << 10;
+/// For how long whoever was refused is heard on.
+const PARTING: Duration = Duration::from_secs(1);
 /// A connection whose peer's host is gone is given up after about this long.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
@@ -47,11 +49,29 @@ impl Socket {
     pub fn handshake(&self, limit: Duration) -> io::Result<Caller> {
         let Some(session) = &self.session else { return Ok(Caller::Unchecked) };
         let known = std::sync::OnceLock::new();
-        if let Some(peer) = session.handshake(&self.tcp, limit)? {
+        let met = session.handshake(&self.tcp, limit).inspect_err(|_| self.part())?;
+        if let Some(peer) = met {
             // Set once, here.
             let _ = known.set(peer);
         }
         Ok(Caller::Checked(Arc::new(known)))
+    }
+
+    /// Hears whoever was refused on for a while: a close with unread bytes would reset the connection, and the refusal
+    /// would be lost.
+    fn part(&self) {
+        let until = Instant::now() + PARTING;
+        let _ = self.tcp.shutdown(Shutdown::Write);
+        let mut sink = [0; 4096];
+        while Instant::now() < until {
+            match (&self.tcp).read(&mut sink) {
+                Ok(0) => return,
+                Err(error) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                    return;
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Whether nothing can be said on it before its handshake.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::mounting::can_mount;
 use crate::support::{Cluster, make_tree, text};
-use crate::wire::Wire;
+use crate::wire::{Wire, use_certificate};
 
 /// How long anything that must happen "by itself" may take before a test gives up on it.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -285,6 +285,8 @@ fn a_mount_counts_its_answers() {
         assert!(Instant::now() < give_up, "the mount serves no HTTP");
         std::thread::sleep(Duration::from_millis(50));
     }
+    // A mount has a user's certificate, which is none for servers.
+    use_certificate(None);
     std::fs::write(dir.join("a"), "12345").unwrap();
     assert!(std::fs::read(dir.join("nothing")).is_err());
     assert_eq!(get(&address, "/readyz").0, 200);

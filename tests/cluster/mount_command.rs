@@ -33,11 +33,14 @@ fn helper(cluster: &Cluster) -> PathBuf {
 /// Mounts as mount(8) would.
 pub fn mount_helper(cluster: &Cluster, directory: &Path, options: &str) -> Output {
     let mut command = Command::new(helper(cluster));
-    if over_tls() {
-        command.env("CAIRN_TLS", cluster.dir().join("ca/users/client"));
-    }
+    command.envs(certificate(cluster));
     command.arg(source(cluster)).arg(directory).args(["-o", options]);
     command.output().expect("the helper starts")
+}
+
+/// What programs of a test's own need in their environment to reach the cluster.
+fn certificate(cluster: &Cluster) -> Option<(&'static str, PathBuf)> {
+    over_tls().then(|| ("CAIRN_TLS", cluster.dir().join("ca/users/client")))
 }
 
 #[track_caller]
@@ -204,6 +207,7 @@ fn mount_finds_its_helper(cluster: &Cluster, point: &Path) {
         .env("CAIRN", env!("CARGO_BIN_EXE_cairn"))
         .env("SOURCE", source(cluster))
         .env("POINT", point)
+        .envs(certificate(cluster))
         .output()
         .expect("unshare");
     if output.status.code() == Some(77) {
@@ -225,6 +229,12 @@ fn an_ordinary_user_mounts(cluster: &Cluster) {
     let tools = tempfile::tempdir().unwrap();
     fs::set_permissions(tools.path(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::copy(env!("CARGO_BIN_EXE_cairn"), tools.path().join("cairn")).unwrap();
+    if let Some((_, dir)) = certificate(cluster) {
+        for file in ["ca.pem", "cert.pem", "key.pem"] {
+            fs::copy(dir.join(file), tools.path().join(file)).unwrap();
+            std::os::unix::fs::chown(tools.path().join(file), Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+    }
     let script = r#"
         mknod -m 666 "$TOOLS/fuse" c 10 229 && mount --bind "$TOOLS/fuse" /dev/fuse || exit 77
         as_user() { setpriv --reuid 65534 --regid 65534 --clear-groups "$TOOLS/cairn" --namenodes "$SOURCE" "$@"; }
@@ -240,6 +250,7 @@ fn an_ordinary_user_mounts(cluster: &Cluster) {
         .env("TOOLS", tools.path())
         .env("SOURCE", source(cluster))
         .env("POINT", point.path())
+        .envs(over_tls().then(|| ("CAIRN_TLS", tools.path())))
         .output()
         .expect("unshare");
     if output.status.code() == Some(77) {

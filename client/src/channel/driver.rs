@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use super::{Kind, Pending, Replied, Shared, status_text};
+use super::{Kind, Pending, Replied, Shared, is_refusal, status_text};
 use crate::backoff::Backoff;
 use crate::metrics::Counters;
 use crate::namespace::root;
@@ -115,6 +115,10 @@ impl Driver {
                 }
                 Err(error) => {
                     tracing::debug!(%error, "no conversation");
+                    if error.code == ErrorCode::NotPermitted && self.conversations == 0 {
+                        // Who was let in before waits, as for any failure: an operator may be renewing certificates.
+                        self.give_up(&error);
+                    }
                     self.shared.namenodes.note(error.detail);
                 }
             }
@@ -156,6 +160,10 @@ impl Driver {
         let unwilling = |why: String| ErrorCode::Unavailable.because(format!("namenode {address}: {why}"));
         let incoming = match timeout(OPEN_LIMIT, stub.converse(ReceiverStream::new(batches))).await {
             Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) if is_refusal(&status) => {
+                let detail = format!("namenode {address}: {}", status_text(&status));
+                return Err(ErrorCode::NotPermitted.because(detail));
+            }
             Ok(Err(status)) => return Err(unwilling(status_text(&status))),
             Err(_) => return Err(unwilling("does not accept the conversation".into())),
         };
@@ -451,6 +459,15 @@ impl Driver {
     fn sweep(&mut self) {
         let now = Instant::now();
         self.unanswered.retain(|_, flight| flight.pending.deadline > now);
+    }
+
+    /// Fails everything that is asked: asking again would change nothing.
+    fn give_up(&mut self, error: &Error) {
+        for (_, flight) in std::mem::take(&mut self.unanswered) {
+            // Whoever waited may be gone.
+            let _ = flight.pending.reply.send(Err(error.clone()));
+        }
+        self.outbox.clear();
     }
 
     fn live_session(&self) -> Option<Arc<Session>> {

@@ -23,7 +23,7 @@ use crate::namespace::root;
 use crate::session::{Session, Ticket};
 use crate::silence::Silence;
 
-pub(crate) use namenodes::{Namenodes, status_text};
+pub(crate) use namenodes::{Namenodes, is_refusal, status_text};
 
 /// Calls waiting for the driver.
 const QUEUE: usize = 4096;
@@ -92,7 +92,9 @@ impl Channel {
                     break;
                 }
                 Ok(_) => namenodes.note("no cluster was formed yet"),
-                Err(error) if error.code == ErrorCode::WrongCluster => return Err(error),
+                Err(error) if matches!(error.code, ErrorCode::WrongCluster | ErrorCode::NotPermitted) => {
+                    return Err(error);
+                }
                 Err(_) => {}
             }
             if Instant::now() >= deadline {
@@ -335,6 +337,10 @@ impl Channel {
                             return Err(error);
                         }
                         target = Some(leader).filter(|address| !address.is_empty());
+                    }
+                    Ok(Err(status)) if is_refusal(&status) => {
+                        let detail = format!("namenode {address}: {}", status.message());
+                        return Err(ErrorCode::NotPermitted.because(detail));
                     }
                     Ok(Err(status)) => namenodes.note(format!("{address}: {}", status_text(&status))),
                     Err(_) => break,

@@ -1,6 +1,7 @@
 //! The namenodes a client knows, and which of them leads.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -160,8 +161,15 @@ impl Namenodes {
             }
             return Ok(reply);
         }
+        // One that is not trusted, or does not trust us, may be the only one; the others may be back soon.
+        let refused =
+            !trouble.is_empty() && trouble.iter().all(|error| error.code == ErrorCode::NotPermitted);
         let error = trouble
             .into_iter()
+            .map(|error| match error.code {
+                ErrorCode::NotPermitted if !refused => ErrorCode::Unavailable.because(error.detail),
+                _ => error,
+            })
             .max_by_key(|error| error.code == ErrorCode::WrongCluster)
             .unwrap_or_else(|| ErrorCode::Timeout.because("the namenodes do not answer"));
         self.note(error.detail.clone());
@@ -173,8 +181,8 @@ impl Namenodes {
         let reply = match timeout(ROUND_LIMIT, stub.who_leads(WhoLeadsRequest {})).await {
             Ok(Ok(reply)) => reply.into_inner(),
             Ok(Err(status)) => {
-                let why = status_text(&status);
-                return Err(ErrorCode::Unavailable.because(format!("namenode {address}: {why}")));
+                let code = if is_refusal(&status) { ErrorCode::NotPermitted } else { ErrorCode::Unavailable };
+                return Err(code.because(format!("namenode {address}: {}", status_text(&status))));
             }
             Err(_) => return Err(ErrorCode::Timeout.because(format!("namenode {address}"))),
         };
@@ -222,6 +230,24 @@ fn cause(error: &dyn std::error::Error) -> String {
         innermost = source;
     }
     innermost.to_string()
+}
+
+/// Whether the other side will not have us, or we will not have it, however often it is asked.
+pub(crate) fn is_refusal(status: &tonic::Status) -> bool {
+    if status.code() == tonic::Code::PermissionDenied {
+        return true;
+    }
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if error
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == ErrorKind::PermissionDenied)
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// What a status says for people.

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use rustls::pki_types::ServerName;
-use rustls::{ServerConfig, ServerConnection};
+use rustls::{AlertDescription, ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
-use tokio_rustls::{Accept, TlsAcceptor, TlsConnector};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::Tls;
 use super::peer::{Caller, Peer};
@@ -22,6 +22,9 @@ use crate::net::{Listener, Network, Stream};
 /// How long the other side may take for its part of a handshake. Who accepts has limits of its own, in which the first
 /// words that follow are counted, too.
 const HANDSHAKE: Duration = Duration::from_secs(5);
+/// For how long, and how many bytes of, whoever was refused is heard on.
+const PARTING: Duration = Duration::from_secs(1);
+const PARTING_BYTES: usize = 256 << 10;
 
 /// Another network, with TLS on every connection.
 #[derive(Debug, Clone)]
@@ -55,13 +58,18 @@ pub(super) fn explained(error: io::Error) -> io::Error {
             _ => error,
         };
     };
-    let hint = match cause {
-        rustls::Error::AlertReceived(_) => "it refuses this certificate, and its log says why",
-        rustls::Error::InvalidMessage(_) => "it does not speak TLS",
-        rustls::Error::InvalidCertificate(_) => "its certificate is not to be trusted",
+    let (kind, hint) = match cause {
+        rustls::Error::AlertReceived(
+            AlertDescription::AccessDenied | AlertDescription::CertificateRequired,
+        ) => (io::ErrorKind::PermissionDenied, "it refuses this certificate, and its log says why"),
+        rustls::Error::InvalidCertificate(_) => {
+            (io::ErrorKind::PermissionDenied, "its certificate is not to be trusted")
+        }
+        rustls::Error::AlertReceived(_) => (error.kind(), "it refuses this connection, and its log says why"),
+        rustls::Error::InvalidMessage(_) => (error.kind(), "it does not speak TLS"),
         _ => return error,
     };
-    io::Error::new(error.kind(), format!("{hint} ({cause})"))
+    io::Error::new(kind, format!("{hint} ({cause})"))
 }
 
 impl Network for TlsNetwork {
@@ -116,9 +124,47 @@ struct Guest {
 }
 
 enum State {
-    Shaking(Box<Accept<Stream>>),
+    Shaking(Box<IntoFallible>),
     Open(Box<TlsStream<Stream>>),
+    Parting(Box<Parting>),
     Refused,
+}
+
+type IntoFallible = tokio_rustls::FallibleAccept<Stream>;
+
+/// A connection that was refused. What the other side sends is read on for a while: a close with unread bytes would reset
+/// the connection, and the refusal would be lost.
+struct Parting {
+    stream: Stream,
+    until: Pin<Box<tokio::time::Sleep>>,
+    left: usize,
+    over: bool,
+    error: Option<io::Error>,
+}
+
+impl Parting {
+    fn new(stream: Stream, error: io::Error) -> Parting {
+        let until = Box::pin(tokio::time::sleep(PARTING));
+        Parting { stream, until, left: PARTING_BYTES, over: false, error: Some(error) }
+    }
+
+    /// Ready with the reason when enough was heard.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if !self.over && Pin::new(&mut self.stream).poll_shutdown(cx).is_ready() {
+            self.over = true;
+        }
+        let mut sink = [0; 4096];
+        while self.left > 0 && self.until.as_mut().poll(cx).is_pending() {
+            let mut heard = ReadBuf::new(&mut sink);
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut heard)) {
+                Ok(()) if !heard.filled().is_empty() => {
+                    self.left = self.left.saturating_sub(heard.filled().len());
+                }
+                _ => break,
+            }
+        }
+        Poll::Ready(self.error.take().unwrap_or_else(|| io::ErrorKind::ConnectionAborted.into()))
+    }
 }
 
 impl std::fmt::Debug for Guest {
@@ -129,7 +175,7 @@ impl std::fmt::Debug for Guest {
 
 impl Guest {
     fn new(config: Arc<ServerConfig>, stream: Stream, caller: Caller) -> Guest {
-        let shaking = TlsAcceptor::from(config).accept(stream);
+        let shaking = TlsAcceptor::from(config).accept(stream).into_fallible();
         Guest { state: State::Shaking(Box::new(shaking)), caller }
     }
 
@@ -141,16 +187,20 @@ impl Guest {
                     self.introduce(stream.get_ref().1);
                     self.state = State::Open(Box::new(stream));
                 }
-                Err(error) => {
-                    self.state = State::Refused;
+                Err((error, stream)) => {
                     tracing::info!(%error, "a connection was refused");
-                    return Poll::Ready(Err(error));
+                    self.state = State::Parting(Box::new(Parting::new(stream, error)));
                 }
             }
         }
+        if let State::Parting(parting) = &mut self.state {
+            let error = ready!(parting.poll(cx));
+            self.state = State::Refused;
+            return Poll::Ready(Err(error));
+        }
         match &mut self.state {
             State::Open(stream) => Poll::Ready(Ok(Pin::new(stream.as_mut()))),
-            State::Shaking(_) | State::Refused => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+            _ => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
         }
     }
 
@@ -201,7 +251,7 @@ impl AsyncWrite for Guest {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.state {
             State::Open(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
-            State::Shaking(_) | State::Refused => Poll::Ready(Ok(())),
+            _ => Poll::Ready(Ok(())),
         }
     }
 }

@@ -125,8 +125,14 @@ async fn serve(plan: Plan, ready: impl FnOnce()) -> Result<()> {
         .map_err(|error| anyhow!("{error}"))?;
     let _http = match asides.http {
         Some((address, names)) => {
+            // A user's certificate is none for servers, so what a mount shows of itself stays on its machine.
+            if tls.is_some() && !address.ip().to_canonical().is_loopback() {
+                bail!(Usage(format!(
+                    "http: a mount under TLS shows its metrics on loopback only, not on {address}"
+                )));
+            }
             let names = Names::new(names.iter().map(String::as_str));
-            Some(http::start(address, names, tls, mounted.site()).await.map_err(|error| anyhow!(error))?)
+            Some(http::start(address, names, None, mounted.site()).await.map_err(|error| anyhow!(error))?)
         }
         None => None,
     };
