@@ -35,7 +35,7 @@ pub async fn run(client: &Client, dir: &ClusterPath, args: &Data) -> Result<Vec<
     let path = dir.join(b"file");
     let failed = |error: cairn_client::Error| anyhow!("{path}: {error}");
     let cred = &client.cred;
-    let ask = new_file(client, &path);
+    let ask = new_file(client, path.node());
     let created = client.cluster.create(cred, ask).await.map_err(failed)?;
     let file = client.cluster.open(cred, created.attr.unwrap_or_default());
     let content = noise(PIECE);

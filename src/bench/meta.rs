@@ -29,6 +29,10 @@ pub struct Meta {
     /// Files in each directory
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     width: u32,
+    /// Let each client have its directories to itself, as a mount has those that it makes; what it did is on the namenodes'
+    /// disks when a step is over
+    #[arg(long)]
+    delegate: bool,
     #[command(flatten)]
     pub place: Place,
 }
@@ -43,28 +47,36 @@ enum Step {
     Delete,
 }
 
-const STEPS: [(Step, &str); 5] = [
-    (Step::Create, "create"),
-    (Step::Stat, "stat"),
-    (Step::List, "list entries"),
-    (Step::Rename, "rename"),
-    (Step::Delete, "delete"),
-];
+const STEPS: [Step; 5] = [Step::Create, Step::Stat, Step::List, Step::Rename, Step::Delete];
+
+impl Step {
+    fn name(self) -> &'static str {
+        match self {
+            Step::Create => "create",
+            Step::Stat => "stat",
+            Step::List => "list entries",
+            Step::Rename => "rename",
+            Step::Delete => "delete",
+        }
+    }
+}
 
 /// One client's files.
 #[derive(Clone)]
 struct Worker {
     client: Arc<Client>,
-    directories: Vec<ClusterPath>,
+    /// By their inodes, as a program that has them open.
+    directories: Vec<u64>,
     files: u32,
     width: u32,
+    delegate: bool,
 }
 
 /// Measures all numbers of clients.
 pub async fn run(connection: &Connection, dir: &ClusterPath, args: &Meta) -> Result<Vec<Line>> {
     let mut lines = Vec::new();
     for &count in &args.clients {
-        let clients = connect(connection, usize::from(count)).await?;
+        let clients = connect(connection, usize::from(count), args.delegate).await?;
         // One client alone would take minutes for what many do in a second.
         let most = if count == 1 { args.files.min(4000) } else { args.files };
         let files = (most / u32::from(count)).max(10);
@@ -73,18 +85,18 @@ pub async fn run(connection: &Connection, dir: &ClusterPath, args: &Meta) -> Res
             let mut directories = Vec::new();
             for part in 0..files.div_ceil(args.width) {
                 let path = dir.join(format!("{count}-{number}-{part}").as_bytes());
-                make_directory(client, &path).await?;
-                directories.push(path);
+                directories.push(make_directory(client, &path).await?);
             }
-            workers.push(Worker { client: client.clone(), directories, files, width: args.width });
+            let (client, width, delegate) = (client.clone(), args.width, args.delegate);
+            workers.push(Worker { client, directories, files, width, delegate });
         }
-        for (step, what) in STEPS {
+        for step in STEPS {
             let began = Instant::now();
             let tasks = workers.iter().cloned().map(|worker| tokio::spawn(worker.work(step))).collect();
             let times = Times::joined(all(tasks).await?);
             let elapsed = began.elapsed();
             let each = if step == Step::List { u64::from(files.min(args.width).min(PAGE)) } else { 1 };
-            lines.push(Line { what, clients: clients.len(), elapsed, times, each, bytes: None });
+            lines.push(Line { what: step.name(), clients: clients.len(), elapsed, times, each, bytes: None });
         }
         for client in clients {
             // What is left of the session ends with its lease.
@@ -98,35 +110,35 @@ impl Worker {
     async fn work(self, step: Step) -> Result<Times> {
         let mut times = Times::default();
         if step == Step::List {
-            for directory in &self.directories {
-                let ask =
-                    self.client.cluster.list(&self.client.cred, directory.node(), Default::default(), PAGE);
-                times.take(ask).await.map_err(|error| anyhow!("{directory}: {error}"))?;
+            for &inode in &self.directories {
+                let at = fs::NodeRef { inode, ..fs::NodeRef::default() };
+                let ask = self.client.cluster.list(&self.client.cred, at, Default::default(), PAGE);
+                times.take(ask).await.map_err(|error| anyhow!("inode {inode}: {error}"))?;
             }
             return Ok(times);
         }
         for number in 0..self.files {
-            let directory = &self.directories[(number / self.width) as usize];
-            let (old, new) = (
-                directory.join(format!("f{number}").as_bytes()),
-                directory.join(format!("g{number}").as_bytes()),
-            );
+            let inode = self.directories[(number / self.width) as usize];
+            let at = |name: String| fs::NodeRef { inode, path: name.into_bytes().into() };
+            let (old, new) = (at(format!("f{number}")), at(format!("g{number}")));
             let (cluster, cred) = (&self.client.cluster, &self.client.cred);
             let done = match step {
                 Step::Create => {
-                    let ask = new_file(&self.client, &old);
+                    let ask = new_file(&self.client, old);
                     times.take(cluster.create(cred, ask)).await.map(drop)
                 }
-                Step::Stat => times.take(cluster.stat(cred, old.node(), false)).await.map(drop),
+                Step::Stat => times.take(cluster.stat(cred, old, false)).await.map(drop),
                 Step::Rename => {
-                    let ask =
-                        fs::Rename { from: Some(old.node()), to: Some(new.node()), ..fs::Rename::default() };
+                    let ask = fs::Rename { from: Some(old), to: Some(new), ..fs::Rename::default() };
                     times.take(cluster.rename(cred, ask)).await
                 }
-                Step::Delete => times.take(cluster.unlink(cred, new.node())).await,
+                Step::Delete => times.take(cluster.unlink(cred, new)).await,
                 Step::List => Ok(()),
             };
-            done.map_err(|error| anyhow!("{old}: {error}"))?;
+            done.map_err(|error| anyhow!("{what}, file {number}: {error}", what = step.name()))?;
+        }
+        if self.delegate {
+            self.client.cluster.sync_names().await.map_err(|error| anyhow!("{}: {error}", step.name()))?;
         }
         Ok(times)
     }

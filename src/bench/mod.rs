@@ -83,16 +83,19 @@ fn show(lines: &[Line], json: bool) -> Result<()> {
 }
 
 /// Clients with sessions of their own, as so many programs would have.
-async fn connect(connection: &Connection, count: usize) -> Result<Vec<Arc<Client>>> {
+async fn connect(connection: &Connection, count: usize, delegate: bool) -> Result<Vec<Arc<Client>>> {
     let mut clients = Vec::new();
     for _ in 0..count {
-        let cluster = client::connect("bench", connection, None).await?;
+        let mut config = client::settings("bench", connection, None)?;
+        config.delegate = delegate;
+        let cluster = client::reach(config).await?;
         clients.push(Arc::new(Client::over(cluster, "bench")));
     }
     Ok(clients)
 }
 
-async fn make_directory(client: &Client, path: &ClusterPath) -> Result<()> {
+/// Makes a directory, and says which inode it is.
+async fn make_directory(client: &Client, path: &ClusterPath) -> Result<u64> {
     let ask = fs::Mkdir {
         at: Some(path.node()),
         mode: 0o755,
@@ -100,14 +103,14 @@ async fn make_directory(client: &Client, path: &ClusterPath) -> Result<()> {
         gid: client.cred.gid,
         ..fs::Mkdir::default()
     };
-    client.cluster.mkdir(&client.cred, ask).await.map_err(|error| anyhow!("{path}: {error}"))?;
-    Ok(())
+    let made = client.cluster.mkdir(&client.cred, ask).await.map_err(|error| anyhow!("{path}: {error}"))?;
+    Ok(made.inode)
 }
 
 /// How to make an empty file that must not be there yet.
-fn new_file(client: &Client, path: &ClusterPath) -> fs::CreateFile {
+fn new_file(client: &Client, at: fs::NodeRef) -> fs::CreateFile {
     fs::CreateFile {
-        at: Some(path.node()),
+        at: Some(at),
         mode: 0o644,
         uid: client.cred.uid,
         gid: client.cred.gid,

@@ -74,7 +74,7 @@ pub async fn run(client: &Arc<Client>, dir: &ClusterPath, args: &Small) -> Resul
 }
 
 async fn write(client: &Client, path: &ClusterPath, content: Bytes) -> Result<()> {
-    let ask = new_file(client, path);
+    let ask = new_file(client, path.node());
     client.cluster.put_small(&client.cred, ask, content, None, false).await?;
     Ok(())
 }
