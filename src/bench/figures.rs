@@ -71,13 +71,14 @@ impl Line {
             "operation": self.what, "clients": self.clients, unit: self.rate(), "count": self.times.count(),
             "p50_seconds": self.times.within(0.5).as_secs_f64(),
             "p99_seconds": self.times.within(0.99).as_secs_f64(),
+            "longest_seconds": self.times.within(1.0).as_secs_f64(),
         })
     }
 }
 
 /// For people.
 pub fn table(lines: &[Line]) -> String {
-    let mut table = Table::new(&["operation", ">clients", ">throughput", ">p50", ">p99"]);
+    let mut table = Table::new(&["operation", ">clients", ">throughput", ">p50", ">p99", ">longest"]);
     for line in lines {
         let rate = match line.bytes {
             Some(_) => format!("{}/s", output::size(line.rate() as u64)),
@@ -89,6 +90,7 @@ pub fn table(lines: &[Line]) -> String {
             rate,
             milliseconds(line.times.within(0.5)),
             milliseconds(line.times.within(0.99)),
+            milliseconds(line.times.within(1.0)),
         ]);
     }
     table.render(0)
@@ -114,7 +116,10 @@ mod tests {
         assert_eq!(line.json()["p99_seconds"], 0.099);
         let shown = table(&[line]);
         assert!(
-            shown.contains("50/s") && shown.contains("51.00 ms") && shown.contains("99.00 ms"),
+            shown.contains("50/s")
+                && shown.contains("51.00 ms")
+                && shown.contains("99.00 ms")
+                && shown.contains("100.00 ms"),
             "{shown}"
         );
     }
