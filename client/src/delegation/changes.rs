@@ -81,7 +81,12 @@ impl Delegations {
                 Attempt::Done(Ok(attr(engine.seen(known))))
             }
             Op::Close(_) => {
-                self.lock().push(now, 0, op.clone());
+                let mut state = self.lock();
+                // What it had to follow may be done by now, or lost with its session.
+                if state.counted == state.settled {
+                    return Attempt::Elsewhere;
+                }
+                state.push(now, 0, op.clone());
                 Attempt::Done(Ok(outcome::Result::Nothing(fs::Nothing {})))
             }
             _ => Attempt::Elsewhere,

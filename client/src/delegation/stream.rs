@@ -58,6 +58,11 @@ impl State {
         op: fs::mutation::Op,
         reply: Option<oneshot::Sender<Result<fs::outcome::Result>>>,
     ) {
+        // It may have ended since the caller looked. Nobody would ever send the deed, and everybody would wait for it;
+        // whoever waits for the reply hears that there will be none.
+        if self.session.is_none() {
+            return;
+        }
         let deed = fs::Deed { time_ns, inode, mutation: Some(fs::Mutation { op: Some(op) }) };
         let bytes = deed.encoded_len() + 8;
         if inode != 0 {

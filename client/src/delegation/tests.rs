@@ -1,5 +1,7 @@
 //! What happens here is what the namenode makes of it: random changes, in the tree and in the real state machine.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use cairn_metadata::memory::MemoryStore;
 use cairn_metadata::store::{Durability, Store};
@@ -7,6 +9,7 @@ use cairn_proto::fs::{FileKind, NodeRef, RenameMode, mutation::Op, outcome};
 use cairn_proto::{ErrorCode, ROOT_INODE, Result, fs};
 use proptest::prelude::*;
 
+use super::Delegations;
 use super::tree::{Place, Seed, Tree};
 
 const OWN: &str = "own";
@@ -355,4 +358,18 @@ fn a_directory_that_still_has_something_stays() {
     let mut tree = tree_of(&[(1, 10, "a"), (10, 11, "b"), (11, 12, "c")]);
     let refused = tree.rmdir(&(10, Bytes::from_static(b"b")), 5).unwrap_err();
     assert_eq!(refused.code, ErrorCode::NotEmpty);
+}
+
+#[tokio::test]
+async fn a_deed_that_comes_after_its_session_is_refused_and_in_nobodys_way() {
+    let delegations = Delegations::new(true, Duration::from_secs(30));
+    // Whoever does so looked when there was a session still.
+    let op = Op::HandBack(fs::HandBack { directories: vec![7] });
+    let refused = delegations.perform(1, op).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::SessionExpired);
+    let close = Op::Close(fs::CloseInodes { inodes: vec![7] });
+    delegations.lock().push(1, 0, close);
+    assert!(!delegations.is_busy());
+    delegations.flush().await.unwrap();
+    delegations.admit().await.unwrap();
 }
