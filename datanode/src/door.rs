@@ -120,18 +120,18 @@ fn converse(stream: &UnixStream, shared: &Shared, stop: &AtomicBool) -> Result<(
             return Err(ErrorCode::Malformed.because("here replicas are lent, and nothing else"));
         };
         match shared.store.get(ask.chunk).and_then(|replica| replica.lend()) {
-            Ok(lent) => lend(stream, shared, lent)?,
+            Ok(lent) => lend(stream, shared, ask.chunk, lent)?,
             Err(error) => refuse(stream, shared, error)?,
         }
     }
     Ok(())
 }
 
-fn lend(stream: &UnixStream, shared: &Shared, lent: Lent) -> Result<()> {
+fn lend(stream: &UnixStream, shared: &Shared, chunk: u64, lent: Lent) -> Result<()> {
     if lent.file().is_none() {
         return refuse(stream, shared, ErrorCode::NotSupported.because("this disk has no descriptors"));
     }
-    let kind = response::Kind::Lent(Answer { length: lent.length, crcs: lent.crcs.clone() });
+    let kind = response::Kind::Lent(Answer { length: lent.length, crcs: lent.crcs.clone(), chunk });
     answer(stream, kind, lent.file())?;
     shared.counters.lent();
     Ok(())

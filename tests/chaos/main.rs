@@ -132,8 +132,14 @@ fn look_at_the_end(stage: &Stage, events: &[Event], wrong: &mut Vec<String>) -> 
                 };
                 let content = read(place, wrong);
                 for other in &stage.places {
-                    if read(other, wrong) != content {
-                        wrong.push(format!("log {log}: {} and {} disagree", place.name(), other.name()));
+                    let seen = read(other, wrong);
+                    if seen != content {
+                        let (one, other) = (place.name(), other.name());
+                        let at = seen.iter().zip(&content).position(|(seen, there)| seen != there);
+                        let (there, seen) = (content.len(), seen.len());
+                        wrong.push(format!(
+                            "log {log}: {one} sees {there} bytes and {other} {seen}, different from {at:?} on"
+                        ));
                     }
                 }
                 end.logs.insert(log.clone(), content);

@@ -50,9 +50,12 @@ pub(crate) struct Local {
 
 /// The way to a datanode's files.
 enum Door {
+    /// Or somebody is asking there, and may have stopped listening half way.
     Unknown,
-    Open(Arc<UnixStream>),
-    Shut { until: Instant },
+    Open(UnixStream),
+    Shut {
+        until: Instant,
+    },
 }
 
 struct Held {
@@ -71,8 +74,9 @@ struct Borrowed {
 
 /// What came of asking.
 enum Asked {
-    Lent(Borrowed),
-    Refused,
+    /// With the connection, on which the next question may be asked.
+    Lent(Borrowed, UnixStream),
+    Refused(UnixStream),
     /// The datanode is gone, or is another one.
     Broken,
 }
@@ -148,9 +152,13 @@ impl Local {
         if let Some(held) = self.look(key, span) {
             return held;
         }
-        let stream = match &*door {
-            Door::Open(stream) => stream.clone(),
-            Door::Shut { until } if *until > Instant::now() => return None,
+        if matches!(&*door, Door::Shut { until } if *until > Instant::now()) {
+            return None;
+        }
+        // Out of the door while it is used: a caller that is not waited for any more (a slow datanode was overtaken) leaves
+        // its answer behind, and the next one would take it for its own.
+        let stream = match std::mem::replace(&mut *door, Door::Unknown) {
+            Door::Open(stream) => stream,
             Door::Shut { .. } | Door::Unknown => match self.go_to(pool, replica).await {
                 Some(stream) => stream,
                 None => {
@@ -159,34 +167,32 @@ impl Local {
                 }
             },
         };
-        *door = Door::Open(stream.clone());
         let chunk = span.chunk;
-        let asked = tokio::task::spawn_blocking(move || ask(&stream, chunk)).await;
+        let asked = tokio::task::spawn_blocking(move || ask(stream, chunk)).await;
         match asked.unwrap_or(Asked::Broken) {
-            Asked::Lent(file) => {
+            Asked::Lent(file, stream) => {
+                *door = Door::Open(stream);
                 let file = Arc::new(file);
                 self.hold(key, Some(file.clone()));
                 (span.offset + span.length <= file.length).then_some(file)
             }
-            Asked::Refused => {
+            Asked::Refused(stream) => {
+                *door = Door::Open(stream);
                 self.hold(key, None);
                 None
             }
-            Asked::Broken => {
-                *door = Door::Unknown;
-                None
-            }
+            Asked::Broken => None,
         }
     }
 
     /// Asks the datanode where its door is, and goes there.
-    async fn go_to(&self, pool: &Pool, replica: &fs::ReplicaInfo) -> Option<Arc<UnixStream>> {
+    async fn go_to(&self, pool: &Pool, replica: &fs::ReplicaInfo) -> Option<UnixStream> {
         let path = pool.door(&replica.address).await.ok().filter(|path| !path.is_empty())?;
         let (cluster_id, node, patience) = (self.cluster_id.clone(), replica.node, self.patience);
         let entered =
             tokio::task::spawn_blocking(move || enter(Path::new(&path), cluster_id, node, patience));
         match entered.await.ok()? {
-            Ok(stream) => Some(Arc::new(stream)),
+            Ok(stream) => Some(stream),
             Err(error) => {
                 tracing::debug!(node, %error, "replicas of a datanode on this host are read by way of it");
                 None
@@ -207,16 +213,16 @@ fn enter(path: &Path, cluster_id: String, node: u32, patience: Duration) -> Resu
     }
 }
 
-fn ask(stream: &UnixStream, chunk: u64) -> Asked {
-    match exchange(stream, request::Kind::Lend(OpenReplica { chunk })) {
-        Ok((response::Kind::Lent(lent), Some(file))) => {
+fn ask(stream: UnixStream, chunk: u64) -> Asked {
+    match exchange(&stream, request::Kind::Lend(OpenReplica { chunk })) {
+        Ok((response::Kind::Lent(lent), Some(file))) if lent.chunk == chunk => {
             let blocks = lent.length.div_ceil(BLOCK_SIZE as u64);
             if lent.crcs.len() as u64 != blocks {
-                return Asked::Refused;
+                return Asked::Refused(stream);
             }
-            Asked::Lent(Borrowed { file, length: lent.length, crcs: lent.crcs })
+            Asked::Lent(Borrowed { file, length: lent.length, crcs: lent.crcs }, stream)
         }
-        Ok((response::Kind::Failure(_), _)) => Asked::Refused,
+        Ok((response::Kind::Failure(_), _)) => Asked::Refused(stream),
         Ok(_) | Err(_) => Asked::Broken,
     }
 }
@@ -280,4 +286,68 @@ async fn read(file: &Arc<Borrowed>, span: Span) -> Result<Bytes> {
     }
     let from = (span.offset - start) as usize;
     Ok(Bytes::from(bytes).slice(from..from + span.length as usize))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use cairn_host::net::RealNetwork;
+    use cairn_proto::data::Lent;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Answers a question about any chunk with a file that holds its number.
+    fn lend(stream: &UnixStream) {
+        let mut prefix = [0; PREFIX];
+        passing::receive(stream, &mut prefix).unwrap();
+        let mut header = vec![0; Lengths::parse(prefix).unwrap().header];
+        passing::receive(stream, &mut header).unwrap();
+        let request: Request = frame::decode_header(&header).unwrap();
+        let Some(request::Kind::Lend(ask)) = request.kind else { panic!("{request:?}") };
+        let content = ask.chunk.to_le_bytes();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&content).unwrap();
+        let lent = Lent { length: 8, crcs: vec![crc32c(&content)], chunk: ask.chunk };
+        let head = frame::encode_head(&Response { kind: Some(response::Kind::Lent(lent)) }, 0).unwrap();
+        // Whoever asked may be gone.
+        let _ = passing::send(stream, &head, Some(&file));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_waited_for_is_not_taken_for_the_next_one() {
+        let counters = Arc::<Counters>::default();
+        let local = Local::new("cluster".into(), PATIENCE, counters.clone());
+        let pool = Pool::new("cluster".into(), Arc::new(RealNetwork), PATIENCE, counters);
+        let (near, far) = UnixStream::pair().unwrap();
+        *local.door(1).lock().await = Door::Open(near);
+        let replica = fs::ReplicaInfo { node: 1, address: "127.0.0.1:1".into(), ..Default::default() };
+        let span = |chunk| Span { chunk, offset: 0, length: 8 };
+        let asked = tokio::time::timeout(Duration::from_millis(50), local.read(&pool, &replica, span(7)));
+        assert!(asked.await.is_err(), "the datanode sleeps");
+        let (lent, answered) = tokio::join!(
+            local.read(&pool, &replica, span(8)),
+            tokio::task::spawn_blocking(move || lend(&far))
+        );
+        answered.unwrap();
+        assert!(lent.is_none_or(|bytes| *bytes == 8u64.to_le_bytes()), "chunk 7's bytes are not chunk 8's");
+    }
+
+    #[tokio::test]
+    async fn questions_share_a_connection_one_after_the_other() {
+        let counters = Arc::<Counters>::default();
+        let local = Local::new("cluster".into(), PATIENCE, counters.clone());
+        let pool = Pool::new("cluster".into(), Arc::new(RealNetwork), PATIENCE, counters);
+        let (near, far) = UnixStream::pair().unwrap();
+        *local.door(1).lock().await = Door::Open(near);
+        let lending = std::thread::spawn(move || (0..3).for_each(|_| lend(&far)));
+        let replica = fs::ReplicaInfo { node: 1, address: "127.0.0.1:1".into(), ..Default::default() };
+        for chunk in [7u64, 8, 9, 8] {
+            let bytes = local.read(&pool, &replica, Span { chunk, offset: 0, length: 8 }).await.unwrap();
+            assert_eq!(*bytes, chunk.to_le_bytes());
+        }
+        lending.join().unwrap();
+    }
 }
