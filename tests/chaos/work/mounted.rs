@@ -144,11 +144,20 @@ impl Place for Mounted {
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<(), Fault> {
-        self.guarded(|| Ok(fs::rename(self.at(from), self.at(to))?))
+        self.guarded(|| {
+            let to = self.at(to);
+            fs::rename(self.at(from), &to)?;
+            // In a directory of the mount's own, a name outlives the mount once it is synced, and not before.
+            let directory = File::open(to.parent().expect("a directory"));
+            directory.and_then(|dir| dir.sync_all()).map_err(|error| Fault::from(error).halfway())
+        })
     }
 
     fn claim(&self, path: &str) -> Result<(), Fault> {
-        self.guarded(|| Ok(File::create_new(self.at(path)).map(drop)?))
+        self.guarded(|| {
+            let claimed = File::create_new(self.at(path))?;
+            claimed.sync_all().map_err(|error| Fault::from(error).halfway())
+        })
     }
 
     fn names(&self, directory: &str) -> Result<Vec<String>, Fault> {
