@@ -105,5 +105,6 @@ fn a_rolling_restart_fails_no_operation() {
     let lines: Vec<u64> = log.lines().map(|line| line.parse().unwrap()).collect();
     assert_eq!(lines, (0..rounds[0]).collect::<Vec<_>>(), "each line once, in order");
     cluster.wait_healed();
-    assert!(cluster.ok(&["fsck", "/"]).contains("is HEALTHY"));
+    // What was overwritten is being purged, and lies on a disk a moment longer than in the records.
+    cluster.wait_for("a sound file system", |_| cluster.run(&["fsck", "/"]).status.success());
 }
