@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """How soon the replicas of a killed datanode are made up for, and what a client notices meanwhile.
 
-  repair.py cairn|moosefs [--gib 4] [--load]
+  repair.py [--gib 4] [--load]
 
 A cluster of four datanodes gets `--gib` GiB in three replicas; then one datanode is killed with SIGKILL. Printed, as JSON:
 seconds until the first replica was made, until all were, and MiB/s from the first to the last; with --load, what a client
-reads and writes a second, before the kill and during the repair. Both systems' waits are set to their shortest: what is
-measured is the repair, not the patience. Needs what compare.sh needs.
+reads and writes a second, before the kill and during the repair. A datanode is given up after a second: what is measured is
+the repair, not the patience. Needs root and /dev/fuse.
 """
-import argparse, json, os, re, signal, subprocess, sys, tempfile, threading, time
+import argparse, json, os, subprocess, sys, threading, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MIB = 1 << 20
@@ -50,41 +50,6 @@ class Cairn:
         return repair["under_replicated"], dead
 
 
-class Moosefs:
-    base = "/tmp/peers-mfs"
-    # From its manual: no delay, a loop a second, no more chunks to a server than it takes at once.
-    tuned = "\\n".join([
-        "REPLICATIONS_DELAY_INIT = 0", "CHUNKS_LOOP_MIN_TIME = 1", "CHUNKS_LOOP_MAX_CPS = 10000000",
-        "CHUNKS_WRITE_REP_LIMIT = 20,20,20,20", "CHUNKS_READ_REP_LIMIT = 50,50,50,50",
-    ])
-
-    def __init__(self):
-        self.mount = self.base + "/mnt"
-
-    def start(self):
-        sh("./netns.sh", "up")
-        sh("./moosefs.sh", "start", env={"MASTER_EXTRA": self.tuned})
-        sh("./moosefs.sh", "mount")
-
-    def stop(self):
-        sh("./moosefs.sh", "stop", check=False)
-        subprocess.run(["rm", "-rf", self.base])
-
-    def kill(self):
-        pids = dict(line.split() for line in sh("./moosefs.sh", "pids").splitlines() if len(line.split()) == 2)
-        os.kill(int(pids["cs1"]), signal.SIGKILL)
-        self.killed = True
-
-    def look(self):
-        said = sh("./moosefs.sh", "cli", "-SCS", "-SIC", "-p", "-s", "|", check=False)
-        # The matrix of chunks: wanted copies by valid copies. Rows are `wanted|0|1|2|3...`.
-        rows = [row for row in re.findall(r"^\D*\|?(\d+)\|(\d+)\|(\d+)\|(\d+)\|(\d+)\|", said, re.M)]
-        if not rows:
-            return None
-        lacking = sum(int(count) for row in rows if row[0] == "3" for count in row[1:4])
-        return lacking, int(getattr(self, "killed", False))
-
-
 class Load(threading.Thread):
     """A client that reads a file and writes another, over and over; `rate()` since it was last asked, MiB/s."""
 
@@ -112,13 +77,12 @@ class Load(threading.Thread):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("system", choices=["cairn", "moosefs"])
     parser.add_argument("--gib", type=int, default=4)
     parser.add_argument("--load", action="store_true")
     args = parser.parse_args()
-    system = {"cairn": Cairn, "moosefs": Moosefs}[args.system]()
+    system = Cairn()
     system.start()
-    result = {"system": args.system, "gib": args.gib}
+    result = {"gib": args.gib}
     try:
         block = os.urandom(MIB)
         for number in range(args.gib * 4):
