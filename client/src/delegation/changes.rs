@@ -83,7 +83,7 @@ impl Delegations {
             Op::Close(_) => {
                 let mut state = self.lock();
                 // What it had to follow may be done by now, or lost with its session.
-                if state.counted == state.settled {
+                if !state.is_busy() {
                     return Attempt::Elsewhere;
                 }
                 state.push(now, 0, op.clone());

@@ -256,7 +256,7 @@ impl Delegations {
             return false;
         }
         if let mutation::Op::Close(ask) = op {
-            return !ask.inodes.is_empty() && state.counted > state.settled;
+            return !ask.inodes.is_empty() && state.is_busy();
         }
         let by_ref = named(op).into_iter().flatten().map(|at| at.inode);
         by_ref.chain(numbers(op)).any(|inode| state.tree.node(inode).is_some())

@@ -41,6 +41,11 @@ impl State {
             || self.oldest.is_some_and(|oldest| oldest.elapsed() > STALLED)
     }
 
+    /// Whether deeds are under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.counted > self.settled
+    }
+
     /// Whether the session may be over without this client knowing.
     pub(super) fn is_fenced(&self) -> bool {
         self.session.as_ref().is_some_and(|session| session.fenced(Instant::now()))
@@ -120,7 +125,7 @@ impl State {
                 }
             }
         }
-        self.oldest = (self.counted > self.settled).then(Instant::now);
+        self.oldest = self.is_busy().then(Instant::now);
         all_done
     }
 }
@@ -182,8 +187,7 @@ impl Delegations {
 
     /// Whether deeds are under way.
     pub(crate) fn is_busy(&self) -> bool {
-        let state = self.lock();
-        state.counted > state.settled
+        self.lock().is_busy()
     }
 
     async fn batch(&self) -> Option<(Arc<Session>, Vec<Queued>)> {

@@ -18,7 +18,7 @@ use cairn_proto::checksum::crc32c;
 use cairn_proto::data::{Hello, OpenReplica, Request, Response, request, response};
 use cairn_proto::frame::{self, Lengths, PREFIX};
 use cairn_proto::limits::BLOCK_SIZE;
-use cairn_proto::{ErrorCode, Result, fs};
+use cairn_proto::{Error, ErrorCode, Result, fs};
 use tokio::time::Instant;
 
 use super::{Pool, Span};
@@ -203,7 +203,6 @@ impl Local {
 
 /// Connects, and sees that it is the datanode that was meant.
 fn enter(path: &Path, cluster_id: String, node: u32, patience: Duration) -> Result<UnixStream> {
-    let broken = |error: io::Error| ErrorCode::Unavailable.because(error.to_string());
     let stream = passing::connect(path, patience).map_err(broken)?;
     let hello = Hello { version: VERSION, cluster_id };
     match exchange(&stream, request::Kind::Hello(hello))? {
@@ -227,8 +226,11 @@ fn ask(stream: UnixStream, chunk: u64) -> Asked {
     }
 }
 
+fn broken(error: io::Error) -> Error {
+    ErrorCode::Unavailable.because(error.to_string())
+}
+
 fn exchange(stream: &UnixStream, kind: request::Kind) -> Result<(response::Kind, Option<File>)> {
-    let broken = |error: io::Error| ErrorCode::Unavailable.because(error.to_string());
     let head = frame::encode_head(&Request { kind: Some(kind) }, 0)?;
     passing::send(stream, &head, None).map_err(broken)?;
     let mut passed = None;
@@ -316,14 +318,24 @@ mod tests {
         let _ = passing::send(stream, &head, Some(&file));
     }
 
-    #[tokio::test]
-    async fn an_answer_that_nobody_waited_for_is_not_taken_for_the_next_one() {
+    /// A client at the door of datanode 1, and the other side of it.
+    async fn at_the_door() -> (Local, Pool, UnixStream) {
         let counters = Arc::<Counters>::default();
         let local = Local::new("cluster".into(), PATIENCE, counters.clone());
         let pool = Pool::new("cluster".into(), Arc::new(RealNetwork), PATIENCE, counters);
         let (near, far) = UnixStream::pair().unwrap();
         *local.door(1).lock().await = Door::Open(near);
-        let replica = fs::ReplicaInfo { node: 1, address: "127.0.0.1:1".into(), ..Default::default() };
+        (local, pool, far)
+    }
+
+    fn replica() -> fs::ReplicaInfo {
+        fs::ReplicaInfo { node: 1, address: "127.0.0.1:1".into(), ..Default::default() }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_waited_for_is_not_taken_for_the_next_one() {
+        let (local, pool, far) = at_the_door().await;
+        let replica = replica();
         let span = |chunk| Span { chunk, offset: 0, length: 8 };
         let asked = tokio::time::timeout(Duration::from_millis(50), local.read(&pool, &replica, span(7)));
         assert!(asked.await.is_err(), "the datanode sleeps");
@@ -337,13 +349,9 @@ mod tests {
 
     #[tokio::test]
     async fn questions_share_a_connection_one_after_the_other() {
-        let counters = Arc::<Counters>::default();
-        let local = Local::new("cluster".into(), PATIENCE, counters.clone());
-        let pool = Pool::new("cluster".into(), Arc::new(RealNetwork), PATIENCE, counters);
-        let (near, far) = UnixStream::pair().unwrap();
-        *local.door(1).lock().await = Door::Open(near);
+        let (local, pool, far) = at_the_door().await;
         let lending = std::thread::spawn(move || (0..3).for_each(|_| lend(&far)));
-        let replica = fs::ReplicaInfo { node: 1, address: "127.0.0.1:1".into(), ..Default::default() };
+        let replica = replica();
         for chunk in [7u64, 8, 9, 8] {
             let bytes = local.read(&pool, &replica, Span { chunk, offset: 0, length: 8 }).await.unwrap();
             assert_eq!(*bytes, chunk.to_le_bytes());

@@ -79,7 +79,11 @@ impl Pool {
 
     /// Where the datanode at `address` lends the files of its replicas; empty: nowhere.
     pub(crate) async fn door(&self, address: &str) -> Result<String> {
-        let connection = wire::dial(&*self.network, address, &self.cluster_id, self.patience).await?;
+        // Each greeting says so.
+        let connection = match self.take(address) {
+            Some(connection) => connection,
+            None => wire::dial(&*self.network, address, &self.cluster_id, self.patience).await?,
+        };
         let door = connection.door.clone();
         self.keep(address, connection);
         Ok(door)
