@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """How soon the replicas of a killed datanode are made up for, and what a client notices meanwhile.
 
-  repair.py [--gib 4] [--load]
+  repair.py [cairn|moosefs] [--gib 4] [--load]
 
 A cluster of four datanodes gets `--gib` GiB in three replicas; then one datanode is killed with SIGKILL. Printed, as JSON:
-seconds until the first replica was made, until all were, and MiB/s from the first to the last; with --load, what a client
-reads and writes a second, before the kill and during the repair. A datanode is given up after a second: what is measured is
-the repair, not the patience. Needs root and /dev/fuse.
+seconds until the first replica was made, until all were, and MiB/s from the kill on; with --load, what a client reads and
+writes a second, before the kill and during the repair. What is measured is the repair, not the patience: CairnFS gives a
+datanode up after a second, MooseFS at once, and MooseFS's loop, delay and limits of replication are set to their best.
+MooseFS's replicas are counted on its chunk servers' disks. Needs root and /dev/fuse; for MooseFS `netns.sh up` before.
 """
-import argparse, json, os, subprocess, sys, threading, time
+import argparse, collections, glob, json, os, signal, subprocess, sys, threading, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MIB = 1 << 20
@@ -50,6 +51,47 @@ class Cairn:
         return repair["under_replicated"], dead
 
 
+class Moosefs:
+    base = "/tmp/peers-mfs"
+
+    def __init__(self):
+        self.mount, self.killed = self.base + "/mnt", False
+        self.env = {"MASTER_EXTRA": "REPLICATIONS_DELAY_INIT = 0\\nCHUNKS_LOOP_MIN_TIME = 60\\n"
+                                    "CHUNKS_WRITE_REP_LIMIT = 20,20,20,20\\nCHUNKS_READ_REP_LIMIT = 40,40,40,40"}
+
+    def start(self):
+        sh("./moosefs.sh", "start", env=self.env)
+        sh("./moosefs.sh", "mount", env=self.env)
+
+    def stop(self):
+        sh("./moosefs.sh", "stop", check=False)
+        sh("rm", "-rf", self.base)
+
+    def kill(self):
+        pids = dict(line.split() for line in sh("./moosefs.sh", "pids").splitlines() if len(line.split()) == 2)
+        os.kill(int(pids["cs1"]), signal.SIGKILL)
+        self.killed = True
+
+    def look(self):
+        """A replica counts when it has the version and the length of the others."""
+        copies, sizes = collections.Counter(), collections.Counter()
+        for server in (2, 3, 4) if self.killed else (1, 2, 3, 4):
+            for path in glob.glob(f"{self.base}/cs{server}/data/*/chunk_*.mfs"):
+                try:
+                    size = os.stat(path).st_size
+                except FileNotFoundError:
+                    continue
+                name = os.path.basename(path)
+                copies[name, size] += 1
+                sizes[name] = max(sizes[name], size)
+        chunk = lambda name: name.split("_")[1]
+        best = collections.Counter()
+        for (name, size), count in copies.items():
+            if size == sizes[name]:
+                best[chunk(name)] = max(best[chunk(name)], count)
+        return sum(count < 3 for count in best.values()), int(self.killed)
+
+
 class Load(threading.Thread):
     """A client that reads a file and writes another, over and over; `rate()` since it was last asked, MiB/s."""
 
@@ -77,12 +119,13 @@ class Load(threading.Thread):
 
 def main():
     parser = argparse.ArgumentParser()
+    parser.add_argument("system", nargs="?", choices=("cairn", "moosefs"), default="cairn")
     parser.add_argument("--gib", type=int, default=4)
     parser.add_argument("--load", action="store_true")
     args = parser.parse_args()
-    system = Cairn()
+    system = {"cairn": Cairn, "moosefs": Moosefs}[args.system]()
     system.start()
-    result = {"gib": args.gib}
+    result = {"system": args.system, "gib": args.gib}
     try:
         block = os.urandom(MIB)
         for number in range(args.gib * 4):

@@ -19,10 +19,13 @@ const PAGE: u32 = 1024;
 /// Arguments of `cairn bench meta`.
 #[derive(Args)]
 pub struct Meta {
-    /// Numbers of clients, one after the other; each client has a session of its own
+    /// Numbers of clients, one after the other: each waits for one answer before it asks for the next thing
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1,8,64,256",
           value_parser = clap::value_parser!(u16).range(1..=4096))]
     clients: Vec<u16>,
+    /// Sessions that the clients share, as threads of so many programs do; without it, each has one of its own
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    sessions: Option<u16>,
     /// Files of each round, over all clients (and at least ten for each)
     #[arg(long, value_name = "N", default_value_t = 20_000)]
     files: u32,
@@ -76,12 +79,13 @@ struct Worker {
 pub async fn run(connection: &Connection, dir: &ClusterPath, args: &Meta) -> Result<Vec<Line>> {
     let mut lines = Vec::new();
     for &count in &args.clients {
-        let clients = connect(connection, usize::from(count), args.delegate).await?;
+        let sessions = args.sessions.map_or(count, |most| most.min(count));
+        let sessions = connect(connection, usize::from(sessions), args.delegate).await?;
         // One client alone would take minutes for what many do in a second.
         let most = if count == 1 { args.files.min(4000) } else { args.files };
         let files = (most / u32::from(count)).max(10);
         let mut workers = Vec::new();
-        for (number, client) in clients.iter().enumerate() {
+        for (number, client) in sessions.iter().cycle().take(usize::from(count)).enumerate() {
             let mut directories = Vec::new();
             for part in 0..files.div_ceil(args.width) {
                 let path = dir.join(format!("{count}-{number}-{part}").as_bytes());
@@ -96,9 +100,9 @@ pub async fn run(connection: &Connection, dir: &ClusterPath, args: &Meta) -> Res
             let times = Times::joined(all(tasks).await?);
             let elapsed = began.elapsed();
             let each = if step == Step::List { u64::from(files.min(args.width).min(PAGE)) } else { 1 };
-            lines.push(Line { what: step.name(), clients: clients.len(), elapsed, times, each, bytes: None });
+            lines.push(Line { what: step.name(), clients: count.into(), elapsed, times, each, bytes: None });
         }
-        for client in clients {
+        for client in sessions {
             // What is left of the session ends with its lease.
             let _ = client.cluster.close().await;
         }
