@@ -3,11 +3,16 @@
 use std::env;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use cairn_ops::trace::Tracing;
 use serde::Deserialize;
 
 use crate::args::Connection;
+
+/// Where traces go, as all programs that send any are told it.
+const OTLP: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
 /// The file: one section a role, each optional. Command-line flags override it.
 #[derive(Debug, Default, Deserialize)]
@@ -21,6 +26,8 @@ pub struct File {
     pub datanode: Option<cairn_datanode::Config>,
     /// `[mount]`: `cairn mount`.
     pub mount: MountSection,
+    /// `[trace]`: all that run on.
+    pub trace: TraceSection,
 }
 
 cairn_ops::settings! {
@@ -61,6 +68,30 @@ cairn_ops::settings! {
     }
 }
 
+cairn_ops::settings! {
+    /// `[trace]`.
+    pub struct TraceSection {
+        /// What is done of a request is logged, with the request's number, when it took so long; 0: never.
+        slow_ms: u64 = 1_000, "ms";
+        /// A collector of traces that takes OTLP over HTTP with JSON, `http://HOST:4318`; if it is not given, the
+        /// environment's `OTEL_EXPORTER_OTLP_ENDPOINT`, and without either none are sent.
+        collector: Option<String> = None, "";
+        /// Only one of so many requests is sent; the same number everywhere, for whole traces.
+        one_of: u64 = 1, "";
+    }
+}
+
+impl TraceSection {
+    /// As those who follow requests are told it.
+    pub fn tracing(&self) -> Tracing {
+        Tracing {
+            slow: Duration::from_millis(self.slow_ms),
+            collector: self.collector.clone().or_else(|| env::var(OTLP).ok()).unwrap_or_default(),
+            one_of: self.one_of,
+        }
+    }
+}
+
 impl File {
     /// Reads a file; an unknown key is an error that names it.
     pub fn read(path: &Path) -> Result<File> {
@@ -72,6 +103,21 @@ impl File {
     /// Reads the file's text.
     pub fn parse(text: &str) -> Result<File> {
         toml::from_str(text).map_err(|error| anyhow::anyhow!("{}", error.to_string().trim_end()))
+    }
+
+    /// The file that a command or a mount goes by: the one that is named, else the user's, else the system's, else an empty
+    /// one.
+    pub fn of(connection: &Connection) -> Result<File> {
+        let asked = Asked::with_environment(connection);
+        if let Some(path) = asked.config.map(PathBuf::from).or_else(|| asked.env_config.clone()) {
+            return File::read(&path);
+        }
+        let places = Places::from_environment();
+        let user = places.config_home.map(|config| config.join("cairn/cairn.toml"));
+        match user.into_iter().chain([places.system.join("cairn/cairn.toml")]).find(|path| path.is_file()) {
+            Some(path) => File::read(&path),
+            None => Ok(File::default()),
+        }
     }
 
     /// The file given by `--config` or `CAIRN_CONFIG`; without either, an empty one.

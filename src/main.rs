@@ -23,8 +23,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use cairn_ops::trace::{self, Tracing};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
@@ -201,6 +203,9 @@ where
     F: FnOnce(Arc<Client>) -> Work,
 {
     start_log(connection.log.as_deref(), "off");
+    if let Err(error) = follow_requests(&connection) {
+        return exit::code_of(verb, &error);
+    }
     let client = match Client::connect(verb, &connection).await {
         Ok(client) => Arc::new(client),
         Err(error) => return exit::code_of(verb, &error),
@@ -210,11 +215,20 @@ where
         // What the command did is committed; only the session stays until its lease ends.
         tracing::debug!(%error, "closing the session");
     }
+    trace::flush().await;
     match result {
         Ok(()) if client.report.failures() > 0 => exit::FAILED,
         Ok(()) => 0,
         Err(error) => exit::code_of(verb, &error),
     }
+}
+
+/// A command's requests are followed as its configuration says, but what is slow is not logged: its user sees it.
+fn follow_requests(connection: &Connection) -> Result<()> {
+    let section = config::File::of(connection)?.trace;
+    let tracing = Tracing { slow: Duration::ZERO, ..section.tracing() };
+    let instance = std::process::id().to_string();
+    trace::start(&tracing, "cli", &instance).map_err(|why| exit::Usage(format!("[trace] {why}")).into())
 }
 
 fn finish(verb: &str, result: Result<u8>) -> u8 {

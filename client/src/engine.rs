@@ -74,7 +74,7 @@ impl Engine {
             counters,
             config,
         });
-        tokio::spawn(commit_what_ages(Arc::downgrade(&engine)));
+        tokio::spawn(tend(Arc::downgrade(&engine)));
         if engine.config.delegate {
             let listening = Arc::downgrade(&engine);
             engine.channel.on_recalled(Box::new(move |directories| {
@@ -233,7 +233,7 @@ pub(crate) async fn commit_each(inodes: Vec<Arc<Inode>>) -> Vec<(u64, Result<()>
 }
 
 /// Chunks without a committed byte are purged, and a crash loses what is not committed: nothing stays so long.
-async fn commit_what_ages(engine: Weak<Engine>) {
+async fn tend(engine: Weak<Engine>) {
     loop {
         tokio::time::sleep(ROUND).await;
         let Some(engine) = engine.upgrade() else { return };

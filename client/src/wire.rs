@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use cairn_host::net::{Network, Stream};
+use cairn_host::request::RequestId;
 use cairn_proto::data::{Hello, Request, Response, request, response};
 use cairn_proto::{Error, ErrorCode, Result, frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, ReadHalf, WriteHalf};
@@ -117,9 +118,19 @@ async fn fill(stream: &mut BufReader<ReadHalf<Stream>>, into: &mut BytesMut, len
 impl FrameWriter {
     /// Sends one frame; the payload's parts follow the header in one vectored write.
     pub(crate) async fn send(&mut self, kind: request::Kind, payload: &[Bytes]) -> Result<()> {
+        self.send_for(RequestId::current(), kind, payload).await
+    }
+
+    /// As [`FrameWriter::send`], for the sake of a request that is not the current one.
+    pub(crate) async fn send_for(
+        &mut self,
+        sake: RequestId,
+        kind: request::Kind,
+        payload: &[Bytes],
+    ) -> Result<()> {
         let total = payload.iter().map(Bytes::len).sum();
         let mut parts = Vec::with_capacity(1 + payload.len());
-        parts.push(frame::encode_head(&Request { kind: Some(kind) }, total)?);
+        parts.push(frame::encode_head(&Request { kind: Some(kind), request: sake.0 }, total)?);
         parts.extend(payload.iter().filter(|part| !part.is_empty()).cloned());
         let mut first = 0;
         while first < parts.len() {

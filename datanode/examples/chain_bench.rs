@@ -39,7 +39,7 @@ impl Client {
     }
 
     fn send(&self, kind: request::Kind, payload: &[u8]) -> Outcome<()> {
-        let head = frame::encode_head(&Request { kind: Some(kind) }, payload.len())?;
+        let head = frame::encode_head(&Request { kind: Some(kind), request: 0 }, payload.len())?;
         Ok(socket::write_frame(&self.stream, &head, payload, PATIENCE)?)
     }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{Builder, Scope};
 use std::time::{Duration, Instant};
 
+use cairn_host::request::{self as requests, RequestId};
 use cairn_proto::data::{
     Ack, Append, ChainLink, ChainOpened, OpenChain, Request, Response, Sync, request, response,
 };
@@ -219,20 +220,25 @@ impl<'a> Chain<'a> {
             };
             match head {
                 None => return Ok(()),
-                Some((Request { kind: Some(request::Kind::Append(append)) }, length)) => {
+                Some((Request { kind: Some(request::Kind::Append(append)), request }, length)) => {
+                    let request = RequestId(request);
                     reader.payload(length, &mut payload, &mut |waiting: Waiting| patience.check(waiting))?;
                     let below = next.as_deref_mut();
                     let counters = &self.shared.counters;
                     let since = Instant::now();
-                    let appended = self.append(appender, below, append, &payload[..length]);
+                    let appended = self.append(appender, below, (request, append), &payload[..length]);
+                    requests::done(request, "append", since.elapsed(), appended.is_err());
                     if !appended.inspect_err(|_| counters.append_refused())? {
                         return Ok(());
                     }
                     counters.appended(length, since.elapsed());
                     unacked += length as u64;
                 }
-                Some((Request { kind: Some(request::Kind::Sync(_)) }, 0)) => {
-                    if !self.sync(appender, next.as_deref_mut())? {
+                Some((Request { kind: Some(request::Kind::Sync(_)), request }, 0)) => {
+                    let (request, since) = (RequestId(request), Instant::now());
+                    let synced = self.sync(appender, next.as_deref_mut(), request);
+                    requests::done(request, "sync", since.elapsed(), synced.is_err());
+                    if !synced? {
                         return Ok(());
                     }
                 }
@@ -246,14 +252,14 @@ impl<'a> Chain<'a> {
         &self,
         appender: &mut Appender,
         next: Option<&mut Next>,
-        append: Append,
+        (request, append): (RequestId, Append),
         data: &[u8],
     ) -> Result<bool> {
         self.shared.store.takes_appends()?;
         let admission = appender.admit(append.offset, &append.crcs, data)?;
         let crcs = append.crcs.clone();
         if let Some(next) = next
-            && !self.forward(next, append, data)?
+            && !self.forward(next, (request, append), data)?
         {
             return Ok(false);
         }
@@ -264,10 +270,10 @@ impl<'a> Chain<'a> {
         Ok(true)
     }
 
-    fn sync(&self, appender: &mut Appender, next: Option<&mut Next>) -> Result<bool> {
+    fn sync(&self, appender: &mut Appender, next: Option<&mut Next>, request: RequestId) -> Result<bool> {
         let length = appender.length();
         if let Some(next) = next {
-            next.gathered.extend_from_slice(&request_head(request::Kind::Sync(Sync {}), 0)?);
+            next.gathered.extend_from_slice(&request_head(request::Kind::Sync(Sync {}), request, 0)?);
             self.sending(Mark { length, synced: length });
             if !self.flush(next) {
                 return Ok(false);
@@ -282,9 +288,9 @@ impl<'a> Chain<'a> {
         Ok(true)
     }
 
-    fn forward(&self, next: &mut Next, append: Append, data: &[u8]) -> Result<bool> {
+    fn forward(&self, next: &mut Next, (request, append): (RequestId, Append), data: &[u8]) -> Result<bool> {
         let end = append.offset + data.len() as u64;
-        let head = request_head(request::Kind::Append(append), data.len())?;
+        let head = request_head(request::Kind::Append(append), request, data.len())?;
         self.sending(Mark { length: end, synced: 0 });
         if head.len() + data.len() <= GATHERED_FRAME {
             next.gathered.extend_from_slice(&head);

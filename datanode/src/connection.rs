@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use cairn_host::request::{self as requests, RequestId};
+use cairn_host::seldom::Seldom;
 use cairn_host::tls::peer::Caller;
 use cairn_proto::capability::Rights;
 use cairn_proto::data::{
@@ -47,7 +49,7 @@ fn converse(reader: &mut FrameReader, guest: &Guest, caller: &Caller, shared: &A
     let handshake = Patience { idle: settings.handshake, frame: settings.handshake };
     match next(reader, handshake)? {
         None => return Ok(()),
-        Some(request::Kind::Hello(hello)) => greet(reader.stream(), shared, hello)?,
+        Some((request::Kind::Hello(hello), _)) => greet(reader.stream(), shared, hello)?,
         Some(_) => return Err(ErrorCode::Malformed.because("a connection starts with Hello")),
     }
     let patience = Patience { idle: settings.idle, frame: settings.frame };
@@ -56,11 +58,12 @@ fn converse(reader: &mut FrameReader, guest: &Guest, caller: &Caller, shared: &A
         guest.is_idle();
         let request = next(reader, patience)?;
         guest.is_busy();
-        match request {
-            None => return Ok(()),
-            Some(request::Kind::Read(read)) => {
+        let Some((kind, request)) = request else { return Ok(()) };
+        match kind {
+            request::Kind::Read(read) => {
                 let since = Instant::now();
                 let refused = serve_read(reader.stream(), shared, &read, &mut scratch)?;
+                requests::done(request, "read", since.elapsed(), refused.is_some());
                 match refused {
                     None => shared.counters.reads.observe(since.elapsed()),
                     Some(error) => {
@@ -69,31 +72,34 @@ fn converse(reader: &mut FrameReader, guest: &Guest, caller: &Caller, shared: &A
                     }
                 }
             }
-            Some(request::Kind::Stat(ask)) => serve_stat(reader.stream(), shared, &ask)?,
-            Some(request::Kind::List(_)) if !caller.may_administer() => {
-                tracing::warn!(%caller, "refused: its certificate does not allow it to list replicas");
+            request::Kind::Stat(ask) => serve_stat(reader.stream(), shared, &ask)?,
+            request::Kind::List(_) if !caller.may_administer() => {
+                static LINES: Seldom = Seldom::new();
+                if let Some(left_out) = LINES.admit() {
+                    tracing::warn!(%caller, left_out, "refused: its certificate does not allow it to list replicas");
+                }
                 refuse(reader.stream(), shared, ErrorCode::PermissionDenied.into())?;
             }
-            Some(request::Kind::List(ask)) => serve_list(reader.stream(), shared, &ask)?,
-            Some(request::Kind::Open(open)) => return chain::serve(reader, shared, open),
-            Some(request::Kind::Lend(_)) => {
+            request::Kind::List(ask) => serve_list(reader.stream(), shared, &ask)?,
+            request::Kind::Open(open) => return chain::serve(reader, shared, open),
+            request::Kind::Lend(_) => {
                 return Err(ErrorCode::Malformed.because("replicas are lent at this host's own socket only"));
             }
-            Some(request::Kind::Hello(_)) => return Err(ErrorCode::Malformed.because("a second Hello")),
-            Some(request::Kind::Append(_) | request::Kind::Sync(_)) => {
+            request::Kind::Hello(_) => return Err(ErrorCode::Malformed.because("a second Hello")),
+            request::Kind::Append(_) | request::Kind::Sync(_) => {
                 return Err(ErrorCode::Malformed.because("there is no open chain on this connection"));
             }
         }
     }
 }
 
-/// The next request that is not part of a chain; these have no payload.
-fn next(reader: &mut FrameReader, patience: Patience) -> Result<Option<request::Kind>> {
+/// The next request that is not part of a chain, and for whose sake it is made; these have no payload.
+fn next(reader: &mut FrameReader, patience: Patience) -> Result<Option<(request::Kind, RequestId)>> {
     let head = reader.head::<Request>(&mut |waiting| patience.check(waiting))?;
     match head {
         None => Ok(None),
-        Some((Request { kind: Some(kind) }, 0)) => Ok(Some(kind)),
-        Some((Request { kind: None }, _)) => Err(ErrorCode::Malformed.because("unknown request")),
+        Some((Request { kind: Some(kind), request }, 0)) => Ok(Some((kind, RequestId(request)))),
+        Some((Request { kind: None, .. }, _)) => Err(ErrorCode::Malformed.because("unknown request")),
         Some((_, length)) => {
             Err(ErrorCode::Malformed.because(format!("a payload of {length} bytes where none belongs")))
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cairn_host::request::RequestId;
 use cairn_proto::data::{Hello, Read, Request, Response, request, response};
 use cairn_proto::frame;
 use cairn_proto::limits::MAX_PAYLOAD;
@@ -68,7 +69,7 @@ impl Peer {
 
     /// Sends a request without payload.
     pub fn send(&self, kind: request::Kind) -> Result<()> {
-        socket::write_message(&self.stream, &Request { kind: Some(kind) }, self.settings.frame)
+        socket::write_message(&self.stream, &Request { kind: Some(kind), request: 0 }, self.settings.frame)
     }
 
     /// The next reply, its payload in `into`. `None` when the other side closed.
@@ -162,6 +163,6 @@ impl Peer {
 }
 
 /// Encodes a request's head for a payload of `length` bytes.
-pub fn request_head(kind: request::Kind, length: usize) -> Result<bytes::Bytes> {
-    frame::encode_head(&Request { kind: Some(kind) }, length)
+pub fn request_head(kind: request::Kind, sake: RequestId, length: usize) -> Result<bytes::Bytes> {
+    frame::encode_head(&Request { kind: Some(kind), request: sake.0 }, length)
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use cairn_host::seldom::Seldom;
 use cairn_proto::data::{Failure, Response, response};
 use cairn_proto::{Error, ErrorCode, Result};
 use socket2::{Domain, SockRef, Type};
@@ -251,7 +252,10 @@ fn admit(stream: TcpStream, from: SocketAddr, shared: &Arc<Shared>) {
         let mut connections = locked(&shared.connections);
         if connections.len() >= settings.max_connections && !make_room(&mut connections) {
             drop(connections);
-            tracing::warn!(%from, limit = settings.max_connections, "too many connections");
+            static LINES: Seldom = Seldom::new();
+            if let Some(left_out) = LINES.admit() {
+                tracing::warn!(%from, limit = settings.max_connections, left_out, "too many connections");
+            }
             if stream.is_secure() {
                 // Nothing can be said before a handshake, for which there is no thread.
                 return;
@@ -266,8 +270,11 @@ fn admit(stream: TcpStream, from: SocketAddr, shared: &Arc<Shared>) {
     let name = format!("data {from}");
     let spawned = Builder::new().name(name).stack_size(STACK).spawn(move || {
         let _registered = Registered { shared: with.clone(), id };
-        if let Err(error) = connection::serve(&guest, &with) {
-            tracing::info!(%from, %error, "connection ended");
+        static LINES: Seldom = Seldom::new();
+        if let Err(error) = connection::serve(&guest, &with)
+            && let Some(left_out) = LINES.admit()
+        {
+            tracing::info!(%from, %error, left_out, "connection ended");
         }
     });
     if let Err(error) = spawned {

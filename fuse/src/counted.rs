@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use cairn_host::request::{self, RequestId};
 use cairn_ops::metrics::{Labels, Operations, Page};
 use fuser::Watcher;
 
@@ -79,6 +80,11 @@ impl Watcher for Counted {
     fn answered(&self, operation: u32, errno: i32, took: Duration) {
         let operation = operation as usize;
         self.operations.record(operation, errno == 0, took);
+        match NAMES.get(operation) {
+            // It waits for others.
+            Some(&"setlkw") | None => {}
+            Some(name) => request::finished(RequestId::current(), name, took, errno != 0),
+        }
         let errno = usize::try_from(errno).unwrap_or(0);
         if errno > 0
             && errno < ERRNOS

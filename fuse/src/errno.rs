@@ -1,5 +1,6 @@
 //! What a program sees of an error, and what the log keeps of it.
 
+use cairn_host::request::RequestId;
 use cairn_proto::Error;
 use fuser::Errno;
 
@@ -14,7 +15,7 @@ pub(crate) fn errno(operation: &'static str, inode: u64, error: &Error) -> Errno
         number => number,
     };
     if matches!(number, libc::EIO | libc::EPROTO | libc::EMSGSIZE | libc::ETIMEDOUT | libc::ENOSPC) {
-        tracing::warn!(operation, inode, code = ?error.code, "{error}");
+        tracing::warn!(request = %RequestId::current(), operation, inode, code = ?error.code, "{error}");
     } else {
         tracing::trace!(operation, inode, code = ?error.code, "{error}");
     }

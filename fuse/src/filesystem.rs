@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use cairn_host::request;
 use cairn_proto::fs::{LockKind, LockMode, LockRange};
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle as HandleNo, Filesystem, FopenFlags,
@@ -58,7 +59,7 @@ impl CairnFs {
     ) {
         let (unique, pid) = (request.unique().0, request.pid());
         let waits = || Some(self.view.interrupts.enter(unique, pid, None));
-        serve(&self.runtime, operation(self.view.clone()), waits);
+        serve(&self.runtime, request::RequestId::fresh().carry(operation(self.view.clone())), waits);
     }
 
     /// Answers the request with EINTR if `hopeless` comes to say so.

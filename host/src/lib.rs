@@ -1,4 +1,5 @@
-//! What a process gets from the machine it runs on: its disk, its network, its clock.
+//! What a process gets from the machine it runs on: its disk, its network, its clock; and the numbers by which requests are
+//! followed from one process to the next ([`request`]).
 //!
 //! Shells take these as arguments instead of asking the operating system, so that a simulation can put its own in
 //! their place and drive the code that ships.
@@ -11,6 +12,8 @@ pub mod disk;
 pub mod net;
 pub mod notify;
 pub mod passing;
+pub mod request;
+pub mod seldom;
 pub mod tls;
 pub mod work;
 

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::tls::peer::Caller;
@@ -89,7 +89,84 @@ impl tower_service::Service<http::Uri> for Connector {
         let network = self.0.clone();
         Box::pin(async move {
             let authority = uri.authority().ok_or(io::ErrorKind::InvalidInput)?;
-            network.connect(authority.as_str()).await.map(TokioIo::new)
+            let stream = network.connect(authority.as_str()).await?;
+            Ok(TokioIo::new(Box::new(Wary { stream, heard: false }) as Stream))
         })
+    }
+}
+
+/// How an alert of TLS begins (RFC 8446, 5.1). An HTTP/2 server begins with the length of its settings, which is small.
+const ALERT: u8 = 21;
+
+/// A connection on which HTTP is to be spoken: says so when the other side answers by TLS, instead of taking that for noise.
+#[derive(Debug)]
+struct Wary {
+    stream: Stream,
+    heard: bool,
+}
+
+impl AsyncRead for Wary {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, into))?;
+        if !std::mem::replace(&mut self.heard, true) && into.filled().get(before) == Some(&ALERT) {
+            let why =
+                "it wants TLS: give the directory of a certificate (tls, --tls or CAIRN_TLS; see `cairn ca`)";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::PermissionDenied, why)));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Wary {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_by_tls_is_told_from_others() {
+        for (said, good) in [([ALERT, 3], false), ([0, ALERT], true)] {
+            let (mut far, near) = tokio::io::duplex(64);
+            let mut near = Wary { stream: Box::new(near), heard: false };
+            far.write_all(&said).await.unwrap();
+            let heard = near.read_exact(&mut [0; 2]).await;
+            assert_eq!(heard.map_err(|error| error.kind()).is_ok(), good);
+            if good {
+                // Only the beginning tells.
+                far.write_all(&[ALERT]).await.unwrap();
+                assert_eq!(near.read_u8().await.unwrap(), ALERT);
+            }
+        }
     }
 }

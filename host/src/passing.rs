@@ -92,6 +92,20 @@ pub fn receive(stream: &UnixStream, into: &mut [u8]) -> io::Result<(usize, Optio
     }
 }
 
+/// Fills all of `into`; returns the file that came with it. `UnexpectedEof` if the other side ends before.
+pub fn receive_all(stream: &UnixStream, into: &mut [u8]) -> io::Result<Option<File>> {
+    let (mut passed, mut at) = (None, 0);
+    while at < into.len() {
+        let (read, file) = receive(stream, &mut into[at..])?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        passed = passed.or(file);
+        at += read;
+    }
+    Ok(passed)
+}
+
 /// Appends up to `length` bytes from `offset` of a file to `into`, as far as they are in memory; `WouldBlock` if none
 /// is. Short at the end of the file, and where a part is not in memory. A file system that cannot tell reads at once.
 pub fn read_ready(file: &File, into: &mut Vec<u8>, length: usize, offset: u64) -> io::Result<usize> {
@@ -136,6 +150,7 @@ mod tests {
             file.write_all(b"content").unwrap();
             send(&far, b"here", Some(&file)).unwrap();
             send(&far, b"none", None).unwrap();
+            send(&far, b"all", Some(&file)).unwrap();
             let mut buffer = [0; 4];
             let (length, passed) = receive(&near, &mut buffer).unwrap();
             assert_eq!((&buffer[..length], passed.is_some()), (&b"here"[..], true));
@@ -144,7 +159,9 @@ mod tests {
             assert_eq!(content, b"tent");
             let (length, passed) = receive(&near, &mut buffer).unwrap();
             assert_eq!((&buffer[..length], passed.is_none()), (&b"none"[..], true));
+            assert!(receive_all(&near, &mut buffer[..3]).unwrap().is_some());
             drop(far);
+            assert!(receive_all(&near, &mut buffer).is_err());
             assert_eq!(receive(&near, &mut buffer).unwrap().0, 0);
         }
     }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_host::request::{self, RequestId};
 use cairn_host::tls::peer::Caller;
 use cairn_metadata::store::{StoreError, View};
 use cairn_proto::control::{Call, CallBatch, Reply, ReplyBatch, call, reply};
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use crate::caller;
-use crate::counters::query_number;
+use crate::counters::{query_name, query_number};
 use crate::edge;
 use crate::member::Member;
 use crate::recalls::Recalls;
@@ -197,7 +198,8 @@ async fn hear(seat: &Seat, asker: &Asker, batch: CallBatch, replies: &Replies) -
     let heard = Said::Heard { expired, lease_ms: member.sessions.length_ms() };
     replies.send(heard).await.map_err(|_| Gone)?;
     let mut asked = Vec::new();
-    for Call { id, cred, kind } in batch.calls {
+    for Call { id, cred, kind, request } in batch.calls {
+        let request = RequestId(request);
         let room = room(replies).await?;
         let cred = caller::acting(&asker.caller, cred);
         match kind {
@@ -207,7 +209,7 @@ async fn hear(seat: &Seat, asker: &Asker, batch: CallBatch, replies: &Replies) -
             Some(call::Kind::Write(mut write)) => {
                 caller::claim(&asker.caller, cred.as_ref(), write.mutation.as_mut());
                 match edge::command(batch.session, &asker.owner, cred, write) {
-                    Ok(command) => change(&member, &seat.recalls, id, command, room).await,
+                    Ok(command) => change(&member, &seat.recalls, (request, id), command, room).await,
                     Err(error) => refuse(room, id, error),
                 }
             }
@@ -215,7 +217,7 @@ async fn hear(seat: &Seat, asker: &Asker, batch: CallBatch, replies: &Replies) -
                 Ok(()) => {
                     let session = if is_own { batch.session } else { 0 };
                     let cred = cred.unwrap_or_else(nobody);
-                    asked.push(Asked { id, session, cred, query, room });
+                    asked.push(Asked { request, id, session, cred, query, room });
                 }
                 Err(error) => refuse(room, id, error),
             },
@@ -232,7 +234,13 @@ fn nobody() -> Cred {
 }
 
 /// Proposes a command; its answer takes `room` when it is there.
-async fn change(member: &Member, recalls: &Arc<Recalls>, id: u64, mut command: Command, room: Room) {
+async fn change(
+    member: &Member,
+    recalls: &Arc<Recalls>,
+    (request, id): (RequestId, u64),
+    mut command: Command,
+    room: Room,
+) {
     if let Some(mutation::Op::Allocate(ask)) =
         command.mutation.as_mut().and_then(|mutation| mutation.op.as_mut())
         && let Err(error) = choose_targets(member, ask)
@@ -267,7 +275,7 @@ async fn change(member: &Member, recalls: &Arc<Recalls>, id: u64, mut command: C
         }
         Err(error) => refuse(room, id, error),
     };
-    member.proposer.submit(command, Box::new(settle)).await;
+    member.proposer.submit(request, command, Box::new(settle)).await;
 }
 
 fn choose_targets(member: &Member, ask: &mut fs::AllocateChunk) -> Result<(), Error> {
@@ -320,6 +328,7 @@ async fn answer_later(member: Arc<Member>, recalls: Arc<Recalls>, asked: Asked) 
 }
 
 struct Asked {
+    request: RequestId,
     id: u64,
     session: u64,
     cred: Cred,
@@ -332,7 +341,9 @@ fn answered(member: &Member, view: &dyn View, asked: &Asked) -> Result<Answer, S
     let answer = cairn_metadata::answer_to(view, asked.session, &asked.cred, &asked.query)?;
     let done = !matches!(answer.result, Some(answer::Result::Error(_)));
     let operation = asked.query.op.as_ref().map_or(usize::MAX, query_number);
-    member.counters.queries.record(operation, done, since.elapsed());
+    let took = since.elapsed();
+    member.counters.queries.record(operation, done, took);
+    request::done(asked.request, query_name(operation), took, !done);
     Ok(answer)
 }
 

@@ -55,6 +55,16 @@ impl Counters {
     }
 }
 
+/// What a query is called; nothing if it is none.
+pub fn query_name(number: usize) -> &'static str {
+    QUERIES.get(number).copied().unwrap_or_default()
+}
+
+/// What a mutation is called; nothing if it is none.
+pub fn mutation_name(number: usize) -> &'static str {
+    MUTATIONS.get(number).copied().unwrap_or_default()
+}
+
 /// Numbers the variants of an enum, and names them.
 macro_rules! named {
     ($names:ident, $number:ident, $op:path, $($variant:ident => $name:literal),+ $(,)?) => {

@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use cairn_host::net::{self, Listener};
+use cairn_host::seldom::Seldom;
 use cairn_host::tls::peer::Caller;
 use futures::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -156,7 +157,12 @@ impl Stream for Door {
             match std::task::ready!(self.listener.poll_accept(context)) {
                 Ok((stream, caller)) => match self.guests.admit(stream, caller) {
                     Some(guest) => return Poll::Ready(Some(Ok(guest))),
-                    None => tracing::warn!(limit = self.guests.limit, "too many connections"),
+                    None => {
+                        static LINES: Seldom = Seldom::new();
+                        if let Some(left_out) = LINES.admit() {
+                            tracing::warn!(limit = self.guests.limit, left_out, "too many connections");
+                        }
+                    }
                 },
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept");

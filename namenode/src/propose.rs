@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_host::clock::Clock;
+use cairn_host::request::{self, RequestId};
 use cairn_proto::fs::{Command, CommandBatch, Cred, Mutation, Outcome, mutation, outcome};
 use cairn_proto::limits::MAX_MESSAGE;
 use cairn_proto::{Error, ErrorCode};
@@ -15,7 +16,7 @@ use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::counters::{Counters, mutation_number};
+use crate::counters::{Counters, mutation_name, mutation_number};
 use crate::raft::{Group, Pending};
 
 /// Commands that may wait.
@@ -53,6 +54,7 @@ struct Waiting {
 
 /// Who waits for an outcome, and what is counted when it is there.
 struct Asked {
+    request: RequestId,
     settle: Settle,
     operation: usize,
     since: Instant,
@@ -63,7 +65,9 @@ impl Asked {
     fn settle(self, result: Result<Outcome, Error>) {
         let done =
             matches!(&result, Ok(Outcome { result }) if !matches!(result, Some(outcome::Result::Error(_))));
-        self.counters.mutations.record(self.operation, done, self.since.elapsed());
+        let took = self.since.elapsed();
+        self.counters.mutations.record(self.operation, done, took);
+        request::done(self.request, mutation_name(self.operation), took, !done);
         (self.settle)(result);
     }
 }
@@ -82,7 +86,7 @@ impl Proposer {
         let (sender, outcome) = oneshot::channel();
         // The caller may have stopped waiting.
         let settle = Box::new(move |result| drop(sender.send(result)));
-        self.submit(command, settle).await;
+        self.submit(RequestId::default(), command, settle).await;
         match tokio::time::timeout(PATIENCE, outcome).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(ErrorCode::Unavailable.because("the namenode is stopping")),
@@ -90,11 +94,12 @@ impl Proposer {
         }
     }
 
-    /// Queues a command; `settle` is called exactly once, possibly before this returns. Waits while the queue is full.
-    pub async fn submit(&self, command: Command, settle: Settle) {
+    /// Queues a command for the sake of `request`; `settle` is called exactly once, possibly before this returns. Waits while the queue is full.
+    pub async fn submit(&self, request: RequestId, command: Command, settle: Settle) {
         let op = command.mutation.as_ref().and_then(|mutation| mutation.op.as_ref());
         let operation = op.map_or(usize::MAX, mutation_number);
-        let asked = Asked { settle, operation, since: Instant::now(), counters: self.counters.clone() };
+        let counters = self.counters.clone();
+        let asked = Asked { request, settle, operation, since: Instant::now(), counters };
         if let Some(error) = self.group.refusal() {
             return asked.settle(Err(error));
         }

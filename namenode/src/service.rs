@@ -7,6 +7,7 @@ use std::time::Duration;
 use cairn_host::Host;
 use cairn_host::clock::Clock;
 use cairn_host::net::Network;
+use cairn_host::seldom::Seldom;
 use cairn_host::tls::peer::Caller;
 use cairn_ops::http::Asked;
 use cairn_proto::control::membership_request::Action;
@@ -59,7 +60,10 @@ impl NamenodeService {
         let Some(pass) = Pass::of(request) else { return Ok(Caller::Unchecked) };
         let caller = pass.caller();
         if !rule(caller) {
-            tracing::warn!(%caller, "refused: its certificate does not allow what it asked for");
+            static LINES: Seldom = Seldom::new();
+            if let Some(left_out) = LINES.admit() {
+                tracing::warn!(%caller, left_out, "refused: its certificate does not allow what it asked for");
+            }
             return Err(Status::permission_denied("the certificate does not allow this"));
         }
         pass.trust();

@@ -78,6 +78,12 @@ codes! {
     /// The configuration file cannot be used.
     ConfigInvalid => "CONFIG_INVALID",
         "Correct the file; docs/configuration.md has every key.";
+    /// A certificate, or the authority's, is over soon.
+    CertificateEnds => "CERTIFICATE_ENDS",
+        "Make a new one with `cairn ca` (--force) and put it in the old one's place; what runs reads it within seconds.";
+    /// A certificate cannot be used.
+    CertificateUnusable => "CERTIFICATE_UNUSABLE",
+        "Make a new one with `cairn ca`, and let whoever runs the service read its key.";
     /// A directory cannot be used.
     DirectoryUnusable => "DIRECTORY_UNUSABLE",
         "Create it, and give it to the user that the service runs as (`chown cairn:cairn DIR`).";

@@ -8,7 +8,7 @@ use cairn_client::fs;
 use clap::Args;
 
 use super::figures::{Line, Times};
-use super::{Place, all, connect, make_directory, new_file};
+use super::{Place, all, connect, make_directory, make_directory_at, new_file};
 use crate::args::Connection;
 use crate::client::Client;
 use crate::paths::ClusterPath;
@@ -78,18 +78,25 @@ struct Worker {
 /// Measures all numbers of clients.
 pub async fn run(connection: &Connection, dir: &ClusterPath, args: &Meta) -> Result<Vec<Line>> {
     let mut lines = Vec::new();
+    let mut top = None;
     for &count in &args.clients {
         let sessions = args.sessions.map_or(count, |most| most.min(count));
         let sessions = connect(connection, usize::from(sessions), args.delegate).await?;
         // One client alone would take minutes for what many do in a second.
         let most = if count == 1 { args.files.min(4000) } else { args.files };
         let files = (most / u32::from(count)).max(10);
+        // As a mount does: a directory is delegated when it is made by its name in one that is known by its inode.
+        let top = match top {
+            Some(top) => top,
+            None => *top.insert(make_directory(&sessions[0], &dir.join(b"meta")).await?),
+        };
         let mut workers = Vec::new();
         for (number, client) in sessions.iter().cycle().take(usize::from(count)).enumerate() {
             let mut directories = Vec::new();
             for part in 0..files.div_ceil(args.width) {
-                let path = dir.join(format!("{count}-{number}-{part}").as_bytes());
-                directories.push(make_directory(client, &path).await?);
+                let name = format!("{count}-{number}-{part}").into_bytes().into();
+                let at = fs::NodeRef { inode: top, path: name };
+                directories.push(make_directory_at(client, at).await?);
             }
             let (client, width, delegate) = (client.clone(), args.width, args.delegate);
             workers.push(Worker { client, directories, files, width, delegate });

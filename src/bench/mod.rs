@@ -96,14 +96,18 @@ async fn connect(connection: &Connection, count: usize, delegate: bool) -> Resul
 
 /// Makes a directory, and says which inode it is.
 async fn make_directory(client: &Client, path: &ClusterPath) -> Result<u64> {
+    make_directory_at(client, path.node()).await.with_context(|| path.to_string())
+}
+
+async fn make_directory_at(client: &Client, at: fs::NodeRef) -> Result<u64> {
     let ask = fs::Mkdir {
-        at: Some(path.node()),
+        at: Some(at),
         mode: 0o755,
         uid: client.cred.uid,
         gid: client.cred.gid,
         ..fs::Mkdir::default()
     };
-    let made = client.cluster.mkdir(&client.cred, ask).await.map_err(|error| anyhow!("{path}: {error}"))?;
+    let made = client.cluster.mkdir(&client.cred, ask).await.map_err(|error| anyhow!("{error}"))?;
     Ok(made.inode)
 }
 

@@ -13,6 +13,7 @@ use cairn_host::tls::peer::{Kind, Peer, Roles, User, is_name};
 use clap::{Args, Subcommand, ValueEnum};
 
 pub use authority::{Authority, Order};
+pub use show::{Certificate, revoked_serials};
 
 use crate::exit::Usage;
 use crate::output;

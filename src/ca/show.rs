@@ -56,7 +56,8 @@ impl Certificate {
         Ok(authority.subject == self.issuer)
     }
 
-    fn days_left(&self) -> i64 {
+    /// Whole days until it is over; negative when it is.
+    pub fn days_left(&self) -> i64 {
         (self.until.timestamp() - ASN1Time::now().timestamp()).div_euclid(86_400)
     }
 
@@ -70,7 +71,8 @@ impl Certificate {
         }
     }
 
-    fn holder(&self) -> String {
+    /// Whose it is.
+    pub fn holder(&self) -> String {
         match &self.peer {
             Some(peer) => peer.to_string(),
             None => self.subject.clone(),

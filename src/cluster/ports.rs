@@ -54,10 +54,10 @@ mod tests {
 
     #[test]
     fn ports_are_free_and_different() {
-        let mut addresses = choose(8, 0).unwrap();
-        for address in &addresses {
-            TcpListener::bind(address.as_str()).unwrap();
-        }
+        // Nobody keeps them, so somebody else on this machine may take one at any time.
+        let is_free = |address: &String| TcpListener::bind(address.as_str()).is_ok();
+        let mut tries = (0..5).map(|_| choose(8, 0).unwrap());
+        let mut addresses = tries.find(|addresses| addresses.iter().all(is_free)).expect("free ports");
         addresses.sort();
         addresses.dedup();
         assert_eq!(addresses.len(), 8);

@@ -3,6 +3,7 @@
 //! Each part first looks, which is input and output, then judges what was seen, which is not. What can be found has a
 //! name ([`cairn_ops::code`]) and a section in `docs/health.md`.
 
+mod certificates;
 mod cluster;
 mod disk;
 mod finding;
@@ -68,6 +69,9 @@ pub async fn run(connection: &Connection, args: Doctor) -> Result<u8> {
     let file = configuration(connection, &mut found);
     let asked = Asked::with_environment(connection);
     let section = asked.resolve(&Places::from_environment());
+    if let Ok(section) = &section {
+        certificates::judge("client", section.tls.as_deref(), &mut found);
+    }
     let mut namenodes = section.as_ref().map(|section| section.namenodes.clone()).unwrap_or_default();
     if let Some((_, file)) = &file {
         let own = file.datanode.iter().flat_map(|datanode| &datanode.namenodes);
@@ -163,6 +167,7 @@ fn namenode(config: cairn_namenode::Config, namenodes: &[SocketAddr], found: &mu
         }
     };
     disk::judge(&[disk::look(&config.dir)], Purpose::namenode(), found);
+    certificates::judge(role, config.tls.as_deref(), found);
     let pid = port::judge(role, "listen", config.listen, &port::look(config.listen), found);
     if let Some(http) = config.http {
         port::judge(role, "http", http, &port::look(http), found);
@@ -188,6 +193,7 @@ fn datanode(
     }
     let seen: Vec<disk::Seen> = config.dirs.iter().map(|dir| disk::look(dir)).collect();
     disk::judge(&seen, Purpose::datanode(config.reserve_bytes), found);
+    certificates::judge(role, config.tls.as_deref(), found);
     let pid = port::judge(role, "listen", config.listen, &port::look(config.listen), found);
     if let Some(http) = config.http {
         port::judge(role, "http", http, &port::look(http), found);

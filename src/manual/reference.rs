@@ -2,7 +2,7 @@
 
 use cairn_ops::settings::Key;
 
-use crate::config::{ClientSection, MountSection};
+use crate::config::{ClientSection, MountSection, TraceSection};
 
 /// What the file is.
 pub const ABOUT: &str = "One file in TOML serves all roles; each reads its own section, and flags override it. Every \
@@ -19,7 +19,7 @@ pub struct Section {
 }
 
 /// All of them.
-pub fn sections() -> [Section; 4] {
+pub fn sections() -> [Section; 5] {
     [
         Section {
             name: "client",
@@ -40,6 +40,11 @@ pub fn sections() -> [Section; 4] {
             name: "mount",
             about: "Read by `cairn mount` and the mount helper; `options` are as mount(8) has them.",
             keys: MountSection::keys(),
+        },
+        Section {
+            name: "trace",
+            about: "Read by namenodes, datanodes and mounts: how requests are followed from one to the next.",
+            keys: TraceSection::keys(),
         },
     ]
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
 
-use super::shutdown;
+use super::{follow_requests, shutdown};
 use crate::args::Connection;
 use crate::config::{Asked, File, Places, check_address, tls_dir};
 use crate::exit::Usage;
@@ -52,13 +52,17 @@ pub struct Datanode {
 
 /// Runs until it is told to stop.
 pub async fn run(connection: Connection, args: Datanode) -> Result<u8> {
-    let mut config = File::named(connection.config.as_deref())?.datanode.unwrap_or_default();
+    let file = File::named(connection.config.as_deref())?;
+    let mut config = file.datanode.unwrap_or_default();
     config.tls = tls_dir(&connection, config.tls);
     apply(&mut config, args)?;
     if !connection.namenodes.is_empty() || config.namenodes.is_empty() {
         let asked = Asked::with_environment(&connection);
         config.namenodes = asked.resolve(&Places::from_environment())?.namenodes;
     }
+    let instance =
+        if config.advertise.is_empty() { config.listen.to_string() } else { config.advertise.clone() };
+    follow_requests(&file.trace, "datanode", &instance)?;
     let stop = shutdown()?;
     tracing::info!(listen = %config.listen, namenodes = ?config.namenodes, "datanode starting");
     cairn_datanode::run(config, stop).await.map_err(|error| anyhow!("{error}"))?;

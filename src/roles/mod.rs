@@ -7,13 +7,15 @@ pub mod namenode;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use cairn_host::notify;
+use cairn_ops::trace;
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::exit;
+use crate::config::TraceSection;
+use crate::exit::{self, Usage};
 
 /// Becomes true at the first SIGTERM or SIGINT; the second one ends the process at once.
 fn shutdown() -> Result<watch::Receiver<bool>> {
@@ -36,6 +38,12 @@ fn shutdown() -> Result<watch::Receiver<bool>> {
         }
     });
     Ok(receive)
+}
+
+/// Follows requests as the file says.
+fn follow_requests(section: &TraceSection, service: &str, instance: &str) -> Result<()> {
+    trace::start(&section.tracing(), service, instance)
+        .map_err(|why| anyhow!(Usage(format!("[trace] {why}"))))
 }
 
 /// Logs that a role can be reached, once it can.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
 
-use super::{announce, shutdown};
+use super::{announce, follow_requests, shutdown};
 use crate::args::Connection;
 use crate::config::{File, tls_dir};
 use crate::exit::Usage;
@@ -59,10 +59,13 @@ pub struct Namenode {
 
 /// Runs until it is told to stop.
 pub async fn run(connection: Connection, args: Namenode) -> Result<u8> {
-    let mut config = File::named(connection.config.as_deref())?.namenode.unwrap_or_default();
+    let file = File::named(connection.config.as_deref())?;
+    let mut config = file.namenode.unwrap_or_default();
     config.tls = tls_dir(&connection, config.tls);
     apply(&mut config, args)?;
     let listen = config.listen;
+    let instance = if config.advertise.is_empty() { listen.to_string() } else { config.advertise.clone() };
+    follow_requests(&file.trace, "namenode", &instance)?;
     let stop = shutdown()?;
     tracing::info!(%listen, advertise = %config.advertise, dir = %config.dir.display(), "namenode starting");
     announce("namenode", listen);

@@ -31,6 +31,7 @@ mod short_circuit;
 mod strangers;
 mod support;
 mod top;
+mod tracing;
 mod trash;
 mod two_mounts;
 mod verbs;

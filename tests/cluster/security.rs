@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use cairn_client::data::{Hello, OpenChain, Request, Response, StatReplica, request, response};
@@ -93,7 +93,8 @@ fn whoever_has_no_good_certificate_learns_nothing() {
             assert!(heard.len() <= 7, "{address} said {heard:?}");
         }
     }
-    refused(&run_as(&cluster, None, &["ls", "/"]));
+    let said = refused(&run_as(&cluster, None, &["ls", "/"]));
+    assert!(said.contains("it wants TLS"), "{said}");
 
     // Another authority, of the same name.
     let foreign = cluster.scratch("foreign");
@@ -120,6 +121,14 @@ fn a_certificate_that_was_taken_back_is_good_no_more() {
     let cluster = secure();
     let anna = user(&cluster, "anna", &["--uid", "1000", "--gid", "1000"]);
     assert!(run_as(&cluster, Some(&anna), &["ls", "/"]).status.success());
+    // One who is in the middle of something has a connection already.
+    cluster.ok(&["mkdir", "-m", "1777", "/shared"]);
+    let mut busy = Command::new(env!("CARGO_BIN_EXE_cairn"));
+    busy.env_remove("CAIRN_CONFIG").env("XDG_STATE_HOME", cluster.scratch("nowhere"));
+    busy.env("CAIRN_NAMENODES", addresses(&cluster).0.join(",")).env("CAIRN_TLS", &anna);
+    busy.args(["put", "-", "/shared/busy", "--timeout", "5"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut busy = busy.spawn().expect("cairn starts");
+    busy.stdin.as_mut().unwrap().write_all(&[1; 3 << 20]).unwrap();
     let ca = cluster.dir().join("ca");
     cluster.ok(&["ca", "revoke", text(&anna), "--ca", text(&ca)]);
     let shown = cluster.ok(&["ca", "show", "--ca", text(&ca)]);
@@ -134,6 +143,9 @@ fn a_certificate_that_was_taken_back_is_good_no_more() {
     }
     let said = refused(&run_as(&cluster, Some(&anna), &["ls", "/"]));
     assert!(said.contains("refuses this certificate"), "{said}");
+    let ended = busy.wait_with_output().unwrap();
+    assert!(!ended.status.success(), "what was begun before was finished: {ended:?}");
+    assert!(cluster.fails(&["stat", "/shared/busy"]).contains("no such file"));
     works(&cluster, "after");
 }
 
@@ -155,6 +167,26 @@ fn a_user_is_no_node_and_a_node_no_user() {
     refused(&run_as(&cluster, Some(&anna), &["admin", "scrub"]));
     refused(&run_as(&cluster, Some(&anna), &["snapshot-metadata", text(&cluster.scratch("names"))]));
     works(&cluster, "after");
+}
+
+#[test]
+fn a_certificate_that_is_over_soon_is_told() {
+    let cluster = secure();
+    let doctor = |tls: &Path| {
+        let output = run_as(&cluster, Some(tls), &["doctor", "--json"]);
+        let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        found["findings"].as_array().expect("findings").clone()
+    };
+    let codes = |findings: &[serde_json::Value], area: &str| -> Vec<String> {
+        let of_area = findings.iter().filter(|one| one["area"] == area);
+        of_area.filter_map(|one| one["code"].as_str().map(str::to_owned)).collect()
+    };
+    let long = user(&cluster, "long", &["--uid", "1000", "--gid", "1000"]);
+    assert!(codes(&doctor(&long), "client").is_empty());
+    let brief = user(&cluster, "brief", &["--uid", "1001", "--gid", "1001", "--days", "10"]);
+    assert_eq!(codes(&doctor(&brief), "client"), ["CERTIFICATE_ENDS"]);
+    fs::remove_file(brief.join("key.pem")).unwrap();
+    assert!(codes(&doctor(&brief), "client").contains(&"CERTIFICATE_UNUSABLE".to_owned()));
 }
 
 fn run_as_node(cluster: &Cluster, tls: &Path, args: &[&str]) -> Output {
@@ -205,7 +237,7 @@ fn ask(address: &str, tls: &Path, cluster_id: &str, kind: request::Kind) -> resp
     let mut wire = Wire::with(address, tls).unwrap();
     let hello = request::Kind::Hello(Hello { version: 1, cluster_id: cluster_id.into() });
     for kind in [hello, kind] {
-        let header = Request { kind: Some(kind) }.encode_to_vec();
+        let header = Request { kind: Some(kind), request: 0 }.encode_to_vec();
         let lengths = [(header.len() as u32).to_le_bytes(), 0u32.to_le_bytes()].concat();
         wire.write_all(&[lengths, header].concat()).unwrap();
     }

@@ -23,12 +23,21 @@ pub fn over_tls() -> bool {
 
 pub struct Cluster {
     dir: tempfile::TempDir,
+    /// What its processes find in their environment besides.
+    environment: Vec<(String, String)>,
 }
 
 impl Cluster {
     /// Starts a cluster; `args` go to `cairn cluster up`.
     pub fn up(args: &[&str]) -> Cluster {
-        let cluster = Cluster { dir: tempfile::tempdir().expect("a temporary directory") };
+        Cluster::up_with(&[], args)
+    }
+
+    /// As [`Cluster::up`], with more in the environment of all its processes and commands.
+    pub fn up_with(environment: &[(&str, &str)], args: &[&str]) -> Cluster {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let environment = environment.iter().map(owned).collect();
+        let cluster = Cluster { dir: tempfile::tempdir().expect("a temporary directory"), environment };
         let mut up = vec!["up"];
         up.extend(args);
         if over_tls() && !args.contains(&"--secure") {
@@ -59,6 +68,7 @@ impl Cluster {
         command.env("CAIRN_CONFIG", self.dir().join("cairn.toml"));
         command.env("XDG_STATE_HOME", self.dir.path().join("state"));
         command.env_remove("CAIRN_NAMENODES").env_remove("CAIRN_TLS").env_remove("RUST_LOG");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let own = self.dir().join("ca/users/client");
         if over_tls() && matches!(args.first(), Some(&("datanode" | "namenode"))) {
             command.env("CAIRN_TLS", self.spare_certificate());

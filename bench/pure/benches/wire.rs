@@ -24,7 +24,8 @@ fn checksums(criterion: &mut Criterion) {
 }
 
 fn frames(criterion: &mut Criterion) {
-    let request = Request { kind: Some(request::Kind::Append(Append { offset: 1 << 20, crcs: vec![7; 17] })) };
+    let append = Append { offset: 1 << 20, crcs: vec![7; 17] };
+    let request = Request { kind: Some(request::Kind::Append(append)), request: 7 };
     let head = frame::encode_head(&request, 1 << 20).expect("a head");
     criterion.bench_function("encode an append's head", |bench| {
         bench.iter(|| black_box(frame::encode_head(&request, 1 << 20)))

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use cairn_host::request::RequestId;
 use cairn_proto::control::{self, Call, CallBatch, ReplyBatch};
 use cairn_proto::error::Reaction;
 use cairn_proto::limits::{MAX_BATCH_CALLS, MAX_MESSAGE};
@@ -453,7 +454,7 @@ impl Driver {
     fn ask_for_itself(&mut self, kind: Kind) {
         let (reply, _) = oneshot::channel();
         let deadline = Instant::now() + self.shared.config.operation_timeout;
-        self.accept(Pending { cred: root(), kind, deadline, reply });
+        self.accept(Pending { request: RequestId::default(), cred: root(), kind, deadline, reply });
     }
 
     fn sweep(&mut self) {
@@ -485,7 +486,7 @@ impl Flight {
                 control::call::Kind::Write(control::Write { seq, acked, mutation: Some(mutation.clone()) })
             }
         };
-        Call { id, cred: Some(self.pending.cred.clone()), kind: Some(kind) }
+        Call { id, cred: Some(self.pending.cred.clone()), kind: Some(kind), request: self.pending.request.0 }
     }
 
     fn heard(&self, sent: Instant, lease_ms: u32) {

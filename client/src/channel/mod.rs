@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use cairn_host::request::{self, RequestId};
 use cairn_proto::{Error, ErrorCode, Result, control, fs};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -60,6 +61,8 @@ pub(crate) type OnRecalled = Box<dyn Fn(Vec<u64>) + Send + Sync>;
 
 /// A call and whoever waits for its answer.
 struct Pending {
+    /// For whose sake.
+    request: RequestId,
     cred: fs::Cred,
     kind: Kind,
     deadline: Instant,
@@ -375,15 +378,21 @@ impl Channel {
         let deadline = Instant::now() + limit;
         let _waiting = self.shared.silence.wait();
         let (reply, answer) = oneshot::channel();
-        let pending = Pending { cred: cred.clone(), kind, deadline, reply };
+        let what = if matches!(kind, Kind::Query(_)) { "query" } else { "mutation" };
+        let (of, since) = (RequestId::current(), Instant::now());
+        let request = if of.is_some() { of } else { RequestId::fresh() };
+        let pending = Pending { request, cred: cred.clone(), kind, deadline, reply };
         let wait = async {
             self.queue.send(pending).await.ok()?;
             answer.await.ok()
         };
-        match timeout_at(deadline, wait).await {
+        let result = match timeout_at(deadline, wait).await {
             Ok(Some(result)) => result,
             _ => Err(self.shared.namenodes.out_of_time(limit)),
-        }
+        };
+        let tell = if of.is_some() { request::done } else { request::finished };
+        tell(request, what, since.elapsed(), result.is_err());
+        result
     }
 }
 

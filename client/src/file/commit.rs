@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cairn_host::request::RequestId;
 use cairn_proto::limits::MAX_COMMIT_EXTENTS;
 use cairn_proto::{Error, ErrorCode, Result, fs};
 
@@ -198,7 +199,7 @@ impl Engine {
 pub(super) async fn owned<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    match tokio::spawn(work).await {
+    match tokio::spawn(RequestId::current().carry(work)).await {
         Ok(result) => result,
         Err(error) => Err(ErrorCode::Io.because(format!("an operation was interrupted: {error}"))),
     }

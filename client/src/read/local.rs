@@ -231,29 +231,17 @@ fn broken(error: io::Error) -> Error {
 }
 
 fn exchange(stream: &UnixStream, kind: request::Kind) -> Result<(response::Kind, Option<File>)> {
-    let head = frame::encode_head(&Request { kind: Some(kind) }, 0)?;
+    let head = frame::encode_head(&Request { kind: Some(kind), request: 0 }, 0)?;
     passing::send(stream, &head, None).map_err(broken)?;
-    let mut passed = None;
-    let mut fill = |into: &mut [u8]| {
-        let mut at = 0;
-        while at < into.len() {
-            let (read, file) = passing::receive(stream, &mut into[at..]).map_err(broken)?;
-            if read == 0 {
-                return Err(ErrorCode::Unavailable.because("the datanode closed the connection"));
-            }
-            passed = passed.take().or(file);
-            at += read;
-        }
-        Ok(())
-    };
     let mut prefix = [0; PREFIX];
-    fill(&mut prefix)?;
+    // A file comes with the first byte.
+    let passed = passing::receive_all(stream, &mut prefix).map_err(broken)?;
     let lengths = Lengths::parse(prefix)?;
     if lengths.payload > 0 {
         return Err(ErrorCode::Malformed.because("a payload where none belongs"));
     }
     let mut header = vec![0; lengths.header];
-    fill(&mut header)?;
+    passing::receive_all(stream, &mut header).map_err(broken)?;
     let response: Response = frame::decode_header(&header)?;
     let kind = response.kind.ok_or_else(|| ErrorCode::Malformed.because("a frame of unknown kind"))?;
     Ok((kind, passed))

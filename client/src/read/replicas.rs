@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use cairn_host::request::{self, RequestId};
 use cairn_proto::control::BadReplica;
 use cairn_proto::limits::BLOCK_SIZE;
 use cairn_proto::{Error, ErrorCode, Result, fs};
@@ -126,8 +127,18 @@ impl Reader {
         replicas: &[fs::ReplicaInfo],
         committed: bool,
     ) -> Result<Bytes> {
-        let _slot = self.slots.acquire().await;
-        self.read_any(span, replicas, committed).await
+        let of = RequestId::current();
+        let request = if of.is_some() { of } else { RequestId::fresh() };
+        let begun = Instant::now();
+        let read = request
+            .carry(async {
+                let _slot = self.slots.acquire().await;
+                self.read_any(span, replicas, committed).await
+            })
+            .await;
+        let tell = if of.is_some() { request::done } else { request::finished };
+        tell(request, "read_chunk", begun.elapsed(), read.is_err());
+        read
     }
 
     fn read_any<'a>(

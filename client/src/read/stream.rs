@@ -1,6 +1,7 @@
 //! A file as an ordered stream, read ahead in parallel.
 
 use bytes::Bytes;
+use cairn_host::request::RequestId;
 use cairn_proto::{ErrorCode, Result};
 use futures::{Stream, StreamExt};
 use tokio::task::JoinHandle;
@@ -34,7 +35,8 @@ pub(crate) fn stream(
     futures::stream::iter(pieces)
         .map(move |(at, length)| {
             let file = file.clone();
-            let mut ahead = Ahead(tokio::spawn(async move { file.read_at(at, length as usize).await }));
+            let read = async move { file.read_at(at, length as usize).await };
+            let mut ahead = Ahead(tokio::spawn(RequestId::current().carry(read)));
             async move {
                 let read = (&mut ahead.0).await;
                 read.unwrap_or_else(|error| Err(ErrorCode::Io.because(format!("reading ahead: {error}"))))

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_host::net::Network;
+use cairn_host::request::RequestId;
 use cairn_proto::checksum::BlockCrc;
 use cairn_proto::data::{Append, ChainLink, OpenChain, Sync, request, response};
 use cairn_proto::limits::{BLOCK_SIZE, MAX_PAYLOAD};
@@ -48,6 +49,8 @@ struct State {
     synced: u64,
     sync_wanted: u64,
     sync_sent: u64,
+    /// Who wanted a sync last.
+    sync_for: RequestId,
     sync_waiters: Vec<(u64, oneshot::Sender<()>)>,
     progress: Option<Instant>,
     finishing: bool,
@@ -75,8 +78,9 @@ pub(super) enum Taken {
 
 /// What the sender does next.
 enum Step {
-    Append(u64, Vec<Bytes>),
-    Sync,
+    /// What several requests wrote may go together; the first one gives its name.
+    Append(u64, RequestId, Vec<Bytes>),
+    Sync(RequestId),
     Wait,
     Finished,
 }
@@ -159,6 +163,7 @@ impl Chain {
         if piece.sync {
             // With the append: nobody has to say so when it has landed.
             state.sync_wanted = state.taken;
+            state.sync_for = piece.request();
         }
         state.unsent.push_back(piece);
         drop(state);
@@ -202,6 +207,7 @@ impl Chain {
             }
             let (done, waiter) = oneshot::channel();
             state.sync_wanted = state.sync_wanted.max(length);
+            state.sync_for = RequestId::current();
             state.sync_waiters.push((length, done));
             waiter
         };
@@ -239,16 +245,16 @@ impl Chain {
         let mut idle_since = Instant::now();
         loop {
             match self.step(pace.window_bytes) {
-                Step::Append(offset, parts) => {
+                Step::Append(offset, request, parts) => {
                     self.allowed(control).await?;
                     let crcs = gathered_crcs(&mut crc, &parts);
                     let append = request::Kind::Append(Append { offset, crcs });
-                    writer.send(append, &parts).await.map_err(|error| (error, head))?;
+                    writer.send_for(request, append, &parts).await.map_err(|error| (error, head))?;
                     idle_since = Instant::now();
                 }
-                Step::Sync => {
+                Step::Sync(request) => {
                     let sync = request::Kind::Sync(Sync {});
-                    writer.send(sync, &[]).await.map_err(|error| (error, head))?;
+                    writer.send_for(request, sync, &[]).await.map_err(|error| (error, head))?;
                 }
                 Step::Finished => return Ok(()),
                 Step::Wait => {
@@ -274,7 +280,7 @@ impl Chain {
         if state.sync_sent < state.sync_wanted && state.sync_wanted <= state.sent {
             state.sync_sent = state.sent;
             state.progress = Some(Instant::now());
-            return Step::Sync;
+            return Step::Sync(state.sync_for);
         }
         let outstanding = state.sent - state.acked;
         let fits = |piece: &Piece| outstanding == 0 || outstanding + piece.length() <= window;
@@ -283,6 +289,7 @@ impl Chain {
             return if state.finishing && done { Step::Finished } else { Step::Wait };
         }
         let offset = state.sent;
+        let request = state.unsent.front().map(Piece::request).unwrap_or_default();
         let mut parts = Vec::new();
         let mut bytes = 0;
         if state.unacked.is_empty() {
@@ -303,7 +310,7 @@ impl Chain {
                 state.unacked.push_back(piece);
             }
         }
-        Step::Append(offset, parts)
+        Step::Append(offset, request, parts)
     }
 
     async fn receive(&self, mut reader: FrameReader, counters: &Counters) -> Trouble {

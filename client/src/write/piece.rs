@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use cairn_host::request::RequestId;
 use cairn_proto::{Error, Result};
 use tokio::time::Instant;
 
@@ -13,6 +14,7 @@ type Done = Box<dyn FnOnce(Result<Vec<Place>>) + Send>;
 
 /// A run of at most a frame's payload that is to be appended somewhere.
 pub(crate) struct Append {
+    request: RequestId,
     data: Bytes,
     sync: bool,
     deadline: Instant,
@@ -32,6 +34,8 @@ pub(super) struct Piece {
 }
 
 struct Job {
+    /// For whose sake.
+    request: RequestId,
     deadline: Instant,
     progress: Mutex<Progress>,
 }
@@ -44,13 +48,13 @@ struct Progress {
 }
 
 impl Append {
-    /// An append that is given up after `deadline`.
+    /// An append for the sake of the current request, given up after `deadline`.
     pub(crate) fn new(
         data: Bytes,
         deadline: Instant,
         done: impl FnOnce(Result<Vec<Place>>) + Send + 'static,
     ) -> Append {
-        Append { data, sync: false, deadline, done: Box::new(done) }
+        Append { request: RequestId::current(), data, sync: false, deadline, done: Box::new(done) }
     }
 
     /// Somebody will wait until it is on disk, so it goes there at once.
@@ -61,7 +65,7 @@ impl Append {
     pub(super) fn into_piece(self) -> Piece {
         let progress =
             Progress { places: Vec::with_capacity(1), missing: self.data.len(), done: Some(self.done) };
-        let job = Job { deadline: self.deadline, progress: Mutex::new(progress) };
+        let job = Job { request: self.request, deadline: self.deadline, progress: Mutex::new(progress) };
         Piece { data: self.data, sync: self.sync, offset: 0, at: 0, job: Arc::new(job) }
     }
 }
@@ -73,6 +77,10 @@ impl Piece {
 
     pub(super) fn end(&self) -> u64 {
         self.offset + self.length()
+    }
+
+    pub(super) fn request(&self) -> RequestId {
+        self.job.request
     }
 
     pub(super) fn deadline(&self) -> Instant {

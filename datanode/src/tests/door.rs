@@ -23,26 +23,16 @@ fn open_door(node: &Node) -> (Door, PathBuf) {
 }
 
 fn send(stream: &UnixStream, kind: request::Kind) {
-    let head = frame::encode_head(&Request { kind: Some(kind) }, 0).unwrap();
+    let head = frame::encode_head(&Request { kind: Some(kind), request: 0 }, 0).unwrap();
     passing::send(stream, &head, None).unwrap();
 }
 
 /// The next answer, with the file that came with it; nothing when the connection is closed.
 fn receive(stream: &UnixStream) -> Option<(response::Kind, Option<fs::File>)> {
-    let mut passed = None;
-    let mut take = |length: usize| {
-        let mut bytes = vec![0; length];
-        let mut at = 0;
-        while at < length {
-            let (read, file) =
-                passing::receive(stream, &mut bytes[at..]).ok().filter(|(read, _)| *read > 0)?;
-            passed = passed.take().or(file);
-            at += read;
-        }
-        Some(bytes)
-    };
-    let prefix: [u8; PREFIX] = take(PREFIX)?.try_into().unwrap();
-    let header = take(Lengths::parse(prefix).unwrap().header)?;
+    let mut prefix = [0; PREFIX];
+    let passed = passing::receive_all(stream, &mut prefix).ok()?;
+    let mut header = vec![0; Lengths::parse(prefix).unwrap().header];
+    passing::receive_all(stream, &mut header).ok()?;
     Some((frame::decode_header::<Response>(&header).unwrap().kind.unwrap(), passed))
 }
 

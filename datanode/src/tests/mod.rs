@@ -108,7 +108,7 @@ impl Client {
     }
 
     fn send(&self, kind: request::Kind, payload: &[u8]) {
-        let head = frame::encode_head(&Request { kind: Some(kind) }, payload.len()).unwrap();
+        let head = frame::encode_head(&Request { kind: Some(kind), request: 0 }, payload.len()).unwrap();
         // The other side may have closed already: what it answered is still read.
         let _ = socket::write_frame(&self.stream, &head, payload, LONG);
     }

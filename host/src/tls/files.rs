@@ -84,6 +84,8 @@ pub(super) struct Loaded {
     pub(super) server: Arc<ServerConfig>,
     /// For HTTP, where not everybody has a certificate.
     pub(super) http: Arc<ServerConfig>,
+    /// Judges those who come.
+    pub(super) guests: Arc<dyn ClientCertVerifier>,
 }
 
 /// When each file was changed last, as far as that can be told.
@@ -123,11 +125,12 @@ pub(super) fn load(dir: &Path) -> Result<Loaded, TlsError> {
 
     let peer = check_own(&certificate_path, &chain, &*strict)?;
     let unfit = |error: rustls::Error| TlsError::Malformed(key_path.clone(), error.to_string());
+    let guests: Arc<dyn ClientCertVerifier> = Arc::new(ClientVerifier(strict));
     let serve = |verifier: Arc<dyn ClientCertVerifier>| -> Result<ServerConfig, TlsError> {
         let mut config = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&version::TLS13])
             .map_err(unfit)?
-            .with_client_cert_verifier(Arc::new(ClientVerifier(verifier)))
+            .with_client_cert_verifier(verifier)
             .with_single_cert(chain.clone(), key.clone_key())
             .map_err(unfit)?;
         // Who resumes is not verified again: a certificate that was revoked would go on being good.
@@ -135,9 +138,9 @@ pub(super) fn load(dir: &Path) -> Result<Loaded, TlsError> {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(config)
     };
-    let mut http = serve(lenient)?;
+    let mut http = serve(Arc::new(ClientVerifier(lenient)))?;
     http.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let server = serve(strict)?;
+    let server = serve(guests.clone())?;
     let mut client = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&version::TLS13])
         .map_err(unfit)?
@@ -146,7 +149,8 @@ pub(super) fn load(dir: &Path) -> Result<Loaded, TlsError> {
         .with_client_auth_cert(chain.clone(), key.clone_key())
         .map_err(unfit)?;
     client.resumption = Resumption::disabled();
-    Ok(Loaded { peer, client: Arc::new(client), server: Arc::new(server), http: Arc::new(http) })
+    let (client, server, http) = (Arc::new(client), Arc::new(server), Arc::new(http));
+    Ok(Loaded { peer, client, server, http, guests })
 }
 
 /// AES with 128 bits first: as good as out of reach, and a fifth faster than with 256.

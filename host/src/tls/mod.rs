@@ -1,13 +1,14 @@
 //! Mutual TLS: both ends of every connection prove who they are by a certificate of the cluster's own authority.
 //!
 //! One directory turns it on ([`files`]). It is looked at again while the process runs, so that a certificate is renewed,
-//! or another one revoked, without a restart; connections that are open stay as they are.
+//! or another one revoked, without a restart; whoever holds a connection whose certificate is good no more loses it.
 
 pub mod files;
 mod network;
 pub mod peer;
 mod session;
 mod verify;
+mod watch;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

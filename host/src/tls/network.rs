@@ -17,7 +17,9 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::Tls;
 use super::peer::{Caller, Peer};
+use super::watch::Watch;
 use crate::net::{Listener, Network, Stream};
+use crate::seldom::Seldom;
 
 /// How long the other side may take for its part of a handshake. Who accepts has limits of its own, in which the first
 /// words that follow are counted, too.
@@ -105,7 +107,7 @@ impl Listener for TlsListener {
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Caller)>> {
         let (stream, _) = ready!(self.inner.poll_accept(cx))?;
         let caller = Caller::unknown();
-        let guest = Guest::new(self.tls.server(), stream, caller.clone());
+        let guest = Guest::new(self.tls.server(), &self.tls, stream, caller.clone());
         Poll::Ready(Ok((Box::new(guest) as Stream, caller)))
     }
 }
@@ -113,7 +115,7 @@ impl Listener for TlsListener {
 /// TLS for HTTP on a connection that was accepted; its handshake is part of reading from it.
 pub fn accept_http(tls: &Tls, stream: Stream) -> (Stream, Caller) {
     let caller = Caller::unknown();
-    (Box::new(Guest::new(tls.http(), stream, caller.clone())), caller)
+    (Box::new(Guest::new(tls.http(), tls, stream, caller.clone())), caller)
 }
 
 /// A connection that was accepted. Its handshake is made by whoever reads from it or writes to it first, so that one
@@ -121,6 +123,7 @@ pub fn accept_http(tls: &Tls, stream: Stream) -> (Stream, Caller) {
 struct Guest {
     state: State,
     caller: Caller,
+    watch: Watch,
 }
 
 enum State {
@@ -174,9 +177,17 @@ impl std::fmt::Debug for Guest {
 }
 
 impl Guest {
-    fn new(config: Arc<ServerConfig>, stream: Stream, caller: Caller) -> Guest {
+    fn new(config: Arc<ServerConfig>, tls: &Tls, stream: Stream, caller: Caller) -> Guest {
         let shaking = TlsAcceptor::from(config).accept(stream).into_fallible();
-        Guest { state: State::Shaking(Box::new(shaking)), caller }
+        Guest { state: State::Shaking(Box::new(shaking)), caller, watch: Watch::new(tls) }
+    }
+
+    /// Refuses somebody who would not be let in any more.
+    fn check(&mut self) -> io::Result<()> {
+        match &self.state {
+            State::Open(stream) => self.watch.check(stream.get_ref().1.peer_certificates()),
+            _ => Ok(()),
+        }
     }
 
     /// The connection once it is set up.
@@ -188,7 +199,10 @@ impl Guest {
                     self.state = State::Open(Box::new(stream));
                 }
                 Err((error, stream)) => {
-                    tracing::info!(%error, "a connection was refused");
+                    static LINES: Seldom = Seldom::new();
+                    if let Some(left_out) = LINES.admit() {
+                        tracing::info!(%error, left_out, "a connection was refused");
+                    }
                     self.state = State::Parting(Box::new(Parting::new(stream, error)));
                 }
             }
@@ -219,6 +233,8 @@ impl AsyncRead for Guest {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        ready!(self.poll_open(cx))?;
+        self.check()?;
         ready!(self.poll_open(cx))?.poll_read(cx, into)
     }
 }

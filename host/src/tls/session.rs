@@ -14,6 +14,7 @@ use socket2::SockRef;
 use super::Tls;
 use super::network::{explained, server_name};
 use super::peer::Peer;
+use super::watch::Watch;
 
 /// Bytes read at once, as they come from the network.
 const INCOMING: usize = 64 << 10;
@@ -24,6 +25,8 @@ const PIECE: usize = 256 << 10;
 #[derive(Debug)]
 pub struct Session {
     connection: Mutex<Connection>,
+    /// Of a connection that was accepted.
+    watch: Option<Mutex<Watch>>,
     incoming: Mutex<Incoming>,
     /// Encrypted, and not yet written: after a write that failed half way nothing else may come before it.
     outgoing: Mutex<Vec<u8>>,
@@ -40,22 +43,23 @@ impl Session {
     /// For a connection that was accepted.
     pub fn accept(tls: &Tls) -> io::Result<Session> {
         let connection = ServerConnection::new(tls.server()).map_err(io::Error::other)?;
-        Ok(Session::over(Connection::Server(connection)))
+        Ok(Session::over(Connection::Server(connection), Some(Watch::new(tls))))
     }
 
     /// For a connection that was made to `address`, `host:port`.
     pub fn connect(tls: &Tls, address: &str) -> io::Result<Session> {
         let connection =
             ClientConnection::new(tls.client(), server_name(address)?).map_err(io::Error::other)?;
-        Ok(Session::over(Connection::Client(connection)))
+        Ok(Session::over(Connection::Client(connection), None))
     }
 
-    fn over(mut connection: Connection) -> Session {
+    fn over(mut connection: Connection, watch: Option<Watch>) -> Session {
         // What is encrypted is written out before more is.
         connection.set_buffer_limit(None);
         let bytes = vec![0; INCOMING].into_boxed_slice();
         Session {
             connection: Mutex::new(connection),
+            watch: watch.map(Mutex::new),
             incoming: Mutex::new(Incoming { bytes, start: 0, end: 0 }),
             outgoing: Mutex::default(),
         }
@@ -108,6 +112,9 @@ impl Session {
             let mut connection = self.connection();
             let read = incoming.drain(&mut connection, into);
             let answers = connection.wants_write();
+            if let Some(watch) = &self.watch {
+                locked(watch).check(connection.peer_certificates())?;
+            }
             drop(connection);
             if answers {
                 self.flush_soon(tcp);

@@ -10,6 +10,7 @@ use rustls::{
 };
 
 use super::peer::{Kind, Peer};
+use crate::seldom::Seldom;
 
 /// Verifies who connects to us. Whoever is refused is told that, and not why; our log says why.
 #[derive(Debug)]
@@ -40,9 +41,10 @@ impl ClientCertVerifier for ClientVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let refuse = |why: &dyn std::fmt::Display| {
-            match Peer::of(certificate) {
-                Some(peer) => tracing::warn!("refused a certificate that says {peer}: {why}"),
-                None => tracing::warn!("refused a certificate: {why}"),
+            static LINES: Seldom = Seldom::new();
+            if let Some(left_out) = LINES.admit() {
+                let says = Peer::of(certificate).map(|peer| format!(" that says {peer}")).unwrap_or_default();
+                tracing::warn!(left_out, "refused a certificate{says}: {why}");
             }
             Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)
         };

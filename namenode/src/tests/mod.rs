@@ -129,7 +129,7 @@ impl Client {
 
     /// One call to one namenode; nothing if it does not answer.
     pub fn ask_one(&self, address: &str, kind: call::Kind) -> Option<Reply> {
-        let calls = vec![Call { id: 1, cred: Some(Cred::default()), kind: Some(kind) }];
+        let calls = vec![Call { id: 1, cred: Some(Cred::default()), kind: Some(kind), request: 0 }];
         let batch = CallBatch { session: self.session, calls };
         let asked =
             async { tokio::time::timeout(Duration::from_secs(5), Self::converse(address, batch)).await };

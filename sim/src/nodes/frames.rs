@@ -69,7 +69,7 @@ impl Writer {
 
     /// Asks for something.
     pub async fn ask(&mut self, kind: request::Kind, payload: &[u8]) -> Result<()> {
-        self.send(&Request { kind: Some(kind) }, payload).await
+        self.send(&Request { kind: Some(kind), request: 0 }, payload).await
     }
 
     /// Answers.

@@ -9,7 +9,7 @@ use nix::mount::{MsFlags, mount};
 
 use super::{Plan, daemon, options};
 use crate::args::Connection;
-use crate::config::{check_address, split_addresses};
+use crate::config::{File, check_address, split_addresses};
 use crate::exit::Usage;
 
 /// Wrong arguments, as mount(8) has it.
@@ -120,7 +120,8 @@ fn plan(invocation: &Invocation) -> Result<Option<Plan>> {
     if invocation.fake {
         return Ok(None);
     }
-    Ok(Some(Plan { connection, options: mount, asides }))
+    let trace = File::of(&connection)?.trace;
+    Ok(Some(Plan { connection, options: mount, asides, trace }))
 }
 
 /// Only the kernel's own options can be changed under way; it ignores the others.

@@ -18,10 +18,10 @@ use cairn_host::tls::peer::{Kind, Peer};
 use cairn_ops::http::{self, Names};
 use clap::Args;
 
-use super::shutdown;
+use super::{follow_requests, shutdown};
 use crate::args::Connection;
 use crate::client;
-use crate::config::{Asked, File, MountSection, Places};
+use crate::config::{File, MountSection, TraceSection};
 use crate::exit::Usage;
 use options::Asides;
 
@@ -73,6 +73,7 @@ pub struct Plan {
     connection: Connection,
     options: MountOptions,
     asides: Asides,
+    trace: TraceSection,
 }
 
 /// Mounts, and serves until it is unmounted or told to stop.
@@ -92,11 +93,7 @@ pub fn run_daemon(connection: Connection, args: Mount) -> Result<u8> {
 }
 
 fn plan(mut connection: Connection, args: Mount) -> Result<Plan> {
-    let asked = Asked::with_environment(&connection);
-    let section = match &asked.config.map(PathBuf::from).or_else(|| asked.env_config.clone()) {
-        Some(path) => File::read(path)?.mount,
-        None => default_section()?,
-    };
+    let File { mount: section, trace, .. } = File::of(&connection)?;
     let list = section.options.iter().chain(&args.options).cloned().collect::<Vec<String>>().join(",");
     let log_file = args.log_file.clone();
     let http = args.http.or(section.http).map(|address| (address, section.http_names.clone()));
@@ -104,14 +101,15 @@ fn plan(mut connection: Connection, args: Mount) -> Result<Plan> {
     let mut asides = options::apply(&list, false, &mut options, &mut connection)?;
     asides.http = http;
     asides.log_file = log_file.or(asides.log_file);
-    Ok(Plan { connection, options, asides })
+    Ok(Plan { connection, options, asides, trace })
 }
 
 /// Mounts, calls `ready` when the mount can be used, and serves until it is unmounted or told to stop.
 async fn serve(plan: Plan, ready: impl FnOnce()) -> Result<()> {
-    let Plan { connection, options, asides } = plan;
+    let Plan { connection, options, asides, trace } = plan;
     let mut stop = shutdown()?;
     let dir = options.mount_point.clone();
+    follow_requests(&trace, "mount", &dir.display().to_string())?;
     let mut config = client::settings("mount", &connection, None)?;
     let tls = config.machine.tls.clone();
     config.delegate = options.delegates() && acts_for_all(tls.as_ref(), &options)?;
@@ -194,17 +192,6 @@ fn leave(mounted: &cairn_fuse::Mounted) -> Result<()> {
         mounted.detach().map_err(|error| anyhow!("{error}"))?;
     }
     Ok(())
-}
-
-fn default_section() -> Result<MountSection> {
-    let places = Places::from_environment();
-    let user = places.config_home.map(|config| config.join("cairn/cairn.toml"));
-    for path in user.into_iter().chain([places.system.join("cairn/cairn.toml")]) {
-        if path.is_file() {
-            return Ok(File::read(&path)?.mount);
-        }
-    }
-    Ok(MountSection::default())
 }
 
 fn options_of(section: MountSection, args: Mount) -> MountOptions {

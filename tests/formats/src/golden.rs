@@ -154,7 +154,7 @@ pub fn requests() -> Vec<(Request, Bytes)> {
         (request::Kind::Read(Read { chunk: 9, offset: 1, length: 50, ..Read::default() }), Bytes::new()),
         (request::Kind::Stat(StatReplica { chunk: 9, ..StatReplica::default() }), Bytes::new()),
     ]
-    .map(|(kind, payload)| (Request { kind: Some(kind) }, payload))
+    .map(|(kind, payload)| (Request { kind: Some(kind), request: 0 }, payload))
     .to_vec()
 }
 
