@@ -86,6 +86,10 @@ fn check_piece(core: &Core, piece: &ChunkPiece, (id, into): (u64, &Chunk)) -> Fa
         let detail = format!("{} bytes at {} of chunk {}", piece.length, piece.offset, piece.chunk);
         return Err(ErrorCode::Invalid.because(detail).into());
     }
+    if old.as_ref().is_some_and(|old| old.kept_bytes > 0) {
+        let detail = format!("snapshots have bytes of chunk {}", piece.chunk);
+        return Err(ErrorCode::Invalid.because(detail).into());
+    }
     let wanted = old.map_or(0, |old| old.replicas.len().min(into.replication.max(1) as usize));
     if into.replicas.len() < wanted {
         let detail = format!("chunk {id} has {} replicas of {wanted}", into.replicas.len());
@@ -140,6 +144,12 @@ fn change_over(core: &mut Core, piece: &ChunkPiece, reference: &Reference, into:
     }
     let skipped = reference.chunk_offset - piece.offset;
     let length = reference.length.min(piece.length - skipped);
+    if core.meta.snapshots > 0 && length == reference.length {
+        // Snapshots that have the extent as it is now have it where it goes to.
+        chunk::raise_replication(core, into, inode.replication)?;
+        extents::relocate(core, id, inode, &named, (into, piece.new_offset + skipped))?;
+        return Ok(length);
+    }
     extents::punch(core, id, &mut inode, start, start + length)?;
     let moved = Extent { file_offset: start, chunk: into, chunk_offset: piece.new_offset + skipped, length };
     extents::insert(core, id, &mut inode, moved)?;
