@@ -29,6 +29,7 @@ mod service;
 mod sessions;
 mod site;
 pub mod store;
+mod snapshots;
 mod trash;
 
 #[cfg(test)]
