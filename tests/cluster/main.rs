@@ -26,6 +26,7 @@ mod ranges;
 mod rolling;
 mod security;
 mod service;
+mod snapshots;
 mod sharing;
 mod short_circuit;
 mod strangers;

@@ -71,7 +71,7 @@ struct Run {
     temporaries: Temporaries,
     progress: Progress,
     delete: bool,
-    /// Files with several names: the inode in the snapshot, and the one that is it now, with a name.
+    /// Files that may have several names: the inode in the snapshot, and the one that is it now, with a name.
     links: BTreeMap<u64, (u64, ClusterPath)>,
 }
 
@@ -142,7 +142,10 @@ impl Run {
             return if is.is_some() { Ok(()) } else { self.directory(was, target).await };
         }
         let is_it = is.as_ref().is_some_and(|attr| attr.inode == own_number(was));
-        if is.as_ref().is_some_and(|attr| is_it && attr.version == was.version) {
+        if let Some(attr) = is.as_ref().filter(|attr| is_it && attr.version == was.version) {
+            if was.nlink > 1 {
+                self.links.insert(was.inode, (attr.inode, target.clone()));
+            }
             return Ok(());
         }
         if was.nlink > 1
@@ -160,14 +163,11 @@ impl Run {
         }
         match was.kind() {
             fs::FileKind::File => self.file(entry, target).await?,
-            fs::FileKind::Symlink if is_it => {}
-            fs::FileKind::Symlink => self.symlink(entry, target).await?,
             _ if is_it => {}
+            fs::FileKind::Symlink => self.symlink(entry, target).await?,
             _ => self.special(was, target).await?,
         }
-        if was.kind() != fs::FileKind::Symlink {
-            self.dress(entry, target).await?;
-        }
+        self.dress(entry, target).await?;
         if was.nlink > 1 {
             let made = self.client.stat(target, false).await?;
             self.links.insert(was.inode, (made.inode, target.clone()));
@@ -286,23 +286,23 @@ impl Run {
     async fn dress_extended(&self, entry: &Entry, target: &ClusterPath) -> Result<(), PathError> {
         let (cred, cluster) = (&self.client.cred, &self.client.cluster);
         let then = fs::NodeRef { inode: entry.attr.inode, path: Bytes::new() };
-        let failed = PathError::remote(target);
-        let names = cluster.list_xattr(cred, then.clone()).await.map_err(&failed)?;
+        let failed = |error| PathError::Remote(target.clone(), error);
+        let names = cluster.list_xattr(cred, then.clone()).await.map_err(failed)?;
         let there: BTreeSet<Bytes> =
-            cluster.list_xattr(cred, target.node()).await.map_err(&failed)?.into_iter().collect();
+            cluster.list_xattr(cred, target.node()).await.map_err(failed)?.into_iter().collect();
         for name in &names {
-            let value = cluster.get_xattr(cred, then.clone(), name.clone()).await.map_err(&failed)?;
+            let value = cluster.get_xattr(cred, then.clone(), name.clone()).await.map_err(failed)?;
             let same = there.contains(name)
-                && cluster.get_xattr(cred, target.node(), name.clone()).await.map_err(&failed)? == value;
+                && cluster.get_xattr(cred, target.node(), name.clone()).await.map_err(failed)? == value;
             if !same {
                 let ask =
                     fs::SetXattr { at: Some(target.node()), name: name.clone(), value, ..Default::default() };
-                cluster.set_xattr(cred, ask).await.map_err(&failed)?;
+                cluster.set_xattr(cred, ask).await.map_err(failed)?;
             }
         }
         for name in there.into_iter().filter(|name| !names.contains(name)) {
             let ask = fs::RemoveXattr { at: Some(target.node()), name };
-            cluster.remove_xattr(cred, ask).await.map_err(&failed)?;
+            cluster.remove_xattr(cred, ask).await.map_err(failed)?;
         }
         Ok(())
     }
