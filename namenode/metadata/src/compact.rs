@@ -53,6 +53,9 @@ pub(crate) fn swap(core: &mut Core, ask: &SwapExtents) -> Fallible<outcome::Resu
             .because(format!("{} pieces into chunk {}", ask.pieces.len(), ask.into))
             .into());
     }
+    for piece in &ask.pieces {
+        refuse_kept(core, piece.chunk)?;
+    }
     let mut done = ExtentsSwapped::default();
     for piece in &ask.pieces {
         check_piece(core, piece, (ask.into, &into))?;
@@ -70,6 +73,16 @@ pub(crate) fn swap(core: &mut Core, ask: &SwapExtents) -> Fallible<outcome::Resu
     Ok(outcome::Result::Swapped(done))
 }
 
+/// A chunk that snapshots have bytes of stays in any case: moving the others out of it frees nothing.
+fn refuse_kept(core: &Core, chunk: u64) -> Fallible<()> {
+    match records::chunk(core, chunk)? {
+        Some(record) if record.kept_bytes > 0 => {
+            Err(ErrorCode::Invalid.because(format!("snapshots have bytes of chunk {chunk}")).into())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Bytes never move to where fewer replicas are counted on than they have or want.
 fn check_piece(core: &Core, piece: &ChunkPiece, (id, into): (u64, &Chunk)) -> Fallible<()> {
     let end = |offset: u64| offset.checked_add(piece.length);
@@ -84,10 +97,6 @@ fn check_piece(core: &Core, piece: &ChunkPiece, (id, into): (u64, &Chunk)) -> Fa
         });
     if !is_sound {
         let detail = format!("{} bytes at {} of chunk {}", piece.length, piece.offset, piece.chunk);
-        return Err(ErrorCode::Invalid.because(detail).into());
-    }
-    if old.as_ref().is_some_and(|old| old.kept_bytes > 0) {
-        let detail = format!("snapshots have bytes of chunk {}", piece.chunk);
         return Err(ErrorCode::Invalid.because(detail).into());
     }
     let wanted = old.map_or(0, |old| old.replicas.len().min(into.replication.max(1) as usize));

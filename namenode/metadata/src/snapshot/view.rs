@@ -31,8 +31,8 @@ impl SnapshotView<'_> {
 
     /// What was kept in `[start, end)`, as far as a window reaches.
     fn window(&self, table: Table, start: &[u8], end: &[u8]) -> Result<Window, StoreError> {
-        let from = [&[table as u8], start].concat();
-        let to = if end.is_empty() { vec![table as u8 + 1] } else { [&[table as u8], end].concat() };
+        let from = [&[table as u8][..], start].concat();
+        let to = if end.is_empty() { vec![table as u8 + 1] } else { [&[table as u8][..], end].concat() };
         let mut window = Window::default();
         self.base.scan(Table::Old, &from, &to, &mut |at, value| {
             let Some((_, key, seq)) = key::parts_of_old(at) else { return ControlFlow::Continue(()) };
