@@ -71,6 +71,10 @@ pub(crate) fn clone(
         let length = common_reach((read, from, &source), (core, id, &inode), ask, wanted)?;
         (length, window((read, from, &source), ask.source_offset, length)?)
     };
+    if seq != 0 && !are_apart(&shared) {
+        // Somebody made up its number.
+        return Err(ErrorCode::Stale.because(format!("inode {from} in snapshot {seq}")).into());
+    }
     if whole && length < wanted {
         let detail = format!("inode {} has too many extents for one step", ask.source);
         return Err(ErrorCode::TooLarge.because(detail).into());
@@ -106,9 +110,15 @@ fn common_reach(
     wanted: u64,
 ) -> Fallible<u64> {
     let range = (ask.source_offset, ask.source_offset.saturating_add(wanted));
-    let length = extents::reach(read, source_id, source, range, MAX_EXTENTS)? - ask.source_offset;
+    let length = extents::reach(read, source_id, source, range, MAX_EXTENTS)?;
+    let length = length.saturating_sub(ask.source_offset);
     let cleared = (ask.offset, ask.offset + length);
     Ok(extents::reach(core, id, inode, cleared, MAX_EXTENTS)? - ask.offset)
+}
+
+/// Whether extents are in order and do not overlap, as they do not in any file that ever was.
+fn are_apart(extents: &[Extent]) -> bool {
+    extents.windows(2).all(|pair| pair[0].file_offset + pair[0].length <= pair[1].file_offset)
 }
 
 /// The extents of `[offset, offset + length)`, cut to it, with file offsets that count from `offset`.

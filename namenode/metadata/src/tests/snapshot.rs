@@ -64,11 +64,11 @@ impl World {
         inode
     }
 
-    fn rename(&mut self, from: &str, to: &str) -> Result<(), Error> {
+    fn moved(&mut self, from: &str, to: &str) -> Result<(), Error> {
         self.run(Op::Rename(Rename { from: at(from), to: at(to), ..Rename::default() })).map(drop)
     }
 
-    fn unlink(&mut self, path: &str) -> Result<(), Error> {
+    fn removed(&mut self, path: &str) -> Result<(), Error> {
         self.run(Op::Unlink(Unlink { at: at(path) })).map(drop)
     }
 
@@ -108,11 +108,11 @@ fn a_snapshot_has_what_was_there_whatever_happens() {
 
     let kept = world.stat("d/kept").unwrap().inode;
     world.commit(kept, vec![extent(5, chunk, 40, 10)]).unwrap();
-    world.unlink("d/gone").unwrap();
-    world.rename("d/moved", "elsewhere").unwrap();
+    world.removed("d/gone").unwrap();
+    world.moved("d/moved", "elsewhere").unwrap();
     world.truncate("elsewhere", 3).unwrap();
     world.truncate("d/sub/cut", 0).unwrap();
-    world.rename("d/sub", "sub").unwrap();
+    world.moved("d/sub", "sub").unwrap();
     world.create("sub/new").unwrap();
     world.create("d/new").unwrap();
     world.assert_sound();
@@ -147,11 +147,11 @@ fn nothing_in_a_snapshot_can_be_changed() {
     assert_eq!(code(world.create("d/.snapshot/s/x")), ErrorCode::ReadOnly);
     assert_eq!(code(world.mkdir("d/.snapshot/x")), ErrorCode::ReadOnly);
     assert_eq!(code(world.mkdir("d/.snapshot")), ErrorCode::ReadOnly);
-    assert_eq!(code(world.unlink("d/.snapshot/s/f")), ErrorCode::ReadOnly);
+    assert_eq!(code(world.removed("d/.snapshot/s/f")), ErrorCode::ReadOnly);
     assert_eq!(code(world.run(Op::Unlink(Unlink { at: here(top, "f") }))), ErrorCode::ReadOnly);
     assert_eq!(code(world.run(Op::Rmdir(Rmdir { at: at("d/.snapshot") }))), ErrorCode::ReadOnly);
-    assert_eq!(code(world.rename("d/.snapshot/s/f", "d/x")), ErrorCode::ReadOnly);
-    assert_eq!(code(world.rename("d/f", "d/.snapshot/s/x")), ErrorCode::ReadOnly);
+    assert_eq!(code(world.moved("d/.snapshot/s/f", "d/x")), ErrorCode::ReadOnly);
+    assert_eq!(code(world.moved("d/f", "d/.snapshot/s/x")), ErrorCode::ReadOnly);
     assert_eq!(code(world.truncate("d/.snapshot/s/f", 0)), ErrorCode::ReadOnly);
     assert_eq!(code(world.commit(inside, vec![extent(0, chunk, 10, 1)])), ErrorCode::ReadOnly);
     let link = Link { from: at("d/.snapshot/s/f"), at: at("d/x") };
@@ -176,7 +176,7 @@ fn the_name_is_nobodys_and_leads_nowhere_without_snapshots() {
     assert_eq!(code(world.mkdir("d/.snapshot")), ErrorCode::Invalid);
     assert_eq!(code(world.create("d/.snapshot")), ErrorCode::Invalid);
     world.create("d/f").unwrap();
-    assert_eq!(code(world.rename("d/f", "d/.snapshot")), ErrorCode::Invalid);
+    assert_eq!(code(world.moved("d/f", "d/.snapshot")), ErrorCode::Invalid);
     world.snapshot("d", "s").unwrap();
     assert_eq!(world.names_in("d"), ["f"]);
     assert_eq!(world.names_in("d/.snapshot"), ["s"]);
@@ -225,12 +225,12 @@ fn a_directory_with_snapshots_stays_where_it_is() {
     world.snapshot("up/d", "s").unwrap();
     let refused = world.run(Op::Rmdir(Rmdir { at: at("up/d") })).unwrap_err();
     assert!(refused.code == ErrorCode::Busy && refused.detail.contains("cairn snapshot"), "{refused}");
-    assert_eq!(code(world.rename("up/d", "up/e")), ErrorCode::Busy);
+    assert_eq!(code(world.moved("up/d", "up/e")), ErrorCode::Busy);
     assert_eq!(code(world.run(Op::Discard(Discard { at: at("up/d") }))), ErrorCode::Busy);
     world.mkdir("up/f").unwrap();
-    assert_eq!(code(world.rename("up/f", "up/d")), ErrorCode::Busy);
+    assert_eq!(code(world.moved("up/f", "up/d")), ErrorCode::Busy);
     // With what is above it, it moves.
-    world.rename("up", "moved").unwrap();
+    world.moved("up", "moved").unwrap();
     assert_eq!(world.names_in("moved/d/.snapshot"), ["s"]);
     // And what is above it can go to the trash, and goes from there with the snapshot.
     world.run(Op::Discard(Discard { at: at("moved") })).unwrap();
@@ -248,7 +248,7 @@ fn what_snapshots_have_is_no_garbage() {
     world.mkdir("d").unwrap();
     world.file("d/f", vec![extent(0, chunk, 0, 10)]);
     world.snapshot("d", "s").unwrap();
-    world.unlink("d/f").unwrap();
+    world.removed("d/f").unwrap();
     world.seal(chunk, 10);
     let record = world.chunk(chunk).unwrap();
     assert_eq!((record.live_bytes, record.kept_bytes, record.dead_since_ns), (0, 10, 0));
@@ -276,8 +276,8 @@ fn older_snapshots_inherit_what_they_need_and_others_do_not() {
     world.snapshot("b", "b1").unwrap();
     world.file("a/new", vec![extent(0, chunk, 10, 10)]);
     world.snapshot("a", "a2").unwrap();
-    world.unlink("a/old").unwrap();
-    world.unlink("a/new").unwrap();
+    world.removed("a/old").unwrap();
+    world.removed("a/new").unwrap();
     world.remove_snapshot("a", "a2").unwrap();
     // Between the steps, too.
     assert_eq!(world.names_in("a/.snapshot/a1"), ["old"]);
@@ -316,9 +316,9 @@ fn a_file_with_names_inside_and_outside_is_kept() {
     world.file("out/f", vec![extent(0, chunk, 0, 10)]);
     world.run(Op::Link(Link { from: at("out/f"), at: at("in/f") })).unwrap();
     world.snapshot("in", "s").unwrap();
-    world.unlink("in/f").unwrap();
+    world.removed("in/f").unwrap();
     world.truncate("out/f", 0).unwrap();
-    world.unlink("out/f").unwrap();
+    world.removed("out/f").unwrap();
     world.assert_sound();
     assert_eq!(world.bytes_at("in/.snapshot/s/f"), [(0, chunk, 0, 10)]);
     assert_eq!(world.stat("in/.snapshot/s/f").unwrap().nlink, 2);
@@ -332,7 +332,7 @@ fn an_open_file_without_a_name_stays_in_its_snapshot() {
     let inode = world.file("d/f", vec![extent(0, chunk, 0, 10)]);
     world.run(Op::Open(OpenInode { inode })).unwrap();
     world.snapshot("d", "s").unwrap();
-    world.unlink("d/f").unwrap();
+    world.removed("d/f").unwrap();
     world.commit(inode, vec![extent(0, chunk, 10, 10)]).unwrap();
     world.run(Op::Close(CloseInodes { inodes: vec![inode] })).unwrap();
     world.assert_sound();
@@ -377,7 +377,7 @@ fn a_large_directory_is_listed_as_it_was() {
     let name = |n: usize| format!("{n:04}");
     (0..600).for_each(|n| _ = world.create(&format!("d/{}", name(n))).unwrap());
     world.snapshot("d", "s").unwrap();
-    (0..600).filter(|n| n % 3 != 0).for_each(|n| world.unlink(&format!("d/{}", name(n))).unwrap());
+    (0..600).filter(|n| n % 3 != 0).for_each(|n| world.removed(&format!("d/{}", name(n))).unwrap());
     (0..600).for_each(|n| _ = world.create(&format!("d/{}+", name(n))).unwrap());
     let expected: Vec<String> = (0..600).map(name).collect();
     assert_eq!(world.names_in("d/.snapshot/s"), expected);
@@ -397,8 +397,8 @@ fn what_is_new_since_a_snapshot_costs_it_nothing() {
     world.mkdir("d/new").unwrap();
     let before = world.view(|view| rows(view, crate::store::Table::Old));
     world.file("d/new/f", vec![extent(0, chunk, 0, 10)]);
-    world.rename("d/new/f", "d/new/g").unwrap();
-    world.unlink("d/new/g").unwrap();
+    world.moved("d/new/f", "d/new/g").unwrap();
+    world.removed("d/new/g").unwrap();
     assert_eq!(world.view(|view| rows(view, crate::store::Table::Old)), before);
     let read = world.file("d/new/h", vec![extent(0, chunk, 10, 10)]);
     world.snapshot("d", "t").unwrap();
@@ -449,7 +449,7 @@ fn links_lead_into_snapshots_and_stay_in_them() {
     world.run(link("d/sub/up", "../f")).unwrap();
     world.run(link("d/sub/out", "../..")).unwrap();
     world.snapshot("d", "s").unwrap();
-    world.unlink("d/f").unwrap();
+    world.removed("d/f").unwrap();
     world.run(link("yesterday", "d/.snapshot/s")).unwrap();
     let follow = |path: &str| {
         let ask = cairn_proto::fs::Stat { at: at(path), follow: true };
@@ -494,7 +494,7 @@ fn a_refused_command_keeps_nothing() {
     let quota = cairn_proto::fs::SetQuota { at: at("small"), max_bytes: Some(5), ..Default::default() };
     world.run(Op::SetQuota(quota)).unwrap();
     world.snapshot("d", "s").unwrap();
-    assert_eq!(code(world.rename("d/f", "small/f")), ErrorCode::QuotaExceeded);
+    assert_eq!(code(world.moved("d/f", "small/f")), ErrorCode::QuotaExceeded);
     assert_eq!(world.view(|view| rows(view, crate::store::Table::Old)), 0);
     world.assert_sound();
 }
@@ -508,7 +508,7 @@ fn replication_is_not_lowered_under_a_snapshot() {
     world.file("d/g", vec![extent(0, chunk, 10, 10)]);
     world.seal(chunk, 20);
     world.snapshot("d", "s").unwrap();
-    world.unlink("d/g").unwrap();
+    world.removed("d/g").unwrap();
     world.run(Op::SetReplication(SetReplication { at: at("d/f"), replication: 1 })).unwrap();
     assert_eq!(world.chunk(chunk).unwrap().replication, 3);
 }
