@@ -51,7 +51,7 @@ pub async fn restore(client: Arc<Client>, args: Restore) -> Result<()> {
     };
     client.report.attach(run.progress.bar());
     let whole = [ClusterPath::new(b"/")];
-    let paths = if args.paths.is_empty() { &whole[..] } else { &args.paths };
+    let paths = if args.paths.is_empty() { &whole[..] } else { args.paths.as_slice() };
     let mut interrupted = false;
     tokio::select! {
         () = run.all(&from, &args.directory, paths) => {}
