@@ -287,11 +287,7 @@ impl Cluster {
     }
 
     /// The snapshots of a directory, or all, oldest first.
-    pub async fn snapshots(
-        &self,
-        cred: &fs::Cred,
-        at: Option<fs::NodeRef>,
-    ) -> Result<Vec<fs::SnapshotInfo>> {
+    pub async fn snapshots(&self, cred: &fs::Cred, at: Option<fs::NodeRef>) -> Result<Vec<fs::SnapshotInfo>> {
         let mut found: Vec<fs::SnapshotInfo> = Vec::new();
         let mut before = 0;
         loop {

@@ -28,8 +28,8 @@ mod seat;
 mod service;
 mod sessions;
 mod site;
-pub mod store;
 mod snapshots;
+pub mod store;
 mod trash;
 
 #[cfg(test)]

@@ -27,8 +27,8 @@ use crate::log::{Log, LogError, LogOptions};
 use crate::propose::{Proposer, own};
 use crate::raft::{Group, GroupSettings};
 use crate::sessions::Sessions;
-use crate::store::RedbStore;
 use crate::snapshots;
+use crate::store::RedbStore;
 use crate::trash;
 
 /// The log, below a namenode's directory.

@@ -77,7 +77,8 @@ fn a_snapshot_stays_what_it_was() {
     assert_eq!(fs::read_link(inside.join("link")).unwrap(), Path::new("large"));
     assert_eq!(fs::metadata(inside.join("linked")).unwrap().nlink(), 2);
     assert!(fs::read_dir(&dir).unwrap().all(|entry| entry.unwrap().file_name() != ".snapshot"));
-    let names: Vec<_> = fs::read_dir(dir.join(".snapshot")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let names: Vec<_> =
+        fs::read_dir(dir.join(".snapshot")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["one"]);
     cluster.kill(&cluster.leader());
     let taken = cluster.scratch("taken");

@@ -13,9 +13,9 @@ use prost::Message;
 
 use crate::delegation::Decided;
 use crate::fault::Fallible;
-use crate::store::{StoreError, Table, Txn, View};
 use crate::snapshot::cover::Covering;
 use crate::snapshot::keep;
+use crate::store::{StoreError, Table, Txn, View};
 use crate::usage::Ledger;
 use crate::{key, records, upgrade};
 

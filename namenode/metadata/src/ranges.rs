@@ -122,11 +122,7 @@ fn are_apart(extents: &[Extent]) -> bool {
 }
 
 /// The extents of `[offset, offset + length)`, cut to it, with file offsets that count from `offset`.
-fn window(
-    (view, id, inode): (&dyn View, u64, &Inode),
-    offset: u64,
-    length: u64,
-) -> Fallible<Vec<Extent>> {
+fn window((view, id, inode): (&dyn View, u64, &Inode), offset: u64, length: u64) -> Fallible<Vec<Extent>> {
     let end = offset.saturating_add(length);
     let mut found = extents::touching(view, id, inode, (offset, end), usize::MAX)?;
     for extent in &mut found {

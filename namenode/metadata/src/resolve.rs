@@ -55,7 +55,9 @@ pub(crate) fn reach(view: &dyn View, cred: &Cred, at: &Option<NodeRef>, follow: 
 fn present(reached: Reached, at: &Option<NodeRef>) -> Fallible<Found> {
     match reached.realm {
         Realm::Present => Ok(reached.found),
-        Realm::Door | Realm::Past(_) => Err(ErrorCode::ReadOnly.because(path::shown(&node_ref(at)?.path)).into()),
+        Realm::Door | Realm::Past(_) => {
+            Err(ErrorCode::ReadOnly.because(path::shown(&node_ref(at)?.path)).into())
+        }
     }
 }
 

@@ -123,7 +123,8 @@ fn is_modified(before: &fs::Attr, after: &fs::Attr, renamed: bool) -> bool {
 
 fn compare(before: &Tree, after: &Tree) -> Vec<Change> {
     let only = |one: &Tree, other: &Tree| {
-        let leads_there = |name: &Name, inode: u64| other.names.get(name).is_some_and(|(there, _)| *there == inode);
+        let leads_there =
+            |name: &Name, inode: u64| other.names.get(name).is_some_and(|(there, _)| *there == inode);
         let differs = one.names.iter().filter(|(name, (inode, _))| !leads_there(name, *inode));
         let mut by_inode: BTreeMap<u64, Vec<(Name, Vec<u8>)>> = BTreeMap::new();
         for (name, (inode, path)) in differs {
@@ -176,7 +177,11 @@ fn path_of(change: &Change) -> &[u8] {
 
 /// A path below the directory, as `hdfs snapshotDiff` has it.
 fn shown(path: &[u8]) -> String {
-    format!(".{}{}", if path.is_empty() || path.starts_with(b"/") { "" } else { "/" }, String::from_utf8_lossy(path))
+    format!(
+        ".{}{}",
+        if path.is_empty() || path.starts_with(b"/") { "" } else { "/" },
+        String::from_utf8_lossy(path)
+    )
 }
 
 fn line(change: &Change) -> String {
@@ -208,8 +213,10 @@ mod tests {
         for (parent, name, inode, version) in names {
             let plain = name.trim_end_matches('/');
             let path = if *parent == 0 { String::new() } else { format!("{}/{plain}", paths[parent]) };
-            let kind = if *name != plain || *parent == 0 { fs::FileKind::Directory } else { fs::FileKind::File };
-            let attr = fs::Attr { inode: *inode, version: *version, kind: kind.into(), ..fs::Attr::default() };
+            let kind =
+                if *name != plain || *parent == 0 { fs::FileKind::Directory } else { fs::FileKind::File };
+            let attr =
+                fs::Attr { inode: *inode, version: *version, kind: kind.into(), ..fs::Attr::default() };
             tree.names.insert((*parent, plain.as_bytes().to_vec()), (*inode, path.clone().into_bytes()));
             tree.inodes.insert(*inode, attr);
             paths.insert(*inode, path);
@@ -244,7 +251,10 @@ mod tests {
             (1, "fresh/", 10, 1),
             (10, "file", 11, 1),
         ]);
-        assert_eq!(lines(&before, &after), ["M .", "M ./d/changed", "+ ./fresh", "- ./gone", "R ./old -> ./new"]);
+        assert_eq!(
+            lines(&before, &after),
+            ["M .", "M ./d/changed", "+ ./fresh", "- ./gone", "R ./old -> ./new"]
+        );
     }
 
     #[test]

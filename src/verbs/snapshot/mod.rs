@@ -137,7 +137,8 @@ async fn top(client: &Client, directory: &ClusterPath, name: &str) -> Result<(Cl
     match client.look(&path, false).await? {
         Some(attr) => Ok((path, attr)),
         None => {
-            let error = ErrorCode::NotFound.because(format!("snapshot {name}; `cairn snapshot ls {directory}`"));
+            let error =
+                ErrorCode::NotFound.because(format!("snapshot {name}; `cairn snapshot ls {directory}`"));
             Err(PathError::Remote(path, error).into())
         }
     }

@@ -54,7 +54,8 @@ fn check_kept(
     let mut kept: BTreeMap<u64, u64> = BTreeMap::new();
     let mut sums: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
     for (at, value) in rows(view, Table::Old)? {
-        let parts = key::parts_of_old(&at).and_then(|(table, _, seq)| Some((Table::from_number(table)?, seq)));
+        let parts =
+            key::parts_of_old(&at).and_then(|(table, _, seq)| Some((Table::from_number(table)?, seq)));
         let Some((table, seq)) = parts.filter(|(table, _)| keep::is_kept(*table)) else {
             wrong.push(format!("something is kept under {at:?}"));
             continue;

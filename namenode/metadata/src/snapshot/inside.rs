@@ -83,7 +83,8 @@ pub(crate) fn parent(view: &dyn View, at: &Reached) -> Fallible<Reached> {
         Realm::Door => start(view, at.found.id),
         Realm::Past(seq) => {
             let top = records::snapshot(view, seq)?.map(|snapshot| snapshot.directory);
-            let above = if top == Some(at.found.id) { (0, at.found.id) } else { (seq, at.found.inode.parent) };
+            let above =
+                if top == Some(at.found.id) { (0, at.found.id) } else { (seq, at.found.inode.parent) };
             start(view, number(above.0, above.1))
         }
     }

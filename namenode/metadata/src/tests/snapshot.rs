@@ -31,12 +31,7 @@ impl World {
         }
     }
 
-    pub(super) fn list_at(
-        &self,
-        at: Option<NodeRef>,
-        after: &[u8],
-        limit: u32,
-    ) -> Result<Listing, Error> {
+    pub(super) fn list_at(&self, at: Option<NodeRef>, after: &[u8], limit: u32) -> Result<Listing, Error> {
         let ask = ListDirectory { at, after: after.to_vec().into(), limit };
         match self.query(query::Op::List(ask))? {
             answer::Result::Listing(listing) => Ok(listing),
@@ -49,9 +44,7 @@ impl World {
         loop {
             let after = names.last().cloned().unwrap_or_default();
             let page = self.list_at(at(path), after.as_bytes(), 100).unwrap();
-            names.extend(
-                page.entries.iter().map(|entry| String::from_utf8(entry.name.to_vec()).unwrap()),
-            );
+            names.extend(page.entries.iter().map(|entry| String::from_utf8(entry.name.to_vec()).unwrap()));
             if page.end {
                 return names;
             }
@@ -201,7 +194,10 @@ fn only_the_owner_makes_and_removes_snapshots() {
     let listed = |world: &World| {
         let found = world.query(query::Op::ListSnapshots(ListSnapshots::default())).unwrap();
         let answer::Result::Snapshots(list) = found else { panic!("{found:?}") };
-        list.snapshots.into_iter().map(|info| String::from_utf8(info.name.to_vec()).unwrap()).collect::<Vec<_>>()
+        list.snapshots
+            .into_iter()
+            .map(|info| String::from_utf8(info.name.to_vec()).unwrap())
+            .collect::<Vec<_>>()
     };
     assert_eq!(listed(&world), ["own", "roots"]);
     world.cred = user(8);
@@ -361,11 +357,12 @@ fn files_of_many_extents_and_attributes_are_kept() {
     world.assert_sound();
     assert_eq!(world.bytes_at("d/.snapshot/s/f"), before);
     assert_eq!(world.bytes_at("d/.snapshot/t/f"), [(0, chunk, 0, 7)]);
-    let value = |path: &str| {
-        match world.query(query::Op::GetXattr(GetXattr { at: at(path), name: "user.x".into() })).unwrap() {
-            answer::Result::Bytes(value) => String::from_utf8(value.to_vec()).unwrap(),
-            other => panic!("{other:?}"),
-        }
+    let value = |path: &str| match world
+        .query(query::Op::GetXattr(GetXattr { at: at(path), name: "user.x".into() }))
+        .unwrap()
+    {
+        answer::Result::Bytes(value) => String::from_utf8(value.to_vec()).unwrap(),
+        other => panic!("{other:?}"),
     };
     assert_eq!((value("d/f"), value("d/.snapshot/s/f")), ("now".into(), "then".into()));
 }
@@ -419,7 +416,8 @@ fn a_snapshot_is_cloned_back() {
     world.commit(inode, vec![extent(0, chunk, 10, 10)]).unwrap();
     let source = world.stat("d/.snapshot/s/f").unwrap().inode;
     assert_eq!(parts(source), Some((1, inode)));
-    let clone = |target| CloneRange { source, length: u64::MAX, target: Some(target), ..CloneRange::default() };
+    let clone =
+        |target| CloneRange { source, length: u64::MAX, target: Some(target), ..CloneRange::default() };
     let create = CreateFile { at: at("d/f"), truncate: true, ..CreateFile::default() };
     world.run(Op::CloneRange(clone(clone_range::Target::Create(create)))).unwrap();
     assert_eq!(world.bytes_at("d/f"), [(0, chunk, 0, 10)]);

@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 
 use cairn_proto::fs::{
-    AddReplica, BeginCompaction, ChunkState, ClearRange, CloneRange, CloseInodes, Discard, FileKind, GetXattr,
-    Link, ListXattr, OpenInode, PurgeChunk, PurgeSnapshot, PurgeTrash, RemoveXattr, Rename, RenameMode,
-    Restore, Rmdir, SealChunk, SetAttr, SetTrash, SetXattr, SwapExtents, Symlink, Unlink, clone_range,
+    AddReplica, BeginCompaction, ChunkState, ClearRange, CloneRange, CloseInodes, Discard, FileKind,
+    GetXattr, Link, ListXattr, OpenInode, PurgeChunk, PurgeSnapshot, PurgeTrash, RemoveXattr, Rename,
+    RenameMode, Restore, Rmdir, SealChunk, SetAttr, SetTrash, SetXattr, SwapExtents, Symlink, Unlink,
+    clone_range,
 };
 use cairn_proto::snapshot::{number, parts};
 use proptest::prelude::*;
@@ -220,7 +221,10 @@ impl State {
         let mut origins = Vec::new();
         for piece in &pieces {
             for offset in piece.offset..piece.offset + piece.length {
-                let first = self.gathered.get(&piece.chunk).map_or((piece.chunk, offset), |from| from[offset as usize]);
+                let first = self
+                    .gathered
+                    .get(&piece.chunk)
+                    .map_or((piece.chunk, offset), |from| from[offset as usize]);
                 origins.push(first);
             }
         }
