@@ -103,6 +103,9 @@ pub enum Command {
     /// Look into the trash, take things out of it, empty it, and say how long it keeps them
     #[command(subcommand)]
     Trash(verbs::trash::Trash),
+    /// Keep directories as they are, look at what changed since, and put things back
+    #[command(subcommand)]
+    Snapshot(verbs::snapshot::Snapshot),
     /// Limit what may lie below directories, and show what does
     #[command(subcommand)]
     Quota(verbs::quota::Quota),

@@ -149,6 +149,21 @@ async fn dispatch(cli: Cli) -> u8 {
         Command::Trash(verbs::trash::Trash::Restore(on)) => verb!("trash restore", on, verbs::trash::restore),
         Command::Trash(verbs::trash::Trash::Empty(on)) => verb!("trash empty", on, verbs::trash::empty),
         Command::Trash(verbs::trash::Trash::Keep(on)) => verb!("trash keep", on, verbs::trash::keep),
+        Command::Snapshot(verbs::snapshot::Snapshot::Create(on)) => {
+            verb!("snapshot create", on, verbs::snapshot::create)
+        }
+        Command::Snapshot(verbs::snapshot::Snapshot::Ls(on)) => {
+            verb!("snapshot ls", on, verbs::snapshot::list)
+        }
+        Command::Snapshot(verbs::snapshot::Snapshot::Rm(on)) => {
+            verb!("snapshot rm", on, verbs::snapshot::remove)
+        }
+        Command::Snapshot(verbs::snapshot::Snapshot::Diff(on)) => {
+            verb!("snapshot diff", on, verbs::snapshot::diff)
+        }
+        Command::Snapshot(verbs::snapshot::Snapshot::Restore(on)) => {
+            verb!("snapshot restore", on, verbs::snapshot::restore)
+        }
         Command::Quota(verbs::quota::Quota::Set(on)) => verb!("quota set", on, verbs::quota::set),
         Command::Quota(verbs::quota::Quota::Clear(on)) => verb!("quota clear", on, verbs::quota::clear),
         Command::Quota(verbs::quota::Quota::Get(on)) => verb!("quota get", on, verbs::quota::get),

@@ -264,6 +264,45 @@ impl Cluster {
         }
     }
 
+    /// Keeps a directory as it is now; without a name, under one made of the time.
+    pub async fn create_snapshot(
+        &self,
+        cred: &fs::Cred,
+        at: fs::NodeRef,
+        name: Bytes,
+    ) -> Result<fs::SnapshotInfo> {
+        let ask = fs::CreateSnapshot { at: Some(at), name };
+        expect!(self.mutate(cred, Mutate::CreateSnapshot(ask)).await?, Outcome::Snapshot, "create snapshot")
+    }
+
+    /// Gives up a snapshot. The space that only it kept comes back in the time after.
+    pub async fn remove_snapshot(
+        &self,
+        cred: &fs::Cred,
+        at: fs::NodeRef,
+        name: Bytes,
+    ) -> Result<fs::SnapshotInfo> {
+        let ask = fs::RemoveSnapshot { at: Some(at), name };
+        expect!(self.mutate(cred, Mutate::RemoveSnapshot(ask)).await?, Outcome::Snapshot, "remove snapshot")
+    }
+
+    /// The snapshots of a directory, or all, oldest first.
+    pub async fn snapshots(&self, cred: &fs::Cred, at: Option<fs::NodeRef>) -> Result<Vec<fs::SnapshotInfo>> {
+        let mut found: Vec<fs::SnapshotInfo> = Vec::new();
+        let mut before = 0;
+        loop {
+            let after_name = found.last().map_or(Bytes::new(), |last| last.name.clone());
+            let ask = Ask::ListSnapshots(fs::ListSnapshots { at: at.clone(), after_name, before });
+            let page = expect!(self.query(cred, ask).await?, Answered::Snapshots, "list snapshots")?;
+            before = page.next;
+            found.extend(page.snapshots);
+            if page.end {
+                found.sort_by_key(|snapshot| snapshot.seq);
+                return Ok(found);
+            }
+        }
+    }
+
     /// All directories that have a quota.
     pub async fn quotas(&self, cred: &fs::Cred) -> Result<Vec<fs::TreeUsage>> {
         let mut all = Vec::new();

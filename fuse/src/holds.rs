@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use cairn_client::Cluster;
 use cairn_proto::fs::{Attr, OpenInode, mutation, outcome};
+use cairn_proto::snapshot::is_inside;
 use cairn_proto::{ErrorCode, Result};
 use tokio::sync::Mutex;
 
@@ -76,6 +77,10 @@ impl Holds {
     ///
     /// Returns its attributes if the namenode was asked.
     pub(crate) async fn hold(&self, cluster: &Cluster, inode: u64) -> Result<Option<Attr>> {
+        if is_inside(inode) {
+            // It is kept by its snapshot, and no session has anything to do with it.
+            return Ok(None);
+        }
         let registered = self.one_more(inode);
         let mut registered = registered.lock().await;
         if registered.stands(cluster) {

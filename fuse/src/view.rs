@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cairn_client::Cluster;
 use cairn_proto::fs::{Attr, Cred, NodeRef};
+use cairn_proto::snapshot::is_inside;
 use cairn_proto::{Result, path};
 use fuser::{FileAttr, INodeNo, Notifier, Request};
 use tokio::sync::Mutex;
@@ -181,7 +182,7 @@ impl View {
 
     /// Notes that an inode is being read.
     pub(crate) fn note_access(&self, attr: &Attr) {
-        if !self.options.read_only {
+        if !self.options.read_only && !is_inside(attr.inode) {
             self.accesses.note(self.options.atime, attr);
         }
     }
@@ -191,6 +192,7 @@ impl View {
         let mut shown = *attr;
         self.accesses.show(&mut shown);
         !self.options.read_only
+            && !is_inside(attr.inode)
             && self.options.atime == Atime::Relative
             && counts_now(Atime::Relative, &shown)
     }

@@ -92,7 +92,8 @@ named!(MUTATIONS, mutation_number, mutation::Op,
     ForgetReplica => "forget_replica", PurgeChunk => "purge_chunk", RecordDigest => "record_digest",
     BeginCompaction => "begin_compaction", SwapExtents => "swap_extents", SetQuota => "set_quota",
     SetTrash => "set_trash", Discard => "discard", Restore => "restore", PurgeTrash => "purge_trash",
-    ReserveInodes => "reserve_inodes", Series => "series", HandBack => "hand_back",
+    CreateSnapshot => "create_snapshot", RemoveSnapshot => "remove_snapshot",
+    PurgeSnapshot => "purge_snapshot", ReserveInodes => "reserve_inodes", Series => "series", HandBack => "hand_back",
 );
 
 named!(QUERIES, query_number, query::Op,
@@ -100,7 +101,7 @@ named!(QUERIES, query_number, query::Op,
     ListXattr => "list_xattr", Layout => "layout", Chunk => "chunk", StatFs => "stat_fs",
     Status => "status", GetLock => "get_lock", Access => "access", CheckFile => "check_file",
     CheckChunks => "check_chunks", CheckNode => "check_node", Usage => "usage",
-    ListQuotas => "list_quotas", ListTrash => "list_trash",
+    ListQuotas => "list_quotas", ListTrash => "list_trash", ListSnapshots => "list_snapshots",
 );
 
 #[cfg(test)]

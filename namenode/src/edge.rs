@@ -2,8 +2,8 @@
 
 use cairn_proto::control::Write;
 use cairn_proto::fs::{
-    AllocateChunk, Command, CommitExtents, CreateFile, Cred, FileCommit, Mutation, NodeRef, Series,
-    clone_range, file_commit, mutation,
+    AllocateChunk, Command, CommitExtents, CreateFile, CreateSnapshot, Cred, FileCommit, Mutation, NodeRef,
+    RemoveSnapshot, Series, clone_range, file_commit, mutation,
 };
 use cairn_proto::limits::{
     MAX_COMMIT_EXTENTS, MAX_DEEDS, MAX_FILE_READS, MAX_NAME, MAX_PATH, MAX_REPLICATION, MAX_RESERVED_INODES,
@@ -83,6 +83,10 @@ fn check(op: &mutation::Op) -> Result<()> {
         Op::Discard(ask) => path(&ask.at),
         Op::Restore(ask) if ask.to.is_some() => path(&ask.to),
         Op::Restore(_) | Op::PurgeTrash(_) | Op::SetTrash(_) => Ok(()),
+        Op::CreateSnapshot(CreateSnapshot { at, name }) | Op::RemoveSnapshot(RemoveSnapshot { at, name }) => {
+            path(at)?;
+            at_most(name.len(), MAX_NAME, ErrorCode::NameTooLong, "the snapshot's name")
+        }
         Op::SetReplication(ask) => path(&ask.at).and_then(|()| replication(ask.replication)),
         Op::Allocate(ask) => allocate(ask),
         Op::Commit(ask) => commit(ask),
@@ -113,7 +117,8 @@ fn check(op: &mutation::Op) -> Result<()> {
         | Op::PurgeChunk(_)
         | Op::RecordDigest(_)
         | Op::BeginCompaction(_)
-        | Op::SwapExtents(_) => Err(ErrorCode::NotPermitted.because("only the leader itself may do this")),
+        | Op::SwapExtents(_)
+        | Op::PurgeSnapshot(_) => Err(ErrorCode::NotPermitted.because("only the leader itself may do this")),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::fatal::REMEDY;
 
 const NAME: &str = "identity.json";
 /// Of everything in the directory; `docs/formats/store.md` says what each version added.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 /// How far a namenode has come in belonging to its group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -28,6 +28,7 @@ mod seat;
 mod service;
 mod sessions;
 mod site;
+mod snapshots;
 pub mod store;
 mod trash;
 

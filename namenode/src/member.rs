@@ -27,6 +27,7 @@ use crate::log::{Log, LogError, LogOptions};
 use crate::propose::{Proposer, own};
 use crate::raft::{Group, GroupSettings};
 use crate::sessions::Sessions;
+use crate::snapshots;
 use crate::store::RedbStore;
 use crate::trash;
 
@@ -118,10 +119,12 @@ impl Member {
         let expiring = sessions.clone().watch(store.clone(), proposer.clone(), alarm.clone());
         let clock = config.host.clock.clone();
         let emptying = trash::watch(sessions.clone(), store.clone(), proposer.clone(), clock, alarm.clone());
+        let releasing = snapshots::watch(sessions.clone(), store.clone(), proposer.clone(), alarm.clone());
         let tasks = vec![
             tokio::spawn(leader.watch()).abort_handle(),
             tokio::spawn(expiring).abort_handle(),
             tokio::spawn(emptying).abort_handle(),
+            tokio::spawn(releasing).abort_handle(),
         ];
         tracing::info!(id = identity.id, cluster = %identity.cluster_id, "this namenode is a member of its group");
         let disk = config.disk.clone();

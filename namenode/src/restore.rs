@@ -27,6 +27,8 @@ use crate::store::{RedbStore, stream};
 
 /// Numbers of inodes, chunks and sessions that the lost group may have given away after the backup.
 const NUMBERS: u64 = 1 << 32;
+/// The same for snapshots, of which there can only be a million.
+const SNAPSHOTS: u64 = 1_000;
 /// The same for datanodes.
 const NODES: u32 = 1_000;
 /// Sessions that are ended in one transaction.
@@ -153,6 +155,7 @@ fn leave_room(meta: &mut Meta) {
     meta.next_inode = meta.next_inode.saturating_add(NUMBERS);
     meta.next_chunk = meta.next_chunk.saturating_add(NUMBERS);
     meta.next_session = meta.next_session.saturating_add(NUMBERS);
+    meta.next_snapshot = meta.next_snapshot.saturating_add(SNAPSHOTS);
     meta.next_node = meta.next_node.saturating_add(NODES);
 }
 

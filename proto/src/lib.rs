@@ -11,6 +11,7 @@ pub mod frame;
 pub mod limits;
 pub mod lock;
 pub mod path;
+pub mod snapshot;
 
 pub use delegated::Delegated;
 pub use error::{Error, ErrorCode, Result};

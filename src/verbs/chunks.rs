@@ -100,6 +100,9 @@ fn state(chunk: &fs::ChunkInfo) -> &'static str {
 fn write_chunk(out: &mut impl Write, chunk: &fs::ChunkInfo, replicas: &[Found]) -> Result<()> {
     let (state, wanted) = (state(chunk), chunk.replication);
     write!(out, "  chunk {}: {state}, {} bytes, {} live", chunk.chunk, chunk.length, chunk.live_bytes)?;
+    if chunk.kept_bytes > 0 {
+        write!(out, ", {} kept for snapshots", chunk.kept_bytes)?;
+    }
     writeln!(out, ", {} of {wanted} replicas", replicas.len())?;
     for found in replicas {
         let info = &found.info;
@@ -141,6 +144,7 @@ fn chunk_json(chunk: &fs::ChunkInfo, replicas: &[Found]) -> Value {
         .collect();
     json!({
         "chunk": chunk.chunk, "state": state(chunk), "length": chunk.length, "live_bytes": chunk.live_bytes,
+        "kept_bytes": chunk.kept_bytes,
         "replication": chunk.replication, "session": chunk.session, "blake3": output::hex(&chunk.blake3),
         "replicas": replicas,
     })

@@ -37,6 +37,8 @@ pub async fn run(client: Arc<Client>, args: Df) -> Result<()> {
             "available": stats.available,
             "available_to_files": stats.available / replicas,
             "live_bytes": stats.live_bytes,
+            "snapshots": stats.snapshots,
+            "kept_bytes": stats.kept_bytes,
             "inodes": stats.inodes,
             "chunks": stats.chunks,
             "default_replication": stats.default_replication,

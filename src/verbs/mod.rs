@@ -25,6 +25,7 @@ pub mod quota;
 pub mod report;
 pub mod rm;
 pub mod setrep;
+pub mod snapshot;
 pub mod stat;
 pub mod status;
 pub mod tail;

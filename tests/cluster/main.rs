@@ -28,6 +28,7 @@ mod security;
 mod service;
 mod sharing;
 mod short_circuit;
+mod snapshots;
 mod strangers;
 mod support;
 mod top;

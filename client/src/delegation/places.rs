@@ -2,6 +2,7 @@
 
 use cairn_proto::fs::{NodeRef, clone_range, file_commit, mutation};
 use cairn_proto::limits::MAX_NAME;
+use cairn_proto::snapshot;
 
 use super::tree::Place;
 
@@ -9,7 +10,8 @@ use super::tree::Place;
 pub(super) fn place(at: &Option<NodeRef>) -> Option<Place> {
     let at = at.as_ref()?;
     let plain = !at.path.is_empty() && at.path.len() <= MAX_NAME && !at.path.contains(&b'/');
-    let special = matches!(&at.path[..], b"." | b"..");
+    // Nobody makes `.snapshot`, and the namenode knows what is there.
+    let special = matches!(&at.path[..], b"." | b".." | snapshot::DIRECTORY);
     (plain && !special).then(|| (at.inode, at.path.clone()))
 }
 
@@ -36,6 +38,8 @@ pub(super) fn named(op: &mutation::Op) -> Vec<&Option<NodeRef>> {
         Op::RemoveXattr(ask) => vec![&ask.at],
         Op::SetQuota(ask) => vec![&ask.at],
         Op::Discard(ask) => vec![&ask.at],
+        Op::CreateSnapshot(ask) => vec![&ask.at],
+        Op::RemoveSnapshot(ask) => vec![&ask.at],
         Op::Restore(ask) => vec![&ask.to],
         Op::Commit(ask) => {
             let created = ask.files.iter().filter_map(|file| match &file.target {

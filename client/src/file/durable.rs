@@ -141,7 +141,7 @@ impl crate::engine::Engine {
                 Err(error) if error.code == ErrorCode::ChunkUnknown => return Ok(true),
                 info => info?,
             };
-            if info.state() == fs::ChunkState::Sealed && info.live_bytes == 0 {
+            if info.state() == fs::ChunkState::Sealed && info.live_bytes == 0 && info.kept_bytes == 0 {
                 return Ok(false);
             }
             let living: Vec<_> =

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use cairn_proto::fs::{Attr, Cred, FileKind, SetAttr};
 use cairn_proto::limits::MAX_FILE_SIZE;
+use cairn_proto::snapshot::is_inside;
 use cairn_proto::{ErrorCode, Result};
 use fuser::{AccessFlags, TimeOrNow};
 
@@ -84,6 +85,9 @@ impl View {
         if change.is_nothing() {
             return Ok(self.getattr(inode).await?.0);
         }
+        if is_inside(inode) {
+            return Err(ErrorCode::ReadOnly.because("a snapshot"));
+        }
         if change.size.is_some_and(|size| size > MAX_FILE_SIZE) {
             return Err(ErrorCode::FileTooBig.into());
         }
@@ -155,6 +159,9 @@ impl View {
 
     /// Refuses what the caller may not do, where the kernel has not done so.
     pub(crate) fn require(&self, caller: Caller, attr: &Attr, mask: AccessFlags) -> Result<()> {
+        if mask.contains(AccessFlags::W_OK) && is_inside(attr.inode) {
+            return Err(ErrorCode::ReadOnly.because("a snapshot"));
+        }
         if self.options.default_permissions || allowed(attr, caller, mask) {
             return Ok(());
         }

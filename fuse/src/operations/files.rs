@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use bytes::Bytes;
 use cairn_proto::fs::{Attr, CreateFile, FileKind};
+use cairn_proto::snapshot::is_inside;
 use cairn_proto::{ErrorCode, Result};
 use fuser::{AccessFlags, FopenFlags};
 
@@ -93,6 +94,9 @@ impl View {
     pub(crate) async fn open(&self, caller: Caller, inode: u64, flags: i32) -> Result<Opened> {
         let before = self.doubts.settle(caller.pid);
         let wanted = Wanted::from(flags);
+        if (wanted.writable || wanted.truncate) && is_inside(inode) {
+            return Err(ErrorCode::ReadOnly.because("a snapshot"));
+        }
         let epoch = self.epoch();
         let held = self.holds.hold(&self.cluster, inode).await.inspect_err(|error| {
             if error.code == ErrorCode::Stale {

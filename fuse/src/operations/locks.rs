@@ -7,6 +7,7 @@ use std::time::Duration;
 use cairn_client::Locked;
 use cairn_proto::error::Reaction;
 use cairn_proto::fs::{LockConflict, LockKind, LockMode, LockRange, SetLock};
+use cairn_proto::snapshot::is_inside;
 use cairn_proto::{Error, ErrorCode, Result, lock};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -52,6 +53,9 @@ fn is_in_doubt(error: &Error) -> bool {
 impl View {
     /// Who is in the way of a lock. The process is named only if it is one of this mount: others mean nothing here.
     pub(crate) async fn getlk(&self, wanted: Wanted) -> Result<Option<LockRange>> {
+        if is_inside(wanted.who.inode) {
+            return Ok(None);
+        }
         let Some(conflict) = self.cluster.lock_conflict(wanted.ask()).await? else { return Ok(None) };
         let ours = Some(conflict.session) == self.cluster.session_id();
         Ok(conflict.range.map(|range| if ours { range } else { LockRange { pid: 0, ..range } }))
@@ -63,6 +67,10 @@ impl View {
             self.files.get(wanted.handle).ok_or_else(|| ErrorCode::Invalid.because("a closed handle"))?;
         if handle.lost.load(Ordering::Acquire) {
             return Err(lost());
+        }
+        if is_inside(wanted.who.inode) {
+            // What never changes needs no protection, and whoever asks for it is not to be kept from reading.
+            return Ok(true);
         }
         if wanted.range.mode() == LockMode::Unlocked && self.locks.session_of(wanted.who).is_none() {
             return Ok(true);

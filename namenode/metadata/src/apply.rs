@@ -11,7 +11,7 @@ use crate::fault::{Fallible, settle};
 use crate::session::{self, Seen};
 use crate::store::{StoreError, Table, Txn};
 use crate::{
-    chunk, commit, compact, datanode, delegation, key, lock, namespace, quota, ranges, trash, usage,
+    chunk, commit, compact, datanode, delegation, key, lock, namespace, quota, ranges, snapshot, trash, usage,
 };
 
 pub(crate) const NOTHING: outcome::Result = outcome::Result::Nothing(Nothing {});
@@ -59,6 +59,7 @@ pub(crate) fn attempt(
 ) -> Result<Outcome, StoreError> {
     let point = core.savepoint();
     let done = work(core).and_then(|result| usage::settle(core).map(|()| result));
+    core.sound()?;
     match settle(done)? {
         Ok(result) => Ok(Outcome { result: Some(result) }),
         Err(error) => {
@@ -94,6 +95,7 @@ fn dispatch(core: &mut Core, command: &Command) -> Fallible<outcome::Result> {
         Op::BeginCompaction(ask) if session == 0 => compact::begin(core, ask),
         Op::SwapExtents(ask) if session == 0 => compact::swap(core, ask),
         Op::PurgeTrash(ask) if session == 0 => trash::purge_due(core, ask.item),
+        Op::PurgeSnapshot(ask) if session == 0 => snapshot::purge::purge(core, ask.seq),
         _ if session == 0 => Err(ErrorCode::SessionExpired.because("this needs a session").into()),
         _ => operate(core, cred, session, op),
     }
@@ -117,6 +119,8 @@ pub(crate) fn operate(core: &mut Core, cred: &Cred, session: u64, op: &Op) -> Fa
         Op::Discard(ask) => trash::discard(core, cred, ask),
         Op::Restore(ask) => trash::restore(core, cred, ask),
         Op::PurgeTrash(ask) => trash::purge_own(core, cred, ask.item),
+        Op::CreateSnapshot(ask) => snapshot::create(core, cred, ask),
+        Op::RemoveSnapshot(ask) => snapshot::remove(core, cred, ask),
         Op::MarkRead(ask) => namespace::mark_read::mark_read(core, cred, ask),
         Op::SetXattr(ask) => namespace::xattr::set(core, cred, ask),
         Op::RemoveXattr(ask) => namespace::xattr::remove(core, cred, ask),

@@ -11,7 +11,7 @@ use cairn_proto::store::{Chunk, Dentry, Inode, Tree};
 use prost::Message;
 
 use crate::store::{StoreError, Table, View};
-use crate::{acl, extents, key, lock, quota, records, upgrade, usage};
+use crate::{acl, extents, key, lock, quota, records, snapshot, upgrade, usage};
 
 fn table<M: Message + Default>(view: &dyn View, table: Table) -> Result<Vec<(Vec<u8>, M)>, StoreError> {
     let mut rows = Vec::new();
@@ -44,6 +44,7 @@ pub fn check(view: &dyn View) -> Result<Vec<String>, StoreError> {
     check_tree(view, &inodes, &mut wrong)?;
     check_extents(view, &inodes, &chunks, &mut wrong)?;
     check_chunks(view, &chunks, &mut wrong)?;
+    snapshot::check::check(view, &chunks, &mut wrong)?;
     check_totals(view, &inodes, &chunks, &mut wrong)?;
     check_usage(view, &inodes, &mut wrong)?;
     lock::check(view, &mut wrong)?;
@@ -156,13 +157,14 @@ fn check_chunks(
             }
         }
         // One that is being gathered has none at first, and holds nothing that anybody could miss.
-        if chunk.replicas.is_empty() && (chunk.live_bytes > 0 || chunk.state() == ChunkState::Open) {
+        let is_dead = records::is_dead(chunk);
+        if chunk.replicas.is_empty() && (!is_dead || chunk.state() == ChunkState::Open) {
             wrong.push(format!("chunk {id} has no replica"));
         }
         if chunk.state() == ChunkState::Open {
             open.insert(key::two(chunk.session, id).to_vec());
         }
-        if (chunk.live_bytes == 0) != (chunk.dead_since_ns != 0) {
+        if is_dead != (chunk.dead_since_ns != 0) {
             wrong.push(format!("chunk {id} does not know since when it is dead"));
         }
     }
@@ -242,7 +244,8 @@ fn check_usage(
         if quota::is_limited(&said) {
             limited.insert(key::one(id).to_vec());
         }
-        let counted = Tree { max_names: said.max_names, max_bytes: said.max_bytes, ..tree };
+        let Tree { max_names, max_bytes, snapshot, carried, .. } = said;
+        let counted = Tree { max_names, max_bytes, snapshot, carried, ..tree };
         if counted != said {
             wrong.push(format!("directory {id} is {counted:?} but its record says {said:?}"));
         }

@@ -37,6 +37,7 @@ pub(crate) fn info(view: &dyn View, id: u64, chunk: &Chunk) -> Result<ChunkInfo,
         state: chunk.state,
         length: chunk.length,
         live_bytes: chunk.live_bytes,
+        kept_bytes: chunk.kept_bytes,
         replication: chunk.replication,
         session: if chunk.state() == ChunkState::Open { chunk.session } else { 0 },
         replicas,
@@ -117,7 +118,7 @@ fn seal_at(core: &mut Core, id: u64, mut chunk: Chunk, length: u64) {
     core.meta.sealed_chunks += 1;
     chunk.state = ChunkState::Sealed.into();
     chunk.length = length;
-    if chunk.live_bytes == 0 {
+    if records::is_dead(&chunk) {
         chunk.dead_since_ns = core.now;
     }
     core.set_chunk(id, &chunk);
@@ -150,8 +151,20 @@ pub(crate) fn count_live(core: &mut Core, id: u64, change: i64) -> Fallible<()> 
         return Err(StoreError::Damaged(format!("chunk {id} has fewer live bytes than extents")).into());
     };
     chunk.live_bytes = live;
-    chunk.dead_since_ns = if live == 0 { core.now } else { 0 };
+    chunk.dead_since_ns = if records::is_dead(&chunk) { core.now } else { 0 };
     core.meta.live_bytes = core.meta.live_bytes.saturating_add_signed(change);
+    core.set_chunk(id, &chunk);
+    Ok(())
+}
+
+/// Adds `change` to the bytes of a chunk that are kept for snapshots.
+pub(crate) fn count_kept(core: &mut Core, id: u64, change: i64) -> Result<(), StoreError> {
+    let damaged = |what: &str| StoreError::Damaged(format!("chunk {id} {what}"));
+    let mut chunk = records::chunk(core, id)?.ok_or_else(|| damaged("is gone, and a file names it"))?;
+    let kept = chunk.kept_bytes.checked_add_signed(change);
+    chunk.kept_bytes = kept.ok_or_else(|| damaged("keeps fewer bytes than snapshots name"))?;
+    chunk.dead_since_ns = if records::is_dead(&chunk) { core.now } else { 0 };
+    core.meta.kept_bytes = core.meta.kept_bytes.saturating_add_signed(change);
     core.set_chunk(id, &chunk);
     Ok(())
 }
@@ -228,7 +241,7 @@ pub(crate) fn forget_replica(core: &mut Core, ask: &ForgetReplica) -> Fallible<o
 
 pub(crate) fn purge(core: &mut Core, ask: &PurgeChunk) -> Fallible<outcome::Result> {
     let chunk = core.chunk(ask.chunk)?;
-    if chunk.state() != ChunkState::Sealed || chunk.live_bytes != 0 {
+    if chunk.state() != ChunkState::Sealed || !records::is_dead(&chunk) {
         return Err(ErrorCode::Invalid.because(format!("chunk {} is in use", ask.chunk)).into());
     }
     for node in chunk.replicas.iter().chain(&chunk.dropping) {

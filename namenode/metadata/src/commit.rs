@@ -6,6 +6,7 @@ use cairn_proto::fs::{
     file_commit, file_outcome, outcome,
 };
 use cairn_proto::limits::{MAX_COMMIT_EXTENTS, MAX_FILE_SIZE};
+use cairn_proto::snapshot::is_inside;
 use cairn_proto::store::Inode;
 
 use crate::core::Core;
@@ -94,6 +95,9 @@ fn target(core: &mut Core, cred: &Cred, session: u64, ask: &FileCommit) -> Falli
 /// A regular file whose content `cred` may use as `wanted`. Its owner always may: the file may have been opened
 /// before its mode was changed.
 pub(crate) fn content_of(core: &Core, cred: &Cred, id: u64, wanted: u32) -> Fallible<Inode> {
+    if is_inside(id) {
+        return Err(ErrorCode::ReadOnly.because(format!("inode {id}")).into());
+    }
     let inode = core.inode(id)?;
     if inode.kind() == FileKind::Directory {
         return Err(ErrorCode::IsDirectory.because(format!("inode {id}")).into());

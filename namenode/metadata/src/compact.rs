@@ -53,6 +53,9 @@ pub(crate) fn swap(core: &mut Core, ask: &SwapExtents) -> Fallible<outcome::Resu
             .because(format!("{} pieces into chunk {}", ask.pieces.len(), ask.into))
             .into());
     }
+    for piece in &ask.pieces {
+        refuse_kept(core, piece.chunk)?;
+    }
     let mut done = ExtentsSwapped::default();
     for piece in &ask.pieces {
         check_piece(core, piece, (ask.into, &into))?;
@@ -68,6 +71,16 @@ pub(crate) fn swap(core: &mut Core, ask: &SwapExtents) -> Fallible<outcome::Resu
         done.pieces += 1;
     }
     Ok(outcome::Result::Swapped(done))
+}
+
+/// A chunk that snapshots have bytes of stays in any case: moving the others out of it frees nothing.
+fn refuse_kept(core: &Core, chunk: u64) -> Fallible<()> {
+    match records::chunk(core, chunk)? {
+        Some(record) if record.kept_bytes > 0 => {
+            Err(ErrorCode::Invalid.because(format!("snapshots have bytes of chunk {chunk}")).into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Bytes never move to where fewer replicas are counted on than they have or want.
@@ -140,6 +153,12 @@ fn change_over(core: &mut Core, piece: &ChunkPiece, reference: &Reference, into:
     }
     let skipped = reference.chunk_offset - piece.offset;
     let length = reference.length.min(piece.length - skipped);
+    if core.meta.snapshots > 0 && length == reference.length {
+        // Snapshots that have the extent as it is now have it where it goes to.
+        chunk::raise_replication(core, into, inode.replication)?;
+        extents::relocate(core, id, inode, &named, (into, piece.new_offset + skipped))?;
+        return Ok(length);
+    }
     extents::punch(core, id, &mut inode, start, start + length)?;
     let moved = Extent { file_offset: start, chunk: into, chunk_offset: piece.new_offset + skipped, length };
     extents::insert(core, id, &mut inode, moved)?;

@@ -13,6 +13,8 @@ use prost::Message;
 
 use crate::delegation::Decided;
 use crate::fault::Fallible;
+use crate::snapshot::cover::Covering;
+use crate::snapshot::keep;
 use crate::store::{StoreError, Table, Txn, View};
 use crate::usage::Ledger;
 use crate::{key, records, upgrade};
@@ -34,6 +36,12 @@ pub(crate) struct Core<'a> {
     pub asker: Option<u64>,
     /// What the client has decided already, while deeds run.
     pub decided: Option<Decided>,
+    /// Which snapshots directories are in, as far as it was asked.
+    pub covering: Covering,
+    /// What changes now means the same to every snapshot, and is not kept for them.
+    alike: bool,
+    /// The store failed where nobody could be told.
+    failure: Option<StoreError>,
 }
 
 /// A point to roll back to.
@@ -57,6 +65,9 @@ impl<'a> Core<'a> {
             now,
             asker: None,
             decided: None,
+            covering: Covering::default(),
+            alike: false,
+            failure: None,
         })
     }
 
@@ -75,6 +86,21 @@ impl<'a> Core<'a> {
         self.meta = point.meta;
         // It is settled before a point is taken.
         self.ledger = Ledger::default();
+        self.covering.forget();
+    }
+
+    /// What went wrong where nobody could be told. To be asked after every command.
+    pub fn sound(&mut self) -> Result<(), StoreError> {
+        self.failure.take().map_or(Ok(()), Err)
+    }
+
+    /// Changes that mean the same to whoever looks into a snapshot, and that nothing is kept for: which of its copies a
+    /// byte is read from, and that it was read.
+    pub fn alike<R>(&mut self, work: impl FnOnce(&mut Core<'a>) -> R) -> R {
+        let before = std::mem::replace(&mut self.alike, true);
+        let done = work(self);
+        self.alike = before;
+        done
     }
 
     /// Writes everything to the transaction below.
@@ -92,6 +118,13 @@ impl<'a> Core<'a> {
     }
 
     fn change(&mut self, table: Table, key: &[u8], value: Option<Vec<u8>>) {
+        if self.meta.snapshots > 0
+            && !self.alike
+            && keep::is_kept(table)
+            && let Err(error) = keep::before(self, table, key, value.as_deref())
+        {
+            self.failure.get_or_insert(error);
+        }
         let key = (table, key.to_vec());
         let old = self.overlay.insert(key.clone(), value);
         self.undo.push((key, old));

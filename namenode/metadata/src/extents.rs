@@ -119,6 +119,24 @@ pub(crate) fn punch(core: &mut Core, id: u64, inode: &mut Inode, start: u64, end
     Ok(())
 }
 
+/// Moves an extent to where the same bytes are. It is joined to nothing and keeps its key, so that the file is the same to
+/// snapshots that have some of its extents and look up others here.
+pub(crate) fn relocate(
+    core: &mut Core,
+    id: u64,
+    mut inode: Inode,
+    extent: &Extent,
+    (into, chunk_offset): (u64, u64),
+) -> Fallible<()> {
+    core.alike(|core| {
+        take(core, id, &mut inode, extent);
+        place(core, id, &mut inode, Extent { chunk: into, chunk_offset, ..*extent });
+        core.set_inode(id, &inode);
+    });
+    chunk::count_live(core, into, extent.length as i64)?;
+    chunk::count_live(core, extent.chunk, -(extent.length as i64))
+}
+
 /// Chunks the file has bytes in, ascending, with how many.
 pub(crate) fn chunks_of(view: &dyn View, id: u64, inode: &Inode) -> Result<Vec<(u64, u64)>, StoreError> {
     let mut bytes = std::collections::BTreeMap::new();

@@ -47,6 +47,27 @@ pub fn lock(inode: u64, session: u64, owner: u64, kind: u64) -> [u8; 32] {
     key
 }
 
+/// A snapshot's number, so that the greatest comes first: from any on, a scan meets those before it.
+pub fn descending(seq: u64) -> [u8; 8] {
+    one(!seq)
+}
+
+/// (table, key, snapshot). Names have no NUL, and a snapshot's number begins with one: so the order is that of keys.
+pub fn old(table: u8, key: &[u8], seq: u64) -> Vec<u8> {
+    let mut old = Vec::with_capacity(key.len() + 9);
+    old.push(table);
+    old.extend_from_slice(key);
+    old.extend_from_slice(&seq.to_be_bytes());
+    old
+}
+
+/// What [`old`] put together.
+pub fn parts_of_old(old: &[u8]) -> Option<(u8, &[u8], u64)> {
+    let (table, rest) = old.split_first()?;
+    let (key, seq) = rest.split_at_checked(rest.len().checked_sub(8)?)?;
+    Some((*table, key, number(seq, 0)?))
+}
+
 /// The `index`th number of a key, if the key is that long.
 pub fn number(key: &[u8], index: usize) -> Option<u64> {
     key.get(index * 8..index * 8 + 8).map(|bytes| u64::from_be_bytes(bytes.try_into().expect("eight bytes")))

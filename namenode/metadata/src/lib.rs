@@ -29,6 +29,7 @@ mod ranges;
 pub mod records;
 mod resolve;
 mod session;
+mod snapshot;
 pub mod store;
 #[cfg(test)]
 mod tests;

@@ -11,18 +11,19 @@ use cairn_proto::limits::{MAX_LAYOUT_PAGE, MAX_LIST_PAGE};
 use cairn_proto::store::Dentry;
 use cairn_proto::{ErrorCode, path};
 
-use crate::fault::{Fallible, settle};
+use crate::fault::{Fallible, Fault, settle};
 use crate::namespace::xattr;
 use crate::permission::{READ, SEARCH, require};
 use crate::resolve::{Found, resolve};
+use crate::snapshot::inside;
 use crate::store::{StoreError, Table, View, Visit};
-use crate::{chunk, datanode, extents, fsck, key, lock, quota, records, trash, usage};
+use crate::{chunk, datanode, extents, fsck, key, lock, quota, records, snapshot, trash, usage};
 
 /// Answers a question. Refusals are inside the answer; an error means the store failed.
 ///
 /// What only the leader knows (liveness, free space, repair) is left at its default for the leader to add.
 pub fn answer(view: &dyn View, cred: &Cred, query: &Query) -> Result<Answer, StoreError> {
-    let result = match settle(ask(view, cred, query))? {
+    let result = match settle(ask_anywhere(view, cred, query))? {
         Ok(result) => result,
         Err(error) => answer::Result::Error(error.into()),
     };
@@ -55,7 +56,17 @@ impl View for AskedBy<'_> {
     }
 }
 
-fn ask(view: &dyn View, cred: &Cred, query: &Query) -> Fallible<answer::Result> {
+/// Answers a question about the present, or about a snapshot that its place leads into.
+fn ask_anywhere(view: &dyn View, cred: &Cred, query: &Query) -> Fallible<answer::Result> {
+    match ask(view, cred, query) {
+        // Questions change nothing: their place is in a snapshot.
+        Err(Fault::Refused(error)) if error.code == ErrorCode::ReadOnly => inside::ask(view, cred, query),
+        answered => answered,
+    }
+}
+
+/// Answers a question about one state of the namespace.
+pub(crate) fn ask(view: &dyn View, cred: &Cred, query: &Query) -> Fallible<answer::Result> {
     match query.op.as_ref().ok_or_else(|| ErrorCode::Malformed.because("the query is empty"))? {
         Op::Stat(ask) => {
             let found = resolve(view, cred, &ask.at, ask.follow)?;
@@ -92,6 +103,7 @@ fn ask(view: &dyn View, cred: &Cred, query: &Query) -> Fallible<answer::Result> 
         Op::Usage(ask) => usage::usage(view, cred, ask),
         Op::ListTrash(ask) => trash::list(view, cred, ask),
         Op::ListQuotas(ask) => quota::list(view, cred, ask),
+        Op::ListSnapshots(ask) => snapshot::list(view, cred, ask),
     }
 }
 
@@ -139,8 +151,15 @@ fn list(view: &dyn View, cred: &Cred, ask: &ListDirectory) -> Fallible<answer::R
     let mut entries = Vec::with_capacity(rows.len());
     for (name, value) in rows {
         let dentry: Dentry = records::decode(Table::Dentry, &value)?;
-        let inode = records::inode(view, dentry.inode)?
-            .ok_or_else(|| StoreError::Damaged(format!("a name leads to missing inode {}", dentry.inode)))?;
+        let inode = match records::inode(view, dentry.inode)? {
+            Some(inode) => inode,
+            // Somebody asks for what the snapshot never had.
+            None if view.snapshot().is_some() => continue,
+            None => {
+                let detail = format!("a name leads to missing inode {}", dentry.inode);
+                return Err(StoreError::Damaged(detail).into());
+            }
+        };
         entries.push(DirectoryEntry { name: name.into(), attr: Some(records::attr(dentry.inode, &inode)) });
     }
     let attr = records::attr(directory.id, &directory.inode);
@@ -179,6 +198,8 @@ fn stats(view: &dyn View) -> Result<FsStats, StoreError> {
         inodes: meta.files + meta.directories,
         chunks: meta.open_chunks + meta.sealed_chunks,
         live_bytes: meta.live_bytes,
+        snapshots: meta.snapshots,
+        kept_bytes: meta.kept_bytes,
         default_replication: meta.default_replication,
         chunk_size: meta.chunk_size,
         cluster_id: meta.cluster_id,

@@ -6,6 +6,7 @@
 use cairn_proto::ErrorCode;
 use cairn_proto::fs::{Attr, ClearRange, CloneRange, Cred, Extent, RangeDone, clone_range, outcome};
 use cairn_proto::limits::MAX_FILE_SIZE;
+use cairn_proto::snapshot::parts;
 use cairn_proto::store::Inode;
 
 use crate::commit::{content_of, written};
@@ -13,6 +14,9 @@ use crate::core::Core;
 use crate::fault::Fallible;
 use crate::permission::{READ, WRITE};
 use crate::resolve::Found;
+use crate::snapshot::inside;
+use crate::snapshot::view::SnapshotView;
+use crate::store::View;
 use crate::{chunk, extents, namespace, records};
 
 /// Most extents one command takes out of a file, and most it puts in.
@@ -46,7 +50,11 @@ pub(crate) fn clone(
     let whole = ask.whole || creates;
     // First, because truncating it may take away what is to be cloned.
     let (id, mut inode) = target(core, cred, session, ask)?;
-    let source = content_of(core, cred, ask.source, READ)?;
+    let (seq, from) = parts(ask.source).unwrap_or((0, ask.source));
+    let source = match seq {
+        0 => content_of(core, cred, ask.source, READ)?,
+        _ => inside::content_of(core, cred, ask.source)?,
+    };
     let wanted = ask.length.min(source.size.saturating_sub(ask.source_offset));
     end_of(ask.offset, wanted)?;
     if id == ask.source && (creates || ask.offset.abs_diff(ask.source_offset) < wanted) {
@@ -55,13 +63,22 @@ pub(crate) fn clone(
     if wanted == 0 && !whole {
         return Ok(done(records::attr(id, &inode), 0));
     }
-    let length = common_reach(core, (ask.source, &source), (id, &inode), ask, wanted)?;
+    // Taken before anything changes: the target may be the source, or the snapshot may have the target's extents.
+    let (length, shared) = {
+        let core: &Core = core;
+        let past = SnapshotView::new(core, seq);
+        let read: &dyn View = if seq == 0 { core } else { &past };
+        let length = common_reach((read, from, &source), (core, id, &inode), ask, wanted)?;
+        (length, window((read, from, &source), ask.source_offset, length)?)
+    };
+    if seq != 0 && !are_apart(&shared) {
+        // Somebody made up its number.
+        return Err(ErrorCode::Stale.because(format!("inode {from} in snapshot {seq}")).into());
+    }
     if whole && length < wanted {
         let detail = format!("inode {} has too many extents for one step", ask.source);
         return Err(ErrorCode::TooLarge.because(detail).into());
     }
-    // Taken before anything changes: the target may be the source.
-    let shared = window(core, (ask.source, &source), ask.source_offset, length)?;
     let allocated = inode.allocated;
     extents::punch(core, id, &mut inode, ask.offset, ask.offset + length)?;
     for extent in shared {
@@ -87,22 +104,27 @@ fn target(core: &mut Core, cred: &Cred, session: u64, ask: &CloneRange) -> Falli
 
 /// How many of the `wanted` bytes can be cloned in one command.
 fn common_reach(
-    core: &Core,
-    (source_id, source): (u64, &Inode),
-    (id, inode): (u64, &Inode),
+    (read, source_id, source): (&dyn View, u64, &Inode),
+    (core, id, inode): (&Core, u64, &Inode),
     ask: &CloneRange,
     wanted: u64,
 ) -> Fallible<u64> {
-    let read = (ask.source_offset, ask.source_offset.saturating_add(wanted));
-    let read = extents::reach(core, source_id, source, read, MAX_EXTENTS)? - ask.source_offset;
-    let cleared = (ask.offset, ask.offset + read);
+    let range = (ask.source_offset, ask.source_offset.saturating_add(wanted));
+    let length = extents::reach(read, source_id, source, range, MAX_EXTENTS)?;
+    let length = length.saturating_sub(ask.source_offset);
+    let cleared = (ask.offset, ask.offset + length);
     Ok(extents::reach(core, id, inode, cleared, MAX_EXTENTS)? - ask.offset)
 }
 
+/// Whether extents are in order and do not overlap, as they do not in any file that ever was.
+fn are_apart(extents: &[Extent]) -> bool {
+    extents.windows(2).all(|pair| pair[0].file_offset + pair[0].length <= pair[1].file_offset)
+}
+
 /// The extents of `[offset, offset + length)`, cut to it, with file offsets that count from `offset`.
-fn window(core: &Core, (id, inode): (u64, &Inode), offset: u64, length: u64) -> Fallible<Vec<Extent>> {
+fn window((view, id, inode): (&dyn View, u64, &Inode), offset: u64, length: u64) -> Fallible<Vec<Extent>> {
     let end = offset.saturating_add(length);
-    let mut found = extents::touching(core, id, inode, (offset, end), usize::MAX)?;
+    let mut found = extents::touching(view, id, inode, (offset, end), usize::MAX)?;
     for extent in &mut found {
         let low = extent.file_offset.max(offset);
         let high = (extent.file_offset + extent.length).min(end);

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use cairn_proto::fs::{Attr, FileKind};
-use cairn_proto::store::{Chunk, Datanode, Dentry, Inode, Meta, Session, Tree};
+use cairn_proto::store::{Chunk, Datanode, Dentry, Inode, Meta, Session, Snapshot, Tree};
 use prost::Message;
 
 use crate::key;
@@ -41,6 +41,16 @@ pub fn tree(view: &dyn View, id: u64) -> Result<Option<Tree>, StoreError> {
 /// A chunk.
 pub fn chunk(view: &dyn View, id: u64) -> Result<Option<Chunk>, StoreError> {
     record(view, Table::Chunk, &key::one(id))
+}
+
+/// Whether nothing names a byte of a chunk, neither files nor snapshots.
+pub fn is_dead(chunk: &Chunk) -> bool {
+    chunk.live_bytes == 0 && chunk.kept_bytes == 0
+}
+
+/// A snapshot by its number, also one that was given up and keeps something still.
+pub fn snapshot(view: &dyn View, seq: u64) -> Result<Option<Snapshot>, StoreError> {
+    record(view, Table::Snapshot, &key::descending(seq))
 }
 
 /// A datanode by its number.

@@ -54,11 +54,17 @@ pub enum Table {
     Quota = 20,
     /// directory -> `Trash`: the directories that items of the trash lie in.
     Trash = 21,
+    /// snapshot, descending -> `Snapshot`.
+    Snapshot = 22,
+    /// (directory, name) -> snapshot: those that are there.
+    SnapshotName = 23,
+    /// (table, key, snapshot) -> what was under the key when it was first changed after that snapshot.
+    Old = 24,
 }
 
 impl Table {
     /// Every table, in order of number.
-    pub const ALL: [Table; 22] = [
+    pub const ALL: [Table; 25] = [
         Table::Meta,
         Table::Inode,
         Table::Dentry,
@@ -81,6 +87,9 @@ impl Table {
         Table::Link,
         Table::Quota,
         Table::Trash,
+        Table::Snapshot,
+        Table::SnapshotName,
+        Table::Old,
     ];
 
     /// The table's name on disk.
@@ -108,6 +117,9 @@ impl Table {
             Table::Link => "link",
             Table::Quota => "quota",
             Table::Trash => "trash",
+            Table::Snapshot => "snapshot",
+            Table::SnapshotName => "snapshot_name",
+            Table::Old => "old",
         }
     }
 
@@ -142,6 +154,11 @@ pub trait View {
 
     /// The session that looks; 0: somebody without one; `None`: the cluster itself, before which nothing is hidden.
     fn asker(&self) -> Option<u64> {
+        None
+    }
+
+    /// The snapshot whose state this is; `None`: it is the present.
+    fn snapshot(&self) -> Option<u64> {
         None
     }
 }

@@ -11,6 +11,8 @@ mod namespace;
 mod quota;
 mod ranges;
 mod sessions;
+mod snapshot;
+mod snapshot_model;
 mod trash;
 
 use cairn_proto::fs::mutation::Op;

@@ -22,7 +22,7 @@ use crate::permission::{WRITE, require, require_add, require_remove};
 use crate::plan::trash::is_over;
 use crate::resolve::{Found, Place, child, existing, resolve_place};
 use crate::store::{StoreError, Table, View};
-use crate::{key, records, usage};
+use crate::{key, records, snapshot, usage};
 
 /// The name of the trash in the root directory.
 const NAME: &[u8] = b".trash";
@@ -201,6 +201,8 @@ fn purge(core: &mut Core, item: u64, record: Trash) -> Fallible<outcome::Result>
 fn remove_directory(core: &mut Core, id: u64) -> Fallible<()> {
     // What went out of it a moment ago must not be taken out of its parents again with it.
     usage::settle(core)?;
+    // Nobody can look for them where it is, and its time is over.
+    snapshot::remove_all_of(core, id)?;
     let tree = usage::tree(core, id)?;
     let mut parent = Found { id: tree.parent, inode: core.inode(tree.parent)? };
     let mut directory = Found { id, inode: core.inode(id)? };

@@ -18,6 +18,7 @@ use crate::fault::Fallible;
 use crate::home;
 use crate::quota;
 use crate::resolve::{Found, resolve};
+use crate::snapshot::cover;
 use crate::store::{StoreError, Table, View};
 use crate::{key, records};
 
@@ -69,6 +70,9 @@ pub(crate) fn enter(core: &mut Core, directory: u64, name: &[u8], child: &mut Fo
         return Ok(home::gain(core, directory, child)?);
     }
     let moved = records::tree(core, child.id)?.unwrap_or_default();
+    if moved.parent != 0 {
+        core.covering.forget();
+    }
     core.ledger.note(directory, Change { names: moved.names as i64, bytes: moved.bytes as i64 });
     set_tree(core, child.id, &Tree { parent: directory, name: name.to_vec().into(), ..moved });
     child.inode.parent = directory;
@@ -78,10 +82,18 @@ pub(crate) fn enter(core: &mut Core, directory: u64, name: &[u8], child: &mut Fo
 /// A name of `child` goes out of a directory, with all that is below it. The caller stores the child, or ends it.
 pub(crate) fn leave(core: &mut Core, directory: u64, child: &mut Found) -> Fallible<()> {
     core.ledger.names(directory, -1);
+    // What it was in until now it stays in, wherever it goes.
+    let newest = cover::of_name(core, directory, child.id)?;
     if child.inode.kind() != FileKind::Directory {
+        child.inode.carried = child.inode.carried.max(newest);
         return Ok(home::lose(core, directory, child)?);
     }
-    let moved = tree(core, child.id)?;
+    let mut moved = tree(core, child.id)?;
+    if newest > moved.carried {
+        moved.carried = newest;
+        set_tree(core, child.id, &moved);
+        core.covering.forget();
+    }
     core.ledger.note(directory, Change { names: -(moved.names as i64), bytes: -(moved.bytes as i64) });
     Ok(())
 }

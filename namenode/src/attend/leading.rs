@@ -9,6 +9,7 @@ use cairn_metadata::plan::garbage::{Grace, is_purgeable};
 use cairn_metadata::plan::problems::{Problems, Rank};
 use cairn_metadata::plan::repair::Flights;
 use cairn_metadata::plan::verdict::Holding;
+use cairn_metadata::records;
 use cairn_proto::fs::ChunkPiece;
 use cairn_proto::store::{Chunk, Meta};
 
@@ -185,7 +186,7 @@ impl Leading {
             return;
         };
         self.problems.file(id, holding, &self.roster.nodes);
-        if record.live_bytes > 0 && record.blake3.is_empty() {
+        if !records::is_dead(record) && record.blake3.is_empty() {
             record.replicas.iter().for_each(|node| self.want_check(*node, id, record.length, now_ms));
         }
         let grace_ns = i64::try_from(self.settings.garbage_grace.as_nanos()).unwrap_or(i64::MAX);

@@ -5,6 +5,7 @@
 //! memory for ten chunks as for a hundred million; it is as old as the scan's last pass.
 
 use cairn_metadata::plan::problems::Problem;
+use cairn_metadata::records;
 use cairn_proto::fs::ChunkState;
 use cairn_proto::store::Chunk;
 
@@ -62,7 +63,7 @@ impl ChunkMap {
         let tally = &mut self.counted;
         match (chunk.state(), problem.map(|problem| &problem.verdict)) {
             (ChunkState::Open, _) => tally.open += 1,
-            _ if chunk.live_bytes == 0 => {}
+            _ if records::is_dead(chunk) => {}
             (_, Some(verdict)) if verdict.missing => tally.missing += 1,
             (_, Some(verdict)) if verdict.lack > 0 && verdict.survivors <= 1 => tally.last += 1,
             (_, Some(verdict)) if verdict.lack > 0 => tally.few += 1,

@@ -113,6 +113,12 @@ fn namespace(status: &fs::ClusterStatus, page: &mut Page<'_>) {
         [labelled("state", "open", status.open_chunks), labelled("state", "sealed", status.sealed_chunks)],
     );
     page.gauge("cairn_live_bytes", "Bytes that files have, each counted once", fs.live_bytes as f64);
+    page.gauge("cairn_snapshots", "Snapshots of directories", fs.snapshots as f64);
+    page.gauge(
+        "cairn_snapshot_bytes",
+        "Bytes of earlier states that snapshots name, some of them several times",
+        fs.kept_bytes as f64,
+    );
 }
 
 fn labelled(name: &'static str, value: &str, number: u64) -> (Labels, f64) {

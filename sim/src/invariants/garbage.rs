@@ -29,7 +29,9 @@ pub async fn look(cluster: &Cluster, datanodes: &[(String, SimulatedDisk)]) -> V
                 wrong.push(format!("chunk {chunk} is gone and lies on {addresses:?}"));
             }
             Err(error) => wrong.push(format!("chunk {chunk}: {error}")),
-            Ok(info) if info.live_bytes == 0 => wrong.push(format!("chunk {chunk} holds nothing that lives")),
+            Ok(info) if info.live_bytes == 0 && info.kept_bytes == 0 => {
+                wrong.push(format!("chunk {chunk} holds nothing that lives"))
+            }
             Ok(info) => {
                 for address in addresses {
                     if !info.replicas.iter().any(|replica| replica.address == address) {

@@ -46,7 +46,7 @@ pub fn look(history: &History, chunks: &BTreeMap<u64, Chunk>, disks: &[(String, 
                 history.violation(format!("chunk {id} on {name} is not what it is on {}", replicas[0].0));
             }
         }
-        if replicas.is_empty() && chunk.live_bytes > 0 && history.losses() == 0 {
+        if replicas.is_empty() && (chunk.live_bytes > 0 || chunk.kept_bytes > 0) && history.losses() == 0 {
             history.violation(format!("chunk {id} has no sealed replica"));
         }
     }

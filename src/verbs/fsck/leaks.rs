@@ -175,8 +175,9 @@ pub struct Garbage {
 impl Garbage {
     fn add(&mut self, chunk: &fs::ChunkInfo) {
         if chunk.state() == ChunkState::Sealed {
-            self.bytes += chunk.length.saturating_sub(chunk.live_bytes);
-            self.dead_chunks += u64::from(chunk.live_bytes == 0);
+            let named = chunk.live_bytes.saturating_add(chunk.kept_bytes);
+            self.bytes += chunk.length.saturating_sub(named);
+            self.dead_chunks += u64::from(named == 0);
         }
     }
 }

@@ -18,7 +18,7 @@ use cairn_proto::frame;
 use prost::Message;
 
 /// What a store and a log of this version may hold.
-const NEWEST: &str = "v2";
+const NEWEST: &str = "v3";
 
 fn main() {
     let mut args = env::args().skip(1).map(PathBuf::from);

@@ -10,9 +10,9 @@ use cairn_proto::data::{
 };
 use cairn_proto::fs::mutation::Op;
 use cairn_proto::fs::{
-    AddReplica, AllocateChunk, Command, CommandBatch, CommitExtents, CreateFile, Cred, DropReplica, Extent,
-    FileCommit, FormCluster, Link, Mkdir, Mutation, NodeRef, OpenSession, RecordDigest, RegisterDatanode,
-    Rename, SealChunk, SetQuota, Symlink, Unlink, file_commit,
+    AddReplica, AllocateChunk, Command, CommandBatch, CommitExtents, CreateFile, CreateSnapshot, Cred,
+    DropReplica, Extent, FileCommit, FormCluster, Link, Mkdir, Mutation, NodeRef, OpenSession, RecordDigest,
+    RegisterDatanode, RemoveSnapshot, Rename, SealChunk, SetAttr, SetQuota, Symlink, Unlink, file_commit,
 };
 use cairn_proto::{ErrorCode, ROOT_INODE};
 
@@ -117,11 +117,25 @@ pub fn commands() -> Vec<CommandBatch> {
 /// The commands of a version's fixtures: each has those of the one before, and what it added.
 pub fn commands_of(version: &str) -> Vec<CommandBatch> {
     let mut batches = commands();
-    if version == "v2" {
+    if version != "v1" {
         let quota = |path, max_names, max_bytes| {
             Op::SetQuota(SetQuota { at: at(path), max_names, max_bytes, ..SetQuota::default() })
         };
         batches.push(batch(40, 1, vec![quota("d", Some(10), Some(1 << 20)), quota("", Some(1000), None)]));
+    }
+    if version == "v3" {
+        let name = Bytes::from_static;
+        let create = |called| Op::CreateSnapshot(CreateSnapshot { at: at("d"), name: name(called) });
+        let cut = SetAttr { at: at("d/f"), size: Some(100), ..SetAttr::default() };
+        let remove = RemoveSnapshot { at: at("d"), name: name(b"two") };
+        let ops = vec![
+            create(&b"one"[..]),
+            Op::SetAttr(cut),
+            create(&b"two"[..]),
+            Op::Unlink(Unlink { at: at("d/f") }),
+            Op::RemoveSnapshot(remove),
+        ];
+        batches.push(batch(60, 1, ops));
     }
     batches
 }

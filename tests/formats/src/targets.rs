@@ -148,7 +148,7 @@ fn snapshot(input: &[u8]) {
 
 /// Any commands on a small cluster: every one has an outcome, and what must hold holds afterwards.
 fn apply_any(input: &[u8]) {
-    static BEFORE: LazyLock<Tables> = LazyLock::new(|| golden::tables_of("v2"));
+    static BEFORE: LazyLock<Tables> = LazyLock::new(|| golden::tables_of("v3"));
     let Ok(batch) = CommandBatch::decode(input) else { return };
     let mut tables = BEFORE.clone();
     let outcomes = apply(&mut tables, &batch).expect("commands are refused, never a fault of the store");

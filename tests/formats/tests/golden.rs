@@ -84,7 +84,7 @@ fn a_raft_log() {
 
 #[test]
 fn a_snapshot_and_a_store() {
-    for version in ["v1", "v2"] {
+    for version in ["v1", "v2", "v3"] {
         let snapshot = fs::read(fixture_of(version, "snapshot")).unwrap();
         stream::verify(&snapshot[..]).unwrap();
         let loaded = MemoryStore::default();
@@ -142,7 +142,7 @@ fn frames<M: Message + Default>(mut bytes: &[u8]) -> Vec<(M, bytes::Bytes)> {
 
 #[test]
 fn commands_of_the_log() {
-    for version in ["v1", "v2"] {
+    for version in ["v1", "v2", "v3"] {
         let bytes = fs::read(fixture_of(version, "commands")).unwrap();
         let mut rest = &bytes[..];
         let mut batches = Vec::new();

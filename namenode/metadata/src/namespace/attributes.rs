@@ -109,7 +109,7 @@ fn set_times(core: &Core, cred: &Cred, found: &mut Found, ask: &SetAttr) -> Fall
 
 /// Sets the wanted replicas of a file and of the chunks it lies in.
 ///
-/// A chunk shared with other files is never lowered on account of one of them.
+/// A chunk shared with other files, or with snapshots, is never lowered on account of one of them.
 pub(crate) fn set_replication(
     core: &mut Core,
     cred: &Cred,
@@ -127,7 +127,7 @@ pub(crate) fn set_replication(
     }
     for (id, bytes) in extents::chunks_of(core, found.id, &found.inode)? {
         let mut chunk = core.chunk(id)?;
-        let sole = chunk.state() == ChunkState::Sealed && chunk.live_bytes == bytes;
+        let sole = chunk.state() == ChunkState::Sealed && chunk.live_bytes == bytes && chunk.kept_bytes == 0;
         if wanted > chunk.replication || (sole && wanted < chunk.replication) {
             chunk.replication = wanted;
             core.set_chunk(id, &chunk);

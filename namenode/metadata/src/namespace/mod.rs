@@ -9,17 +9,22 @@ pub(crate) mod open;
 pub(crate) mod rename;
 pub(crate) mod xattr;
 
+use cairn_proto::ErrorCode;
 use cairn_proto::fs::FileKind;
+use cairn_proto::snapshot::DIRECTORY;
 use cairn_proto::store::Dentry;
 
 use crate::core::Core;
 use crate::fault::Fallible;
 use crate::resolve::Found;
 use crate::store::Table;
-use crate::{key, trash, usage};
+use crate::{key, snapshot, trash, usage};
 
 /// Puts a name into a directory and marks the directory changed. The caller stores the child afterwards.
 pub(crate) fn add_entry(core: &mut Core, parent: &mut Found, name: &[u8], child: &mut Found) -> Fallible<()> {
+    if name == DIRECTORY {
+        return Err(ErrorCode::Invalid.because("the name .snapshot is where snapshots are").into());
+    }
     let dentry = Dentry { inode: child.id, kind: child.inode.kind };
     core.set_record(Table::Dentry, &key::named(parent.id, name), &dentry);
     parent.inode.entries += 1;
@@ -37,6 +42,9 @@ pub(crate) fn remove_entry(
     name: &[u8],
     child: &mut Found,
 ) -> Fallible<()> {
+    if core.meta.snapshots > 0 && child.inode.kind() == FileKind::Directory {
+        snapshot::refuse_to_move(core, child.id, name)?;
+    }
     core.remove(Table::Dentry, &key::named(parent.id, name));
     parent.inode.entries = parent.inode.entries.saturating_sub(1);
     if child.inode.kind() == FileKind::Directory {

@@ -3,12 +3,14 @@
 use std::ops::ControlFlow;
 
 use cairn_proto::fs::outcome;
+use cairn_proto::snapshot::is_inside;
 use cairn_proto::{ErrorCode, fs};
 
 use crate::apply::NOTHING;
 use crate::core::Core;
 use crate::fault::Fallible;
 use crate::resolve::Found;
+use crate::snapshot::inside;
 use crate::store::{StoreError, Table, View};
 use crate::{extents, key, lock, records};
 
@@ -16,6 +18,10 @@ use crate::{extents, key, lock, records};
 const MAX_CLOSES: usize = 4096;
 
 pub(crate) fn open(core: &mut Core, session: u64, id: u64) -> Fallible<outcome::Result> {
+    if is_inside(id) {
+        // What a snapshot has stays as long as the snapshot does.
+        return Ok(outcome::Result::Attr(inside::attr(&inside::start(core, id)?)));
+    }
     let inode = core.inode(id)?;
     let count = opens(core, id, session)? + 1;
     core.set(Table::OpenInode, &key::two(id, session), count.to_be_bytes().to_vec());

@@ -84,6 +84,8 @@ impl Candidates {
         let is_small = chunk.length <= policy.chunk_size / SMALL_PART;
         let is_worth = chunk.state() == ChunkState::Sealed
             && chunk.live_bytes > 0
+            // Bytes that are kept for snapshots stay where they are, and the chunk with them.
+            && chunk.kept_bytes == 0
             // Without one, its replicas may not be sealed, or not be on their disks.
             && !chunk.blake3.is_empty()
             && (is_small || is_sparse(chunk.length, chunk.live_bytes, policy));
@@ -290,7 +292,7 @@ pub fn pieces(view: &dyn View, victims: &[u64], most_bytes: u64) -> Result<Vec<C
     let mut list = PieceList { most_bytes, ..PieceList::default() };
     for &chunk in victims {
         let record = crate::records::chunk(view, chunk)?;
-        if record.is_none_or(|record| record.state() != ChunkState::Sealed) {
+        if record.is_none_or(|record| record.state() != ChunkState::Sealed || record.kept_bytes > 0) {
             continue;
         }
         view.scan(Table::ChunkRef, &key::one(chunk), &key::after(chunk), &mut |at, value| {
@@ -367,8 +369,9 @@ impl Garbage {
     /// Adds a chunk.
     pub fn count(&mut self, chunk: &Chunk) {
         if chunk.state() == ChunkState::Sealed {
-            self.bytes = self.bytes.saturating_add(chunk.length.saturating_sub(chunk.live_bytes));
-            self.dead_chunks += u64::from(chunk.live_bytes == 0);
+            let named = chunk.live_bytes.saturating_add(chunk.kept_bytes);
+            self.bytes = self.bytes.saturating_add(chunk.length.saturating_sub(named));
+            self.dead_chunks += u64::from(named == 0);
         }
     }
 }

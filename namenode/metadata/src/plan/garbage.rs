@@ -3,6 +3,8 @@
 use cairn_proto::fs::ChunkState;
 use cairn_proto::store::Chunk;
 
+use crate::records;
+
 /// How long garbage is kept, in the leader's times.
 #[derive(Debug, Clone, Copy)]
 pub struct Grace {
@@ -20,7 +22,7 @@ pub struct Grace {
 /// waits the grace from its own start: whatever died before it led has then been dead for that long by one clock.
 pub fn is_purgeable(chunk: &Chunk, grace: Grace) -> bool {
     chunk.state() == ChunkState::Sealed
-        && chunk.live_bytes == 0
+        && records::is_dead(chunk)
         && chunk.dead_since_ns > 0
         && grace.led_ns >= grace.grace_ns
         && grace.now_ns.saturating_sub(chunk.dead_since_ns) >= grace.grace_ns
@@ -41,6 +43,7 @@ mod tests {
         assert!(is_purgeable(&dead(900), GRACE));
         assert!(!is_purgeable(&dead(901), GRACE));
         assert!(!is_purgeable(&Chunk { live_bytes: 1, ..dead(1) }, GRACE));
+        assert!(!is_purgeable(&Chunk { kept_bytes: 1, ..dead(1) }, GRACE));
         assert!(!is_purgeable(&Chunk { state: ChunkState::Open as i32, ..dead(1) }, GRACE));
         assert!(!is_purgeable(&dead(0), GRACE), "no time of death is no death");
     }

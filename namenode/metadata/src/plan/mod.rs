@@ -15,6 +15,7 @@ pub mod problems;
 pub mod random;
 pub mod reconcile;
 pub mod repair;
+pub mod snapshot;
 pub mod trash;
 pub mod verdict;
 

@@ -32,7 +32,7 @@ impl Holding {
         (chunk.state() == ChunkState::Sealed).then(|| Holding {
             length: chunk.length,
             wanted: chunk.replication.max(1) as usize,
-            live: chunk.live_bytes > 0,
+            live: !crate::records::is_dead(chunk),
             blake3: chunk.blake3.clone(),
             replicas: chunk.replicas.clone(),
             dropping: chunk.dropping.clone(),

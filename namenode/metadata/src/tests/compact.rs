@@ -270,3 +270,31 @@ fn a_gathered_chunk_nobody_swaps_into_is_garbage() {
     world.leader(Op::PurgeChunk(PurgeChunk { chunk: new })).unwrap();
     world.assert_sound();
 }
+
+#[test]
+fn what_a_snapshot_has_as_it_is_changes_over_with_the_file() {
+    let mut world = World::new();
+    world.mkdir("d").unwrap();
+    let (_, old) = world.sealed_file("d/f");
+    let (_, cut) = world.sealed_file("d/g");
+    world.snapshot("d", "s").unwrap();
+    let new = world.gathered(1000);
+    world.swap(new, vec![piece(old, 0, 1000, 0)]).unwrap();
+    let then = world.stat("d/.snapshot/s/f").unwrap().inode;
+    assert_eq!(world.extents(then), vec![extent(0, new, 0, 1000)]);
+    assert!(crate::records::is_dead(&world.chunk(old).unwrap()), "nothing was kept");
+    world.assert_sound();
+    // An extent that is cut is another one.
+    let part = world.gathered(1000);
+    world.swap(part, vec![piece(cut, 0, 400, 0), piece(cut, 400, 100, 400)]).unwrap();
+    let then = world.stat("d/.snapshot/s/g").unwrap().inode;
+    assert_eq!(world.extents(then), vec![extent(0, cut, 0, 1000)]);
+    assert_eq!(world.chunk(cut).unwrap().kept_bytes, 1000);
+    world.assert_sound();
+    // What only the snapshot has stays where it is.
+    world.run(Op::Unlink(Unlink { at: super::at("d/f") })).unwrap();
+    let newer = world.gathered(1000);
+    let refused = world.swap(newer, vec![piece(new, 0, 1000, 0)]).unwrap_err();
+    assert!(refused.code == ErrorCode::Invalid && refused.detail.contains("snapshots"), "{refused}");
+    world.assert_sound();
+}
