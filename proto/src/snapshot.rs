@@ -17,7 +17,7 @@ const MARK: u64 = 1 << 63;
 
 /// The number of an inode as it is in snapshot `seq`; of a directory and 0, that of its `.snapshot`.
 pub fn number(seq: u64, inode: u64) -> u64 {
-    MARK | (seq % MAX_SNAPSHOTS) << INODE_BITS | inode % MAX_INODE
+    MARK | ((seq % MAX_SNAPSHOTS) << INODE_BITS) | (inode % MAX_INODE)
 }
 
 /// The snapshot and the inode of a number, if it is one of this kind.

@@ -9,8 +9,11 @@ use crate::snapshot::keep;
 use crate::store::{StoreError, Table, View};
 use crate::{key, records};
 
-/// Every key and value of a table.
-fn rows(view: &dyn View, table: Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+/// A key and its value.
+type Row = (Vec<u8>, Vec<u8>);
+
+/// Everything in a table.
+fn rows(view: &dyn View, table: Table) -> Result<Vec<Row>, StoreError> {
     let mut rows = Vec::new();
     view.scan(table, &[], &[], &mut |key, value| {
         rows.push((key.to_vec(), value.to_vec()));

@@ -133,13 +133,16 @@ pub(crate) fn named(view: &dyn View, directory: u64, name: &[u8]) -> Fallible<Op
     Ok(Some((seq, snapshot)))
 }
 
+/// A snapshot by its name in its directory.
+type Named = (Vec<u8>, u64);
+
 /// The snapshots of a directory after a name, in order of names: at most so many, and whether that was all.
 pub(crate) fn names(
     view: &dyn View,
     directory: u64,
     after: &[u8],
     limit: usize,
-) -> Result<(Vec<(Vec<u8>, u64)>, bool), StoreError> {
+) -> Result<(Vec<Named>, bool), StoreError> {
     let mut start = key::named(directory, after);
     if !after.is_empty() {
         start.push(0);
