@@ -298,3 +298,30 @@ fn what_a_snapshot_has_as_it_is_changes_over_with_the_file() {
     assert!(refused.code == ErrorCode::Invalid && refused.detail.contains("snapshots"), "{refused}");
     world.assert_sound();
 }
+
+#[test]
+fn what_changes_over_joins_nothing_that_a_snapshot_has_under_another_key() {
+    let mut world = World::new();
+    world.mkdir("d").unwrap();
+    let (first, others, later) = (world.allocate(), world.allocate(), world.allocate());
+    let file = world.create("d/f").unwrap().inode;
+    let apart = (0..4).map(|n| extent(30 + 20 * n, others, 10 + 10 * n, 10));
+    let before = [extent(0, first, 0, 10), extent(10, others, 0, 10)].into_iter().chain(apart);
+    let before: Vec<Extent> = before.collect();
+    world.commit(file, before.clone()).unwrap();
+    world.snapshot("d", "s").unwrap();
+    world.commit(file, vec![extent(10, later, 0, 10)]).unwrap();
+    for chunk in [first, later] {
+        world.run(Op::Seal(SealChunk { chunk, length: 10 })).unwrap();
+    }
+    let new = world.gathered(20);
+    world.swap(new, vec![piece(first, 0, 10, 0), piece(later, 0, 10, 10)]).unwrap();
+    let mut then = before.clone();
+    then[0] = extent(0, new, 0, 10);
+    let mut now = then.clone();
+    now[1] = extent(10, new, 10, 10);
+    assert_eq!(world.extents(file), now);
+    let inside = world.stat("d/.snapshot/s/f").unwrap().inode;
+    assert_eq!(world.extents(inside), then);
+    world.assert_sound();
+}
