@@ -113,6 +113,16 @@ impl Walk {
         None
     }
 
+    /// The next entry. What cannot be listed is reported, and left out.
+    pub async fn next_listed(&mut self) -> Option<Entry> {
+        loop {
+            match self.next().await? {
+                Ok(entry) => return Some(entry),
+                Err(error) => self.client.report.failed(error),
+            }
+        }
+    }
+
     /// Leaves out what lies below the directory that was shown last.
     pub fn skip(&mut self) {
         self.levels.pop();

@@ -9,6 +9,7 @@ mod backup;
 mod caller;
 mod capabilities;
 mod channel;
+mod chores;
 mod config;
 mod converse;
 mod counters;
@@ -28,9 +29,7 @@ mod seat;
 mod service;
 mod sessions;
 mod site;
-mod snapshots;
 pub mod store;
-mod trash;
 
 #[cfg(test)]
 mod tests;

@@ -19,6 +19,7 @@ use prost::Message;
 use tokio::task::AbortHandle;
 
 use crate::attend::Datanodes;
+use crate::chores::{EmptyTrash, ReleaseSnapshots, attend_to};
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::fatal::Alarm;
@@ -27,9 +28,7 @@ use crate::log::{Log, LogError, LogOptions};
 use crate::propose::{Proposer, own};
 use crate::raft::{Group, GroupSettings};
 use crate::sessions::Sessions;
-use crate::snapshots;
 use crate::store::RedbStore;
-use crate::trash;
 
 /// The log, below a namenode's directory.
 pub const LOG: &str = "log";
@@ -117,9 +116,10 @@ impl Member {
             clock: config.host.clock.clone(),
         };
         let expiring = sessions.clone().watch(store.clone(), proposer.clone(), alarm.clone());
-        let clock = config.host.clock.clone();
-        let emptying = trash::watch(sessions.clone(), store.clone(), proposer.clone(), clock, alarm.clone());
-        let releasing = snapshots::watch(sessions.clone(), store.clone(), proposer.clone(), alarm.clone());
+        let emptying = EmptyTrash(config.host.clock.clone());
+        let emptying = attend_to(emptying, sessions.clone(), store.clone(), proposer.clone(), alarm.clone());
+        let releasing =
+            attend_to(ReleaseSnapshots, sessions.clone(), store.clone(), proposer.clone(), alarm.clone());
         let tasks = vec![
             tokio::spawn(leader.watch()).abort_handle(),
             tokio::spawn(expiring).abort_handle(),

@@ -91,14 +91,7 @@ impl Copy {
         let mut flight = Flight::new(&self.client, transfer::JOBS);
         let mut directories = Vec::new();
         let mut walk = Walk::new(self.client.clone(), from.clone(), attr);
-        while let Some(found) = walk.next().await {
-            let entry = match found {
-                Ok(entry) => entry,
-                Err(error) => {
-                    self.client.report.failed(error);
-                    continue;
-                }
-            };
+        while let Some(entry) = walk.next_listed().await {
             let target = ClusterPath::new(&[to.as_bytes(), b"/", below(from, &entry.path)].concat());
             let copy = self.clone();
             match entry.attr.kind() {

@@ -104,14 +104,7 @@ async fn measure(
     let mut rows: Vec<(ClusterPath, Sum)> = Vec::new();
     let mut seen = HashSet::new();
     let mut walk = Walk::new(client.clone(), path.clone(), attr);
-    while let Some(found) = walk.next().await {
-        let entry = match found {
-            Ok(entry) => entry,
-            Err(error) => {
-                client.report.failed(error);
-                continue;
-            }
-        };
+    while let Some(entry) = walk.next_listed().await {
         let heads = if whole { entry.depth == 0 } else { entry.depth == 1 };
         if heads {
             rows.push((entry.path.clone(), Sum::default()));

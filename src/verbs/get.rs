@@ -119,14 +119,7 @@ impl Fetch {
         finished: &mut Vec<(PathBuf, fs::Attr)>,
     ) {
         let mut walk = Walk::new(self.client.clone(), source.clone(), attr);
-        while let Some(found) = walk.next().await {
-            let entry = match found {
-                Ok(entry) => entry,
-                Err(error) => {
-                    self.client.report.failed(error);
-                    continue;
-                }
-            };
+        while let Some(entry) = walk.next_listed().await {
             let local = match local_path(source, &target, &entry) {
                 Ok(local) => local,
                 Err(error) => {

@@ -97,14 +97,7 @@ impl Run {
     async fn tree(&mut self, then: &ClusterPath, attr: fs::Attr, now: &ClusterPath) {
         let mut directories = Vec::new();
         let mut walk = Walk::new(self.client.clone(), then.clone(), attr);
-        while let Some(found) = walk.next().await {
-            let entry = match found {
-                Ok(entry) => entry,
-                Err(error) => {
-                    self.client.report.failed(error);
-                    continue;
-                }
-            };
+        while let Some(entry) = walk.next_listed().await {
             let target = moved(&entry.path, then, now);
             let is_directory = entry.is_directory();
             match self.one(&entry, &target).await {
