@@ -14,7 +14,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 /// Operations of a batch, as many clients fill one.
 const BATCH: u64 = 64;
 /// Files that are there already.
-const FILES: u64 = 20_000;
+const FILES: u64 = 312 * BATCH;
 /// Extents of the file that is written over.
 const PIECES: u64 = 1_000;
 const BLOCK: u64 = 4096;
