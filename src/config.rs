@@ -108,16 +108,16 @@ impl File {
     /// The file that a command or a mount goes by: the one that is named, else the user's, else the system's, else an empty
     /// one.
     pub fn of(connection: &Connection) -> Result<File> {
-        let asked = Asked::with_environment(connection);
-        if let Some(path) = asked.config.map(PathBuf::from).or_else(|| asked.env_config.clone()) {
-            return File::read(&path);
-        }
-        let places = Places::from_environment();
-        let user = places.config_home.map(|config| config.join("cairn/cairn.toml"));
-        match user.into_iter().chain([places.system.join("cairn/cairn.toml")]).find(|path| path.is_file()) {
+        match File::path_of(connection) {
             Some(path) => File::read(&path),
             None => Ok(File::default()),
         }
+    }
+
+    /// Where that file is.
+    pub fn path_of(connection: &Connection) -> Option<PathBuf> {
+        let named = connection.config.clone().or_else(|| env_path("CAIRN_CONFIG"));
+        named.or_else(|| Places::from_environment().files().find(|path| path.is_file()))
     }
 
     /// The file given by `--config` or `CAIRN_CONFIG`; without either, an empty one.
@@ -157,6 +157,12 @@ impl Places {
             data_home: env_path("XDG_DATA_HOME").or_else(|| below(".local/share")),
             system: PathBuf::from("/etc"),
         }
+    }
+
+    /// Where a configuration file may be that nobody names: the user's, then the system's.
+    fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let homes = self.config_home.iter().chain([&self.system]);
+        homes.map(|home| home.join("cairn/cairn.toml")).collect::<Vec<_>>().into_iter()
     }
 
     /// Where `cairn cluster up` leaves the address of the last local cluster.
@@ -226,9 +232,7 @@ impl<'a> Asked<'a> {
         if let Some(path) = self.config.or(self.env_config.as_deref()) {
             return Ok(File::read(path)?.client);
         }
-        let user = places.config_home.as_ref().map(|config| config.join("cairn/cairn.toml"));
-        let system = places.system.join("cairn/cairn.toml");
-        for path in user.into_iter().chain([system]) {
+        for path in places.files() {
             if path.is_file() {
                 let section = File::read(&path)?.client;
                 if !section.namenodes.is_empty() {

@@ -232,7 +232,8 @@ pub(crate) async fn commit_each(inodes: Vec<Arc<Inode>>) -> Vec<(u64, Result<()>
     futures::stream::iter(commits).buffer_unordered(COMMITS_AT_ONCE).collect().await
 }
 
-/// Chunks without a committed byte are purged, and a crash loses what is not committed: nothing stays so long.
+/// Chunks without a committed byte are purged, and a crash loses what is not committed: nothing stays so long. Files of
+/// replicas that were borrowed for long enough are given back.
 async fn tend(engine: Weak<Engine>) {
     loop {
         tokio::time::sleep(ROUND).await;

@@ -60,6 +60,28 @@ fn spread(number: u64) -> u64 {
     (mixed ^ (mixed >> 31)).max(1)
 }
 
+/// Work for the request that is being carried out or, if there is none, a request of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Errand {
+    /// For which it is.
+    pub request: RequestId,
+    whole: bool,
+}
+
+impl Errand {
+    /// That begins now.
+    pub fn begin() -> Errand {
+        let current = RequestId::current();
+        let whole = !current.is_some();
+        Errand { request: if whole { RequestId::fresh() } else { current }, whole }
+    }
+
+    /// Says that it is done.
+    pub fn done(self, what: &'static str, took: Duration, failed: bool) {
+        tell(self.request, what, took, failed, self.whole);
+    }
+}
+
 /// A part of a request that a process has done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {

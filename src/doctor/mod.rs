@@ -12,7 +12,6 @@ mod port;
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -119,7 +118,7 @@ pub async fn run(connection: &Connection, args: Doctor) -> Result<u8> {
 
 /// Reads the file that the roles and commands would read, and which sections it has.
 fn configuration(connection: &Connection, found: &mut Findings) -> Option<(Vec<Role>, File)> {
-    let Some(path) = configuration_file(connection) else {
+    let Some(path) = File::path_of(connection) else {
         found.fine("configuration", "no file; everything is as built in");
         return None;
     };
@@ -147,14 +146,6 @@ fn configuration(connection: &Connection, found: &mut Findings) -> Option<(Vec<R
     let has =
         |role: &Role| role.to_possible_value().is_some_and(|value| sections.contains_key(value.get_name()));
     Some((roles.into_iter().filter(has).collect(), file))
-}
-
-fn configuration_file(connection: &Connection) -> Option<PathBuf> {
-    let named = connection.config.clone().or_else(|| std::env::var_os("CAIRN_CONFIG").map(PathBuf::from));
-    let places = Places::from_environment();
-    let user = places.config_home.map(|config| config.join("cairn/cairn.toml"));
-    let usual = user.into_iter().chain([places.system.join("cairn/cairn.toml")]);
-    named.or_else(|| usual.into_iter().find(|path| path.is_file()))
 }
 
 fn namenode(config: cairn_namenode::Config, namenodes: &[SocketAddr], found: &mut Findings) {

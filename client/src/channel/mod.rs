@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use cairn_host::request::{self, RequestId};
+use cairn_host::request::{Errand, RequestId};
 use cairn_proto::{Error, ErrorCode, Result, control, fs};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -379,9 +379,8 @@ impl Channel {
         let _waiting = self.shared.silence.wait();
         let (reply, answer) = oneshot::channel();
         let what = if matches!(kind, Kind::Query(_)) { "query" } else { "mutation" };
-        let (of, since) = (RequestId::current(), Instant::now());
-        let request = if of.is_some() { of } else { RequestId::fresh() };
-        let pending = Pending { request, cred: cred.clone(), kind, deadline, reply };
+        let (errand, since) = (Errand::begin(), Instant::now());
+        let pending = Pending { request: errand.request, cred: cred.clone(), kind, deadline, reply };
         let wait = async {
             self.queue.send(pending).await.ok()?;
             answer.await.ok()
@@ -390,8 +389,7 @@ impl Channel {
             Ok(Some(result)) => result,
             _ => Err(self.shared.namenodes.out_of_time(limit)),
         };
-        let tell = if of.is_some() { request::done } else { request::finished };
-        tell(request, what, since.elapsed(), result.is_err());
+        errand.done(what, since.elapsed(), result.is_err());
         result
     }
 }

@@ -292,9 +292,9 @@ mod tests {
     /// Answers a question about any chunk with a file that holds its number.
     fn lend(stream: &UnixStream) {
         let mut prefix = [0; PREFIX];
-        passing::receive(stream, &mut prefix).unwrap();
+        passing::receive_all(stream, &mut prefix).unwrap();
         let mut header = vec![0; Lengths::parse(prefix).unwrap().header];
-        passing::receive(stream, &mut header).unwrap();
+        passing::receive_all(stream, &mut header).unwrap();
         let request: Request = frame::decode_header(&header).unwrap();
         let Some(request::Kind::Lend(ask)) = request.kind else { panic!("{request:?}") };
         let content = ask.chunk.to_le_bytes();

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use cairn_host::request::{self, RequestId};
+use cairn_host::request::Errand;
 use cairn_proto::control::BadReplica;
 use cairn_proto::limits::BLOCK_SIZE;
 use cairn_proto::{Error, ErrorCode, Result, fs};
@@ -127,17 +127,15 @@ impl Reader {
         replicas: &[fs::ReplicaInfo],
         committed: bool,
     ) -> Result<Bytes> {
-        let of = RequestId::current();
-        let request = if of.is_some() { of } else { RequestId::fresh() };
-        let begun = Instant::now();
-        let read = request
+        let (errand, begun) = (Errand::begin(), Instant::now());
+        let read = errand
+            .request
             .carry(async {
                 let _slot = self.slots.acquire().await;
                 self.read_any(span, replicas, committed).await
             })
             .await;
-        let tell = if of.is_some() { request::done } else { request::finished };
-        tell(request, "read_chunk", begun.elapsed(), read.is_err());
+        errand.done("read_chunk", begun.elapsed(), read.is_err());
         read
     }
 

@@ -86,14 +86,7 @@ async fn tree(client: &Arc<Client>, (path, attr): (ClusterPath, fs::Attr)) -> Tr
     let mut way: Vec<u64> = Vec::new();
     let start = path.as_bytes().len();
     let mut walk = Walk::new(client.clone(), path.clone(), attr);
-    while let Some(entry) = walk.next().await {
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(error) => {
-                client.report.failed(error);
-                continue;
-            }
-        };
+    while let Some(entry) = walk.next_listed().await {
         let inode = own_number(&entry.attr);
         way.truncate(entry.depth);
         let name = entry.path.name().unwrap_or_default().to_vec();
