@@ -115,6 +115,15 @@ impl State {
     }
 }
 
+/// A snapshot of a client's directory.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// What the directory was when it was made.
+    pub state: State,
+    /// It is there. Otherwise it may be: it is being made or given up.
+    pub is_sure: bool,
+}
+
 /// All that is known of one client's directory.
 #[derive(Debug, Clone)]
 pub struct Model {
@@ -122,13 +131,15 @@ pub struct Model {
     pub states: Vec<State>,
     /// Whether the directory was made for sure.
     pub made: bool,
+    /// Its snapshots, by name.
+    pub kept: BTreeMap<String, Kept>,
     next: u64,
 }
 
 impl Default for Model {
     /// An empty directory.
     fn default() -> Model {
-        Model { states: vec![State::default()], made: false, next: 1 }
+        Model { states: vec![State::default()], made: false, kept: BTreeMap::new(), next: 1 }
     }
 }
 

@@ -9,6 +9,7 @@ use cairn_client::{Cluster, Config, Error, ErrorCode, Result, fs};
 use cairn_host::Host;
 use cairn_proto::ROOT_INODE;
 
+pub mod keep;
 mod observe;
 mod own;
 mod shared;
@@ -230,7 +231,7 @@ impl Client {
     }
 
     async fn act(&mut self) {
-        match self.random.below(100) {
+        match self.random.below(106) {
             0..16 => self.put().await,
             16..34 => self.write().await,
             34..40 => self.truncate().await,
@@ -245,6 +246,7 @@ impl Client {
             85..88 => self.count().await,
             88..91 => self.append_shared().await,
             91..97 => self.craft().await,
+            97..103 => self.keep().await,
             _ => workshop::visit(&self.cluster, &self.history, &mut self.random).await,
         }
     }

@@ -222,6 +222,12 @@ impl Client {
             file.read_at(0, SIZE as usize * 4).await
         };
         let read = read.await;
+        if let Err(error) = &read
+            && error.code == ErrorCode::ChunkUnknown
+            && content.may_be_lost(self.history.losses())
+        {
+            return event!("{} read {name}: it is lost", self.operation);
+        }
         match self.done(&format!("read {name}"), read) {
             Done::Yes(found) if content.allows(&found) => {}
             Done::Yes(found) => self.violation(difference(&name, content, &found)),

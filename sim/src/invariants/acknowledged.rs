@@ -1,9 +1,10 @@
-//! No acknowledged write is lost, and no reader sees bytes that were not written where it reads.
+//! No acknowledged write is lost, no reader sees bytes that were not written where it reads, and snapshots stay as they
+//! were.
 
 use cairn_client::{Cluster, ErrorCode};
 
 use super::answered;
-use crate::client::{directory, observe};
+use crate::client::{at, directory, keep, observe, root};
 use crate::event;
 use crate::history::{History, Life};
 use crate::model::{Model, State};
@@ -22,6 +23,40 @@ pub async fn look(cluster: &Cluster, history: &History) {
                 .violation(format!("{directory} is in none of the {} states it may be in", states.len())),
             Err(error) if error.code == ErrorCode::NotFound && !model.made => {}
             Err(error) => history.violation(format!("{directory} cannot be read: {error}")),
+        }
+        if model.made {
+            snapshots(cluster, history, &directory, &model).await;
+        }
+    }
+}
+
+async fn snapshots(cluster: &Cluster, history: &History, directory: &str, model: &Model) {
+    let list = match answered!(cluster.snapshots(&root(), Some(at(directory)))) {
+        Ok(list) => list,
+        Err(error) => {
+            return history.violation(format!("snapshots of {directory} cannot be listed: {error}"));
+        }
+    };
+    let there: Vec<String> =
+        list.iter().map(|snapshot| String::from_utf8_lossy(&snapshot.name).into_owned()).collect();
+    for name in there.iter().filter(|name| !model.kept.contains_key(*name)) {
+        history.violation(format!("snapshot {name} of {directory} was given up and is there"));
+    }
+    for (name, kept) in &model.kept {
+        if !there.contains(name) {
+            if kept.is_sure {
+                history.violation(format!("snapshot {name} of {directory} is gone"));
+            }
+            continue;
+        }
+        match answered!(observe(cluster, &keep::path(directory, name), &[&kept.state], history)) {
+            Ok(Some(_)) => event!("snapshot {name} of {directory} is as it was"),
+            Ok(None) => {
+                history.violation(format!("snapshot {name} of {directory} is not what it was made of"))
+            }
+            Err(error) => {
+                history.violation(format!("snapshot {name} of {directory} cannot be read: {error}"));
+            }
         }
     }
 }
