@@ -11,7 +11,11 @@ case $profile in dev) built=$target/debug ;; *) built=$target/$profile ;; esac
 # Cargo.toml names these files as parts of the package.
 made=target/package
 rm -rf "$made"
-mkdir -p "$made/completions"
+mkdir -p "$made/completions" "$made/bin" "$made/sbin"
+# mount(8) finds its helpers under these names.
+ln -s "$(realpath "$built/cairn")" "$made/bin/cairn"
+ln -s ../bin/cairn "$made/sbin/mount.cairn"
+ln -s ../bin/cairn "$made/sbin/mount.fuse.cairn"
 "$built/cairn" man "$made/man"
 gzip -9n "$made"/man/man1/*.1 "$made"/man/man5/*.5
 for shell in bash zsh fish; do

@@ -50,7 +50,7 @@ cairn_ops::settings! {
         suspect_after_ms: u64 = attend::Settings::default().suspect_after.as_millis() as u64, "ms";
         /// How long a datanode is silent before its replicas are made up for, in milliseconds.
         dead_after_ms: u64 = attend::Settings::default().dead_after.as_millis() as u64, "ms";
-        /// How long a sealed chunk without live bytes is kept, in milliseconds.
+        /// How long a sealed chunk without live bytes is kept, in milliseconds: three times as long as clients wait with an operation (`timeout`), since one that takes longer than this may fail.
         garbage_grace_ms: u64 = attend::Settings::default().garbage_grace.as_millis() as u64, "ms";
         /// Copies one datanode takes part in at once while chunks are repaired.
         repair_copies_per_node: usize = attend::Settings::default().copies_per_node, "";

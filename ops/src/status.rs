@@ -49,6 +49,7 @@ pub fn as_json(status: &fs::ClusterStatus) -> Value {
         "term": status.term, "applied": status.applied, "namenodes": namenodes, "datanodes": datanodes,
         "files": status.files, "directories": status.directories, "sessions": status.sessions,
         "capacity": fs.capacity, "available": fs.available, "live_bytes": fs.live_bytes,
+        "snapshots": fs.snapshots, "kept_bytes": fs.kept_bytes,
         "default_replication": fs.default_replication, "chunk_size": fs.chunk_size,
         "open_chunks": status.open_chunks, "sealed_chunks": status.sealed_chunks,
         "repair": {

@@ -147,7 +147,10 @@ impl Workshop {
     /// An operation failed: that must have to do with faults. What became of it is not asked.
     fn give_up(&mut self, history: &History, error: &Error) {
         event!("{} is given up: {error}", self.name);
-        if !self.is_lost() && error.code.reaction() == cairn_proto::error::Reaction::Fail {
+        // Those with room may all be down.
+        let is_fault =
+            error.code == ErrorCode::NoSpace || error.code.reaction() != cairn_proto::error::Reaction::Fail;
+        if !self.is_lost() && !is_fault {
             history.violation(format!("{}: {error}", self.name));
         }
         self.record(history, |record| record.unclear = true);

@@ -13,13 +13,25 @@ use crate::ca::{Certificate, revoked_serials};
 /// What is over sooner is told: long enough for a holiday.
 const SOON_DAYS: i64 = 30;
 
+/// The area of commands and mounts, whose user need not be the one who looks.
+pub const CLIENT: &str = "client";
+
 /// Looks at the directory that turns TLS on for `area`, if there is one.
 pub fn judge(area: &'static str, dir: Option<&Path>, found: &mut Findings) {
     let Some(dir) = dir else { return };
     match look(dir) {
         Ok(seen) => judge_seen(area, &seen, found),
+        // A service's user looks at a machine whose commands are root's, say.
+        Err(error) if area == CLIENT && is_anothers(&error) => {
+            found.fine(area, format!("{}: for another user, not looked at", dir.display()));
+        }
         Err(error) => found.fail(area, Code::CertificateUnusable, format!("{error:#}")),
     }
+}
+
+fn is_anothers(error: &anyhow::Error) -> bool {
+    let causes = || error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    causes().any(|cause| cause.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 /// A certificate, as far as it matters here.
@@ -84,5 +96,12 @@ mod tests {
         assert_eq!(found.codes(), [unusable]);
         judge("client", None, &mut found);
         assert_eq!(found.codes().len(), 1);
+    }
+
+    #[test]
+    fn what_another_user_alone_may_read_is_known_as_such() {
+        let refused = |kind| anyhow::Error::from(std::io::Error::from(kind)).context("cannot read cert.pem");
+        assert!(is_anothers(&refused(std::io::ErrorKind::PermissionDenied)));
+        assert!(!is_anothers(&refused(std::io::ErrorKind::NotFound)));
     }
 }

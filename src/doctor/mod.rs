@@ -69,7 +69,7 @@ pub async fn run(connection: &Connection, args: Doctor) -> Result<u8> {
     let asked = Asked::with_environment(connection);
     let section = asked.resolve(&Places::from_environment());
     if let Ok(section) = &section {
-        certificates::judge("client", section.tls.as_deref(), &mut found);
+        certificates::judge(certificates::CLIENT, section.tls.as_deref(), &mut found);
     }
     let mut namenodes = section.as_ref().map(|section| section.namenodes.clone()).unwrap_or_default();
     if let Some((_, file)) = &file {

@@ -28,6 +28,13 @@ pub fn render(status: &fs::ClusterStatus) -> String {
         output::size(fs.live_bytes),
         status.sessions
     ));
+    if fs.snapshots > 0 {
+        text.push_str(&format!(
+            "snapshots {}   kept for them alone {} at most\n",
+            fs.snapshots,
+            output::size(fs.kept_bytes)
+        ));
+    }
     let repair = status.repair.unwrap_or_default();
     text.push_str(&format!(
         "chunks {} open, {} sealed   under-replicated {}   missing {}   surplus {}\n",

@@ -75,6 +75,18 @@ impl Failed {
             self.worst = Some(error);
         }
     }
+
+    /// What the reader is told when no replica of a chunk is left to ask.
+    fn of_all(self, chunk: u64, asked: usize) -> Error {
+        match self.worst {
+            None => {
+                ErrorCode::Unavailable.because(format!("chunk {chunk} has no replica on a live datanode"))
+            }
+            Some(worst) => {
+                worst.code.because(format!("none of {asked} replicas can be read: {}", worst.detail))
+            }
+        }
+    }
 }
 
 /// See the module.
@@ -146,17 +158,14 @@ impl Reader {
         committed: bool,
     ) -> BoxFuture<'a, Result<Bytes>> {
         async move {
-            let mut failed = match self.race(span, replicas, committed).await {
+            let failed = match self.race(span, replicas, committed).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(failed) => failed,
             };
             if failed.in_parts && span.crosses_blocks() {
                 return self.read_blocks(span, replicas, committed).await;
             }
-            Err(failed.worst.take().unwrap_or_else(|| {
-                ErrorCode::Unavailable
-                    .because(format!("chunk {} has no replica on a live datanode", span.chunk))
-            }))
+            Err(failed.of_all(span.chunk, replicas.len()))
         }
         .boxed()
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use cairn_metadata::plan::backoff::Backoff;
-use cairn_metadata::plan::garbage::{Grace, is_purgeable};
+use cairn_metadata::plan::garbage::{Grace, Steady, is_purgeable};
 use cairn_metadata::plan::problems::{Problems, Rank};
 use cairn_metadata::plan::repair::Flights;
 use cairn_metadata::plan::verdict::Holding;
@@ -84,6 +84,7 @@ pub(super) struct Leading {
     pub generation: u64,
     pub term: u64,
     pub since_ms: u64,
+    pub steady: Steady,
     pub settings: Settings,
     pub meta: Meta,
     pub roster: Roster,
@@ -120,6 +121,7 @@ impl Leading {
             generation,
             term,
             since_ms: now_ms,
+            steady: Steady::new(now_ms),
             settings,
             meta: Meta::default(),
             roster: Roster::default(),
@@ -190,8 +192,7 @@ impl Leading {
             record.replicas.iter().for_each(|node| self.want_check(*node, id, record.length, now_ms));
         }
         let grace_ns = i64::try_from(self.settings.garbage_grace.as_nanos()).unwrap_or(i64::MAX);
-        let led_ns = i64::try_from(now_ms.saturating_sub(self.since_ms)).unwrap_or(i64::MAX);
-        let grace = Grace { now_ns, grace_ns, led_ns: led_ns.saturating_mul(1_000_000) };
+        let grace = Grace { now_ns, grace_ns, steady_ns: self.steady.look(now_ms, now_ns) };
         let is_wanted = self.flights.targets_of(id).next().is_some() || self.compactor.makes(id);
         if is_purgeable(record, grace) && !is_wanted {
             let holders = record.replicas.iter().chain(&record.dropping).copied().collect();

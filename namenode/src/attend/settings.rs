@@ -11,7 +11,8 @@ pub struct Settings {
     pub suspect_after: Duration,
     /// A datanode silent for so long is dead: its replicas are made up for.
     pub dead_after: Duration,
-    /// How long a sealed chunk without live bytes is kept.
+    /// How long a sealed chunk without live bytes is kept. A writer whose operation takes longer, because datanodes or
+    /// namenodes do not answer it, may find what it wrote gone and fail.
     pub garbage_grace: Duration,
     /// Copies one datanode writes, and is read for, at once.
     pub copies_per_node: usize,
@@ -48,7 +49,7 @@ impl Default for Settings {
         Settings {
             suspect_after: Duration::from_secs(3),
             dead_after: Duration::from_secs(10),
-            garbage_grace: Duration::from_secs(60),
+            garbage_grace: Duration::from_secs(180),
             copies_per_node: 2,
             copies_total: 256,
             copy_bytes_per_second: 200 << 20,

@@ -18,7 +18,9 @@ pub use observe::{difference, observe};
 
 use crate::event;
 use crate::history::{History, Life};
+use crate::machine::now;
 use crate::model::State;
+use crate::nodes::namenode::GRACE_MS;
 use crate::random::Random;
 use crate::workshop::{self, Workshop};
 
@@ -118,6 +120,8 @@ struct Client {
     random: Random,
     directory: String,
     operation: u64,
+    /// When it began, on the run's clock.
+    began: u64,
     race: String,
     register: u64,
     workshop: Option<Workshop>,
@@ -146,6 +150,7 @@ pub async fn run(setup: Setup) {
         random,
         directory,
         operation: 0,
+        began: 0,
         race: String::new(),
         register: 0,
         workshop: None,
@@ -158,6 +163,7 @@ pub async fn run(setup: Setup) {
     }
     while !client.history.stopping() {
         client.operation += 1;
+        client.began = now();
         client.history.begun.fetch_add(1, Ordering::Relaxed);
         client.act().await;
         let pause = client.random.millis(1, pause_ms);
@@ -194,10 +200,10 @@ impl Client {
             }
             Err(error) => error,
         };
-        // A chunk is kept for as long as anybody may still commit what he wrote to it, or read by an old layout.
-        let never =
-            [ErrorCode::Malformed, ErrorCode::Duplicate, ErrorCode::WrongCluster, ErrorCode::ChunkUnknown];
-        if never.contains(&error.code) {
+        // A chunk is kept for the grace: whoever is quicker can still commit what he wrote to it, or read by an old layout.
+        let early = error.code == ErrorCode::ChunkUnknown && now() - self.began < GRACE_MS * 1_000_000;
+        let never = [ErrorCode::Malformed, ErrorCode::Duplicate, ErrorCode::WrongCluster];
+        if early || never.contains(&error.code) {
             self.violation(format!("{what} was answered with {error}"));
         }
         if is_definite(&error) {

@@ -10,21 +10,54 @@ use crate::records;
 pub struct Grace {
     /// The leader's wall clock, as it stamps commands with it.
     pub now_ns: i64,
-    /// How long a chunk stays after its last live byte went: longer than a lease and than any reader's cache.
+    /// How long a chunk stays after its last live byte went, or after it was sealed without any: longer than a lease,
+    /// than any reader's cache, and than a writer may take from sealing to committing.
     pub grace_ns: i64,
-    /// How long this leader has led, by a clock that is never set.
-    pub led_ns: i64,
+    /// How long this leader's times can be compared, by a clock that is never set; see [`Steady`].
+    pub steady_ns: i64,
+}
+
+/// Since when a leader's wall clock can be trusted with how long something takes: since it leads, or since the clock was
+/// last set.
+#[derive(Debug, Clone, Copy)]
+pub struct Steady {
+    since_ms: u64,
+    ahead_ms: Option<i64>,
+}
+
+impl Steady {
+    /// How far a wall clock may be from where the other one expects it, in milliseconds. Clocks that are slewed stay far
+    /// below, one look after the other.
+    const TOLERANCE_MS: i64 = 1_000;
+
+    /// From now on, by the clock that is never set.
+    pub fn new(now_ms: u64) -> Steady {
+        Steady { since_ms: now_ms, ahead_ms: None }
+    }
+
+    /// Looks at both clocks, and says for how long, in nanoseconds, they have gone on together.
+    pub fn look(&mut self, now_ms: u64, now_ns: i64) -> i64 {
+        let ahead_ms = (now_ns / 1_000_000).saturating_sub_unsigned(now_ms);
+        let jumped =
+            self.ahead_ms.is_some_and(|before| before.abs_diff(ahead_ms) > Self::TOLERANCE_MS.unsigned_abs());
+        if jumped {
+            self.since_ms = now_ms;
+        }
+        self.ahead_ms = Some(ahead_ms);
+        i64::try_from(now_ms.saturating_sub(self.since_ms)).unwrap_or(i64::MAX).saturating_mul(1_000_000)
+    }
 }
 
 /// Whether `chunk` may be purged.
 ///
-/// The time the chunk died was stamped by whoever led then, and two leaders' clocks may differ. So a leader also
-/// waits the grace from its own start: whatever died before it led has then been dead for that long by one clock.
+/// The time the chunk died was stamped by whoever led then, and two leaders' clocks may differ, or one's be set. So a
+/// leader also waits the grace from its own start and from when its clock was set: whatever died before has then been dead
+/// for that long by one clock.
 pub fn is_purgeable(chunk: &Chunk, grace: Grace) -> bool {
     chunk.state() == ChunkState::Sealed
         && records::is_dead(chunk)
         && chunk.dead_since_ns > 0
-        && grace.led_ns >= grace.grace_ns
+        && grace.steady_ns >= grace.grace_ns
         && grace.now_ns.saturating_sub(chunk.dead_since_ns) >= grace.grace_ns
 }
 
@@ -32,7 +65,7 @@ pub fn is_purgeable(chunk: &Chunk, grace: Grace) -> bool {
 mod tests {
     use super::*;
 
-    const GRACE: Grace = Grace { now_ns: 1_000, grace_ns: 100, led_ns: 500 };
+    const GRACE: Grace = Grace { now_ns: 1_000, grace_ns: 100, steady_ns: 500 };
 
     fn dead(since: i64) -> Chunk {
         Chunk { state: ChunkState::Sealed as i32, dead_since_ns: since, ..Chunk::default() }
@@ -50,11 +83,22 @@ mod tests {
 
     #[test]
     fn a_new_leader_waits_the_grace_whatever_the_old_clock_said() {
-        assert!(!is_purgeable(&dead(1), Grace { led_ns: 99, ..GRACE }));
+        assert!(!is_purgeable(&dead(1), Grace { steady_ns: 99, ..GRACE }));
     }
 
     #[test]
     fn a_chunk_that_died_in_the_future_waits() {
         assert!(!is_purgeable(&dead(5_000), GRACE));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_begins_the_grace_anew() {
+        let mut steady = Steady::new(1_000);
+        assert_eq!(steady.look(1_500, 7_000_000_000), 500_000_000);
+        assert_eq!(steady.look(3_000, 8_500_000_000), 2_000_000_000);
+        assert_eq!(steady.look(4_000, 9_900_000_000), 3_000_000_000, "slewed a little");
+        assert_eq!(steady.look(5_000, 600_000_000_000), 0, "set forward");
+        assert_eq!(steady.look(6_000, 601_000_000_000), 1_000_000_000);
+        assert_eq!(steady.look(7_000, 2_000_000_000), 0, "set back");
     }
 }

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cairn_proto::ErrorCode;
-use cairn_proto::fs::Liveness;
+use cairn_proto::fs::{AdminState, Liveness};
 
 use super::random::Random;
 use super::{Node, Nodes};
@@ -40,14 +40,21 @@ pub struct Ask<'a> {
 /// Distinct datanodes for a new chunk, in the order of its chain.
 ///
 /// Fewer than wanted when fewer can take it: the chunk keeps its wish, and repair fulfils it once the chunk is sealed.
-/// Suspect nodes are not used even then, as they would stall the chain. Errors: `NoDatanodes` when nobody can be
-/// asked, `NoSpace` when all who could are full.
+/// Suspect nodes are not used even then, as they would stall the chain. Errors: `NoSpace` when all who could be asked are
+/// full; `NoDatanodes`, after which clients wait and ask again, when nobody can be asked, or one with room is only suspect:
+/// it may be back in a moment.
 pub fn choose(nodes: &Nodes, ask: &Ask<'_>) -> Result<Vec<u32>, ErrorCode> {
     let takers = || nodes.iter().filter(|(_, node)| node.takes_replicas());
     let open: Vec<(u32, &Node)> =
         takers().filter(|(_, node)| node.available >= FULL_BELOW).map(|(id, node)| (*id, node)).collect();
     if open.is_empty() {
-        return Err(if takers().next().is_none() { ErrorCode::NoDatanodes } else { ErrorCode::NoSpace });
+        let may_be_back = |node: &Node| {
+            node.liveness == Liveness::Suspect
+                && node.admin == AdminState::Normal
+                && node.available >= FULL_BELOW
+        };
+        let is_full = takers().next().is_some() && !nodes.values().any(may_be_back);
+        return Err(if is_full { ErrorCode::NoSpace } else { ErrorCode::NoDatanodes });
     }
     let mut random = Random::new(ask.seed);
     let mut picks = Picks::default();
@@ -278,6 +285,11 @@ mod tests {
         let none = BTreeSet::new();
         let mut nodes = cluster(&["a"; 2]);
         nodes.values_mut().for_each(|node| node.available = 0);
+        assert_eq!(choose(&nodes, &ask(0, &none)), Err(ErrorCode::NoSpace));
+        let other = nodes.get_mut(&2).unwrap();
+        (other.available, other.liveness) = (90 * GIB, Liveness::Suspect);
+        assert_eq!(choose(&nodes, &ask(0, &none)), Err(ErrorCode::NoDatanodes), "it may be back in a moment");
+        nodes.get_mut(&2).unwrap().liveness = Liveness::Dead;
         assert_eq!(choose(&nodes, &ask(0, &none)), Err(ErrorCode::NoSpace));
         nodes.values_mut().for_each(|node| node.liveness = Liveness::Dead);
         assert_eq!(choose(&nodes, &ask(0, &none)), Err(ErrorCode::NoDatanodes));

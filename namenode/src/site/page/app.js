@@ -57,6 +57,8 @@ function drawFigures(status) {
   set("figure-data", bytes(status.live_bytes));
   set("figure-free", status.capacity > 0 ? `${bytes(status.available)} of ${bytes(status.capacity)}` : "–");
   set("figure-sessions", number(status.sessions));
+  set("figure-snapshots", number(status.snapshots));
+  at("snapshots").hidden = !status.snapshots;
 }
 
 function drawChunks(sample) {
