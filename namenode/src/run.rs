@@ -129,6 +129,8 @@ fn take_directory(config: &Config) -> Result<Box<dyn DiskLock>, Error> {
         .map_err(|error| ErrorCode::Io.because(format!("{dir}: {error}")))?;
     config.disk.lock(&config.dir.join(LOCK)).map_err(|error| match error.kind() {
         std::io::ErrorKind::WouldBlock => ErrorCode::Unavailable.because(format!("{dir}: {error}")),
+        std::io::ErrorKind::PermissionDenied => ErrorCode::PermissionDenied
+            .because(format!("{dir} must belong, with all in it, to the user that this runs as (chown -R)")),
         _ => ErrorCode::Io.because(format!("{dir}: {error}")),
     })
 }

@@ -111,7 +111,10 @@ pub fn run_restore(args: &RestoreMetadata) -> Result<u8> {
         output::local_time(restored.time_ns, false)
     );
     println!("{} is namenode {} of a new group, so far its only one", args.dir.display(), restored.id);
-    println!("next: start it, then the other namenodes with empty directories; then `cairn fsck /`");
+    println!(
+        "next: give it to the user that runs namenodes (chown -R), unless you are that user, and start it; then the other \
+         namenodes with empty directories; then `cairn fsck /`"
+    );
     println!("no namenode of the old group may run any more");
     Ok(0)
 }
