@@ -199,7 +199,8 @@ pub(crate) fn node(view: &dyn View, cred: &Cred, ask: &CheckNode) -> Fallible<an
             chunk: id,
             state: record.state,
             length: record.length,
-            dropping: record.dropping.contains(&ask.node),
+            // Nobody counts on a replica of garbage, and nobody makes up for one that is gone.
+            dropping: record.dropping.contains(&ask.node) || records::is_dead(&record),
         });
     }
     Ok(answer::Result::NodeCheck(page))

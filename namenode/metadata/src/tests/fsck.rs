@@ -89,6 +89,9 @@ fn pages_tile_files_chunks_and_nodes() {
     }
     assert!(placed.len() == 10 && placed.iter().all(|replica| replica.length == 150 && !replica.dropping));
     assert!(world.check_node(9, 0, 0).replicas.is_empty());
+    world.run(Op::Unlink(Unlink { at: super::at("f") })).unwrap();
+    let placed = world.check_node(2, 0, 0).replicas;
+    assert!(placed.len() == 10 && placed.iter().all(|replica| replica.dropping), "nobody counts on garbage");
 }
 
 #[test]
