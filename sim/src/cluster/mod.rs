@@ -1,4 +1,4 @@
-//! All machines of a run, and what is on them; what befalls them is in [`faults`].
+//! All machines of a run, and what is on them; what befalls them is in `faults`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
