@@ -9,7 +9,7 @@ use cairn_proto::control::{CopyReplica, GatherReplica, Order, OrderDone, order};
 use cairn_proto::fs::ScrubInfo;
 use cairn_proto::{ErrorCode, Result};
 use futures::future::BoxFuture;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::copy;
 use crate::gather;
@@ -163,9 +163,13 @@ impl Inner {
                 let work = move || store.delete(delete.chunk).map(|()| None);
                 blocking(self.store.disk(), work).await.map_err(panicked)?
             }
-            order::Kind::Copy(order) => self.copier.copy(store, order, self.stopping.clone()).await.map(Some),
+            order::Kind::Copy(order) => {
+                let chunk = order.chunk;
+                self.to_the_end(chunk, self.copier.copy(store, order, self.stopping.clone())).await
+            }
             order::Kind::Gather(order) => {
-                self.copier.gather(store, order, self.stopping.clone()).await.map(Some)
+                let chunk = order.chunk;
+                self.to_the_end(chunk, self.copier.gather(store, order, self.stopping.clone())).await
             }
             // The attendance sends the pages itself: they must keep their place in the stream.
             order::Kind::Inventory(_) => Ok(None),
@@ -177,5 +181,23 @@ impl Inner {
                 None => Err(ErrorCode::NotSupported.because("this datanode does not scrub")),
             },
         }
+    }
+
+    /// Goes on although the stream that ordered it breaks. The next stream's inventory may then have been sent before the
+    /// replica was there, and nobody waits for the answer: it is told as news.
+    async fn to_the_end(
+        &self,
+        chunk: u64,
+        work: impl Future<Output = Result<Seal>> + Send + 'static,
+    ) -> Result<Option<Seal>> {
+        let (answer, answered) = oneshot::channel();
+        let store = self.store.clone();
+        tokio::spawn(async move {
+            if answer.send(work.await).is_err() {
+                store.notices().changed(chunk);
+            }
+        });
+        let ended = |_| Err(ErrorCode::Unavailable.because("the datanode stops"));
+        answered.await.unwrap_or_else(ended).map(Some)
     }
 }
