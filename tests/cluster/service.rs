@@ -39,8 +39,9 @@ fn datanode(status: &Value, host: &str) -> Value {
 
 #[test]
 fn a_datanode_leaves_under_load_and_nobody_misses_it() {
-    let cluster =
-        Cluster::up(&["--namenodes", "1", "--datanodes", "4", "--dead-after", "3", "--chunk-size", "4M"]);
+    // A datanode is drained when garbage is gone from it, too.
+    let flags = "--namenodes 1 --datanodes 4 --dead-after 3 --chunk-size 4M --garbage-grace 30";
+    let cluster = Cluster::up(&flags.split(' ').collect::<Vec<_>>());
     let (tree, file) = (cluster.scratch("tree"), cluster.scratch("file"));
     make_tree(&tree, 60, 1 << 19, 70);
     make_file(&file, 10 << 20, 71);
