@@ -222,6 +222,9 @@ fn refusal(error: Error, leader_address: String) -> End {
     }
 }
 
+/// Orders under way, with the chunk that each is to make a replica of.
+type Orders = JoinSet<(Option<u64>, OrderDone)>;
+
 /// One registered stream.
 struct Stream<'a> {
     attendance: &'a Attendance,
@@ -240,11 +243,8 @@ impl Stream<'_> {
         // Answers are sent from this loop, as the pages of inventory are: a page that was made before an order
         // was carried out can never follow the order's answer and undo it. Dropping the set with the stream
         // aborts orders that only wait; those that run go on to their end.
-        let mut orders = JoinSet::new();
+        let mut orders = Orders::new();
         let mut heard = Instant::now();
-        if let Err(end) = self.send_bad(store.notices().all_bad()).await {
-            return end;
-        }
         loop {
             let sent = tokio::select! {
                 _ = stopped(&mut shutdown) => return End::Shutdown,
@@ -267,10 +267,10 @@ impl Stream<'_> {
                     let heartbeat = Heartbeat { space, scrub, failed, draining: store.draining(), traffic };
                     self.send(datanode_message::Kind::Heartbeat(heartbeat)).await
                 }
-                _ = inventory.tick() => self.send_inventory().await,
+                _ = inventory.tick() => self.send_everything().await,
                 () = store.notices().wait() => self.send_news().await,
                 Some(done) = orders.join_next(), if !orders.is_empty() => match done {
-                    Ok(done) => self.send(datanode_message::Kind::Done(done)).await,
+                    Ok((chunk, done)) => self.answer(chunk, done).await,
                     // An order that panicked is planned again when its time is up.
                     Err(_) => Ok(()),
                 },
@@ -281,7 +281,7 @@ impl Stream<'_> {
         }
     }
 
-    async fn take(&self, message: NamenodeMessage, orders: &mut JoinSet<OrderDone>) -> Result<(), End> {
+    async fn take(&self, message: NamenodeMessage, orders: &mut Orders) -> Result<(), End> {
         match message.kind {
             Some(namenode_message::Kind::Order(order)) => self.order(order, orders).await,
             Some(namenode_message::Kind::Refused(refused)) => {
@@ -298,12 +298,24 @@ impl Stream<'_> {
         }
     }
 
-    async fn order(&self, order: Order, orders: &mut JoinSet<OrderDone>) -> Result<(), End> {
+    async fn order(&self, order: Order, orders: &mut Orders) -> Result<(), End> {
         if matches!(order.kind, Some(order::Kind::Inventory(_))) {
             self.send_inventory().await?;
         }
         let executor = self.attendance.executor.clone();
-        orders.spawn(async move { executor.execute(order).await });
+        let copied = copied(&order);
+        orders.spawn(async move { (copied, executor.execute(order).await) });
+        Ok(())
+    }
+
+    /// The leader takes a copy for good from its answer on. What was found in it since it was there may have been sent
+    /// before the answer, and is said again after it.
+    async fn answer(&self, copied: Option<u64>, done: OrderDone) -> Result<(), End> {
+        let whole = copied.filter(|_| done.error.is_none());
+        self.send(datanode_message::Kind::Done(done)).await?;
+        if let Some(chunk) = whole {
+            self.attendance.store().notices().again(chunk);
+        }
         Ok(())
     }
 
@@ -313,6 +325,12 @@ impl Stream<'_> {
             Ok(Ok(())) => Ok(()),
             _ => Err(lost()),
         }
+    }
+
+    /// All that a leader should know, also one that has lost a part of it.
+    async fn send_everything(&self) -> Result<(), End> {
+        self.send_bad(self.attendance.store().notices().all_bad()).await?;
+        self.send_inventory().await
     }
 
     async fn send_inventory(&self) -> Result<(), End> {
@@ -345,6 +363,15 @@ impl Stream<'_> {
             self.send(datanode_message::Kind::Bad(ReplicaBad { chunk, reason })).await?;
         }
         Ok(())
+    }
+}
+
+/// The chunk that an order is to make a replica of.
+fn copied(order: &Order) -> Option<u64> {
+    match &order.kind {
+        Some(order::Kind::Copy(copy)) => Some(copy.chunk),
+        Some(order::Kind::Gather(gather)) => Some(gather.chunk),
+        _ => None,
     }
 }
 

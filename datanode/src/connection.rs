@@ -159,7 +159,7 @@ fn serve_read(stream: &Socket, shared: &Shared, read: &Read, scratch: &mut Scrat
             Ok(range) => range,
             Err(error) => {
                 if matches!(error.code, ErrorCode::Corrupt | ErrorCode::DiskFailed) {
-                    shared.store.notices().bad(read.chunk, &error.to_string());
+                    shared.store.accuse(&replica, &error.to_string());
                 }
                 return Ok(Some(error));
             }

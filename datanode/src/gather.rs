@@ -120,7 +120,7 @@ impl<'a> Gathering<'a> {
             let size = length.min(MAX_PAYLOAD as u64);
             let range = replica.read(offset, size as usize, &mut self.scratch).map_err(|error| {
                 if matches!(error.code, ErrorCode::Corrupt | ErrorCode::DiskFailed) {
-                    self.store.notices().bad(chunk, &error.to_string());
+                    self.store.accuse(&replica, &error.to_string());
                 }
                 Trouble::Source(error)
             })?;

@@ -185,13 +185,11 @@ impl Shared {
         match result {
             Ok(whole) => whole,
             Err(error) => {
-                let chunk = replica.chunk();
-                let is_current = self.store.get(chunk).is_ok_and(|current| Arc::ptr_eq(&current, replica));
                 let is_bad = matches!(error.code, ErrorCode::Corrupt | ErrorCode::DiskFailed);
-                if is_bad && is_current && replica.phase() == Phase::Sealed {
-                    self.store.notices().bad(chunk, &format!("scrubbing: {error}"));
+                if is_bad && replica.phase() == Phase::Sealed {
+                    self.store.accuse(replica, &format!("scrubbing: {error}"));
                 } else {
-                    tracing::debug!(chunk, %error, "not scrubbed");
+                    tracing::debug!(chunk = replica.chunk(), %error, "not scrubbed");
                 }
                 true
             }

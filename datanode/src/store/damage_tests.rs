@@ -183,3 +183,26 @@ fn a_slow_scrub_stops_at_once() {
     // At a byte a second this would take days.
     scrubber.stop();
 }
+
+#[test]
+fn what_was_read_of_a_replaced_replica_says_nothing_of_the_new_one() {
+    let dir = TempDir::new().unwrap();
+    let data = bytes(5, 3 * BLOCK_SIZE);
+    let (store, appender, _peer) = with_chunk(dir.path(), 5, &data, BLOCK_SIZE);
+    let seal = store.seal(5, data.len() as u64).unwrap();
+    drop(appender);
+    let old = store.get(5).unwrap();
+    store.accuse(&old, "a reader found it bad");
+    let mut incoming = store.incoming(5, seal.length, &seal.blake3, true).unwrap().unwrap();
+    incoming.write(&data).unwrap();
+    incoming.finish(&store, &seal.blake3).unwrap();
+    assert!(!store.notices().is_bad(5));
+    store.accuse(&old, "a reader that took its time");
+    assert!(!store.notices().is_bad(5));
+    assert_eq!(store.notices().counts(), (1, 1));
+    store.accuse(&store.get(5).unwrap(), "and the new one");
+    assert!(store.notices().is_bad(5));
+    store.delete(5).unwrap();
+    store.accuse(&old, "there is none");
+    assert!(!store.notices().is_bad(5));
+}

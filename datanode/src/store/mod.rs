@@ -281,12 +281,24 @@ impl Store {
         self.doubles.remove(chunk)
     }
 
+    /// Says that a replica is bad, unless another has taken its place: what was read of files that are gone says nothing
+    /// of those that came after them.
+    pub(crate) fn accuse(&self, replica: &Arc<Replica>, reason: &str) {
+        let replicas = read_locked(&self.replicas);
+        if replicas.get(&replica.chunk()).is_some_and(|held| Arc::ptr_eq(held, replica)) {
+            self.notices.bad(replica.chunk(), reason);
+        }
+    }
+
     /// Puts a replica in the index whose files are in place. What was there of the chunk before is gone with its
     /// files; those in another directory are removed.
     pub(crate) fn supersede(&self, replica: Arc<Replica>) -> Result<()> {
         let (chunk, dir) = (replica.chunk(), replica.dir().clone());
-        let old = write_locked(&self.replicas).insert(chunk, replica);
-        self.notices.forget(chunk);
+        let old = {
+            let mut replicas = write_locked(&self.replicas);
+            self.notices.forget(chunk);
+            replicas.insert(chunk, replica)
+        };
         self.doubles.remove(chunk)?;
         let Some(old) = old else { return Ok(()) };
         let old_dir = old.dir().clone();

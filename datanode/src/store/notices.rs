@@ -62,6 +62,13 @@ impl Notices {
         self.notify.notify_one();
     }
 
+    /// Says once more what is known against a replica, if anything is.
+    pub fn again(&self, chunk: u64) {
+        let Some(reason) = locked(&self.known_bad).get(&chunk).cloned() else { return };
+        locked(&self.news).bad.insert(chunk, reason);
+        self.notify.notify_one();
+    }
+
     /// Everything known to be bad: a new leader has not heard of it.
     pub fn all_bad(&self) -> BTreeMap<u64, String> {
         locked(&self.known_bad).clone()

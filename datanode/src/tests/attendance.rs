@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cairn_proto::control::namenode_server::{Namenode, NamenodeServer};
@@ -14,13 +14,15 @@ use cairn_proto::control::{
 };
 use cairn_proto::{Error, ErrorCode};
 use tempfile::TempDir;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{CLUSTER, Client, Node, bytes, settings};
+use super::{CLUSTER, Client, LONG, Node, bytes, settings};
+use crate::attend::Attendance;
 use crate::copy::copy;
+use crate::orders::{Copier, Executor};
 use crate::{Config, run};
 
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -98,8 +100,19 @@ impl Namenode for Script {
     }
 }
 
+/// A namenode that hands over who attends it, and its address.
+async fn namenode() -> (String, mpsc::Receiver<Attended>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (sender, attended) = mpsc::channel(4);
+    let script = NamenodeServer::new(Script { leader: address.clone(), attended: sender });
+    let serving = tonic::transport::Server::builder().add_service(script);
+    tokio::spawn(serving.serve_with_incoming(TcpListenerStream::new(listener)));
+    (address, attended)
+}
+
 /// A datanode under test and the namenode's end of its attendance.
-struct Rig {
+pub(super) struct Rig {
     attended: mpsc::Receiver<Attended>,
     stop: watch::Sender<bool>,
     ended: oneshot::Receiver<cairn_proto::Result<()>>,
@@ -107,12 +120,7 @@ struct Rig {
 
 impl Rig {
     async fn start(dir: &TempDir) -> Rig {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let (sender, attended) = mpsc::channel(4);
-        let script = NamenodeServer::new(Script { leader: address.clone(), attended: sender });
-        let serving = tonic::transport::Server::builder().add_service(script);
-        tokio::spawn(serving.serve_with_incoming(TcpListenerStream::new(listener)));
+        let (address, attended) = namenode().await;
         let config = Config {
             dirs: vec![dir.path().join("data")],
             // A namenode that is not up is asked as well, and does no harm.
@@ -128,18 +136,41 @@ impl Rig {
         Rig { attended, stop, ended }
     }
 
-    async fn next(&mut self) -> Talk {
+    /// Attends for `node`, with copies made by `copier`.
+    pub(super) async fn attend(node: &Node, copier: Arc<dyn Copier>) -> Rig {
+        let (address, attended) = namenode().await;
+        let shared = node.server.shared();
+        let attendance = Attendance {
+            store: shared.store.clone(),
+            node: shared.numbered().clone(),
+            counters: shared.counters.clone(),
+            executor: Executor::new(shared.store.clone(), copier, 1),
+            trust: shared.settings.trust.clone(),
+            network: cairn_host::Host::secured(None).network,
+            namenodes: vec![address],
+            advertise: node.address(),
+            rack: "r1".into(),
+            host: "h1".into(),
+            measuring: Arc::new(Semaphore::new(1)),
+        };
+        let (stop, stopped) = watch::channel(false);
+        let (end, ended) = oneshot::channel();
+        tokio::spawn(async move { end.send(attendance.run(stopped).await) });
+        Rig { attended, stop, ended }
+    }
+
+    pub(super) async fn next(&mut self) -> Talk {
         let (inbox, orders) = self.attended.recv().await.unwrap();
         Talk { inbox, orders, seen: Arc::default() }
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.stop.send(true).unwrap();
         self.ended.await.unwrap().unwrap();
     }
 }
 
-struct Talk {
+pub(super) struct Talk {
     inbox: Streaming<DatanodeMessage>,
     orders: mpsc::Sender<Result<NamenodeMessage, Status>>,
     seen: Arc<Mutex<Vec<datanode_message::Kind>>>,
@@ -147,9 +178,12 @@ struct Talk {
 
 impl Talk {
     /// The next message that `wanted` takes; others are remembered.
-    async fn until<T>(&mut self, wanted: impl Fn(&datanode_message::Kind) -> Option<T>) -> T {
+    pub(super) async fn until<T>(&mut self, wanted: impl Fn(&datanode_message::Kind) -> Option<T>) -> T {
+        let give_up = Instant::now() + LONG;
         loop {
-            let kind = self.inbox.message().await.unwrap().unwrap().kind.unwrap();
+            let said = tokio::time::timeout(LONG, self.inbox.message()).await.expect("it is said");
+            let kind = said.unwrap().unwrap().kind.unwrap();
+            assert!(Instant::now() < give_up, "it is not said");
             let found = wanted(&kind);
             self.seen.lock().unwrap().push(kind);
             if let Some(found) = found {
@@ -158,13 +192,13 @@ impl Talk {
         }
     }
 
-    async fn say(&self, kind: namenode_message::Kind) {
+    pub(super) async fn say(&self, kind: namenode_message::Kind) {
         let message = NamenodeMessage { kind: Some(kind), leader_address: String::new() };
         self.orders.send(Ok(message)).await.unwrap();
     }
 
     /// Takes the registration and accepts it; returns the datanode's address.
-    async fn register(&mut self, cluster_id: &str) -> String {
+    pub(super) async fn register(&mut self, cluster_id: &str) -> String {
         let address = self
             .until(|kind| match kind {
                 datanode_message::Kind::Register(register) => Some(register.address.clone()),
@@ -176,7 +210,7 @@ impl Talk {
         address
     }
 
-    async fn order(&mut self, id: u64, kind: order::Kind) -> OrderDone {
+    pub(super) async fn order(&mut self, id: u64, kind: order::Kind) -> OrderDone {
         self.say(namenode_message::Kind::Order(Order { id, kind: Some(kind) })).await;
         self.until(|kind| match kind {
             datanode_message::Kind::Done(done) if done.order == id => Some(done.clone()),

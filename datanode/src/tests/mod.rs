@@ -5,6 +5,7 @@ mod attendance;
 mod chains;
 mod door;
 mod gather;
+mod orders;
 mod reads;
 
 use std::net::TcpStream;
