@@ -1,5 +1,6 @@
 //! Snapshots of a client's own directory: each stays what the directory was, whatever becomes of it afterwards.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cairn_client::Result;
@@ -34,7 +35,7 @@ impl Client {
         }
     }
 
-    fn kept<T: Default>(&self, look: impl FnOnce(&mut std::collections::BTreeMap<String, Kept>) -> T) -> T {
+    fn kept<T: Default>(&self, look: impl FnOnce(&mut BTreeMap<String, Kept>) -> T) -> T {
         self.history
             .records()
             .models
