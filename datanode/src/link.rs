@@ -6,7 +6,7 @@ use std::time::Duration;
 use cairn_proto::capability::Rights;
 use cairn_proto::data::{ChainLink, OpenChain, request, response};
 use cairn_proto::limits::MAX_REPLICATION;
-use cairn_proto::{Error, ErrorCode};
+use cairn_proto::{Error, ErrorCode, Result};
 
 use crate::peer::{Peer, Refusal};
 use crate::server::Shared;
@@ -27,14 +27,11 @@ pub fn open_links(
     if let Err(error) = shared.settings.trust.demand(&open.capability, open.chunk, Rights::APPEND) {
         return Err(Refusal { error, node: shared.node(), sent: false });
     }
-    if shared.node() == 0 {
-        // An empty disk may have been put in the place of another datanode's, whose number the writer has in mind.
-        let error = ErrorCode::Unavailable.because("this datanode is not registered yet");
-        return Err(Refusal { error, node: 0, sent: false });
-    }
+    // The link above blames the one it meant.
+    recognize(shared.node(), open.node).map_err(|error| Refusal { error, node: 0, sent: false })?;
     let mut peer = None;
     if let Some((next, rest)) = open.links.split_first() {
-        let below = OpenChain { links: rest.to_vec(), ..open.clone() };
+        let below = OpenChain { node: next.node, links: rest.to_vec(), ..open.clone() };
         let connected =
             Peer::connect(&next.address, &shared.store.cluster_id().unwrap_or_default(), &shared.settings)
                 .map(|peer| peer.expecting(next.node))
@@ -52,6 +49,18 @@ pub fn open_links(
         Err(refusal) if refusal.node != 0 => Err(refusal),
         Err(refusal) if is_connection(&refusal.error) => Err(broken_link(next, &refusal.error)),
         Err(refusal) => Err(Refusal { node: next.node, ..refusal }),
+    }
+}
+
+/// Refuses a chain that is meant for another datanode than `own`: an empty disk may have been put in the place of another
+/// datanode's, whose number the writer has in mind. `meant` is 0 where nobody said.
+pub fn recognize(own: u32, meant: u32) -> Result<()> {
+    match own {
+        0 => Err(ErrorCode::Unavailable.because("this datanode is not registered yet")),
+        _ if meant != 0 && meant != own => {
+            Err(ErrorCode::Unavailable.because(format!("this is datanode {own}, not {meant}")))
+        }
+        _ => Ok(()),
     }
 }
 

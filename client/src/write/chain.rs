@@ -123,7 +123,8 @@ impl Chain {
             .iter()
             .map(|replica| ChainLink { node: replica.node, address: replica.address.clone() })
             .collect();
-        let open = OpenChain { chunk: self.chunk, length: 0, links, capability: head.capability.clone() };
+        let (chunk, node, capability) = (self.chunk, head.node, head.capability.clone());
+        let open = OpenChain { chunk, length: 0, links, node, capability };
         let exchange = async {
             connection.writer.send(request::Kind::Open(open), &[]).await.map_err(blame_head)?;
             match connection.reader.next().await.map_err(blame_head)?.0 {

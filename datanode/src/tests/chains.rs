@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpListener};
 use std::time::Duration;
 
 use cairn_proto::ErrorCode;
-use cairn_proto::data::{ChainLink, OpenChain, request};
+use cairn_proto::data::{ChainLink, OpenChain, request, response};
 
 use super::{Client, Node, bytes, settings};
 use crate::settings::Settings;
@@ -110,10 +110,21 @@ fn a_link_that_is_another_datanode_is_not_written_to() {
     let nodes = [Node::start(1), Node::start(2)];
     let links = vec![ChainLink { node: 9, ..nodes[1].link() }];
     let mut client = Client::connect(&nodes[0]);
-    client.send(request::Kind::Open(OpenChain { chunk: 7, length: 0, links, ..OpenChain::default() }), &[]);
+    client.send(request::Kind::Open(OpenChain { chunk: 7, links, ..OpenChain::default() }), &[]);
     let (error, node) = client.failure();
     assert_eq!((error.code, node), (ErrorCode::ChainBroken, 9), "{error}");
     assert!(error.detail.contains("datanode 2 answers"), "{error}");
+    assert!(nodes[1].store().get(7).is_err(), "nothing of it is left there");
+    for (meant, opens) in [(9, false), (1, true), (0, true)] {
+        let chunk = 8 + u64::from(meant);
+        let mut client = Client::connect(&nodes[0]);
+        client.send(request::Kind::Open(OpenChain { chunk, node: meant, ..OpenChain::default() }), &[]);
+        match opens {
+            true => assert!(matches!(client.receive(), Some(response::Kind::Opened(_)))),
+            false => assert!(client.failure().0.detail.contains("this is datanode 1, not 9")),
+        }
+        assert_eq!(nodes[0].store().get(chunk).is_ok(), opens);
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cairn_datanode::recognize;
 use cairn_datanode::store::{Admission, Appender, Upstream};
 use cairn_proto::data::{Ack, Append, ChainLink, ChainOpened, OpenChain, Request, Sync, request, response};
 use cairn_proto::{Error, ErrorCode, Result};
@@ -129,15 +130,13 @@ async fn open_links(
     line: &Arc<Line>,
     open: &OpenChain,
 ) -> Result<(Appender, Option<Below>), (Error, u32)> {
-    if shared.node() == 0 {
-        return Err((ErrorCode::Unavailable.because("this datanode is not registered yet"), 0));
-    }
+    recognize(shared.node(), open.node).map_err(|error| (error, 0))?;
     let mut below = None;
     if let Some((link, rest)) = open.links.split_first() {
         let cluster_id = shared.store.cluster_id().unwrap_or_default();
         let dialed = frames::dial(&*shared.network, &link.address, &cluster_id, link.node, CONNECT).await;
         let (reader, mut writer) = dialed.map_err(|error| broken_link(link, &error))?;
-        let ask = OpenChain { links: rest.to_vec(), ..open.clone() };
+        let ask = OpenChain { node: link.node, links: rest.to_vec(), ..open.clone() };
         writer.ask(request::Kind::Open(ask), &[]).await.map_err(|error| broken_link(link, &error))?;
         below = Some((link.clone(), reader, writer));
     }
