@@ -94,6 +94,7 @@ pub(super) fn act(leading: &mut Leading, node: u32, findings: Findings, now_ms: 
                 leading.want_check(node, chunk, length, now_ms);
             }
             Action::Delete { .. } => leading.want_delete(node, chunk, now_ms),
+            Action::Review { .. } => drop(leading.touched.insert(chunk)),
             Action::Drop { .. } => {
                 let change = Change::Drop { bad: false };
                 is_complete &= leading.offer(Proposal { chunk, node, change }, now_ms);

@@ -18,7 +18,7 @@ use super::compaction::{self, Compactor};
 use super::map::ChunkMap;
 use super::orders::{Orders, Sent, Task, message};
 use super::progress::{Allowance, Progress};
-use super::roster::Roster;
+use super::roster::{Account, Attendee, Roster};
 use super::scan::Scan;
 use super::settings::{Settings, millis};
 
@@ -217,7 +217,20 @@ impl Leading {
             attendee.checks.insert(chunk, length);
         } else {
             attendee.ask_again(again_ms);
+            // More is in doubt than can be remembered one by one.
+            attendee.account = Account::default();
         }
+    }
+
+    /// Whether a replica that the log counts on is known to be there: its datanode has said all that it has, and nothing
+    /// about this one is under way or in doubt.
+    pub fn is_vouched_for(&self, chunk: u64, node: u32, now_ms: u64) -> bool {
+        let is_accounted =
+            |attendee: &Attendee| attendee.account == Account::Whole && !attendee.checks.contains_key(&chunk);
+        self.roster.attendees.get(&node).is_some_and(is_accounted)
+            && !self.faults.contains_key(&(chunk, node))
+            && !self.orders.concerns(node, chunk)
+            && !self.failures.waits(chunk, node, now_ms)
     }
 
     /// Has a datanode delete a replica of a purged chunk.

@@ -51,6 +51,33 @@ pub(super) struct Attendee {
     pub deletes_from: u64,
     /// When to ask for the whole inventory again.
     pub ask_again_ms: Option<u64>,
+    /// How much of what it has was compared with the records since its stream opened.
+    pub account: Account,
+}
+
+/// How far a datanode's account of what it has goes. Before it is whole, a replica that the log places there may be gone.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Account {
+    /// Chunks below this id.
+    Below(u64),
+    /// All of it.
+    Whole,
+}
+
+impl Default for Account {
+    fn default() -> Account {
+        Account::Below(0)
+    }
+}
+
+impl Account {
+    /// Takes a page in that speaks for chunks from `first` on and below `next`, 0 being the end.
+    pub fn extend(&mut self, first: u64, next: u64) {
+        let Account::Below(known) = *self else { return };
+        if first <= known {
+            *self = if next == 0 { Account::Whole } else { Account::Below(known.max(next)) };
+        }
+    }
 }
 
 impl Attendee {
@@ -66,6 +93,7 @@ impl Attendee {
         self.checks.clear();
         self.deletes.clear();
         self.ask_again_ms = None;
+        self.account = Account::default();
     }
 
     /// Asks for the inventory at `at_ms`, or earlier if that was meant already.

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cairn_metadata::plan::problems::Problem;
 use cairn_metadata::plan::repair::{Limits, plan};
+use cairn_metadata::plan::verdict::Holding;
 use cairn_metadata::records;
 use cairn_metadata::store::{Store, StoreError};
 use cairn_proto::store::{Datanode, Meta};
@@ -129,23 +131,34 @@ fn clear_waste(leading: &mut Leading, now_ms: u64) {
         .problems
         .waste(leading.waste_from)
         .take(LOOKS)
-        .map(|(id, problem)| (id, problem.verdict.clone()))
+        .map(|(id, problem)| (id, problem.clone()))
         .collect();
     leading.waste_from = if found.len() < LOOKS { 0 } else { found.last().map_or(0, |(id, _)| id + 1) };
-    for (chunk, verdict) in found {
+    for (chunk, Problem { chunk: holding, verdict }) in found {
         // One that is being replaced where it is may prove good in a moment.
-        if let Some(node) = verdict.drop_bad.filter(|node| !leading.flights.has(chunk, *node)) {
+        if let Some(node) = verdict.drop_bad.filter(|node| !leading.flights.has(chunk, *node))
+            && backing(leading, chunk, &holding, node, now_ms) > 0
+        {
             leading.offer(Proposal { chunk, node, change: Change::Drop { bad: true } }, now_ms);
         }
         let is_settled = leading.flights.targets_of(chunk).next().is_none();
         if let Some(node) = verdict.surplus.filter(|_| is_settled) {
             let node = balance::surplus(leading, chunk, node);
-            leading.offer(Proposal { chunk, node, change: Change::Drop { bad: false } }, now_ms);
+            if backing(leading, chunk, &holding, node, now_ms) >= holding.wanted {
+                leading.offer(Proposal { chunk, node, change: Change::Drop { bad: false } }, now_ms);
+            }
         }
         for node in verdict.delete {
-            delete(leading, node, chunk, now_ms);
+            if !holding.live || backing(leading, chunk, &holding, node, now_ms) > 0 {
+                delete(leading, node, chunk, now_ms);
+            }
         }
     }
+}
+
+/// Good replicas beside the one on `node` that are known to be there.
+fn backing(leading: &Leading, chunk: u64, holding: &Holding, node: u32, now_ms: u64) -> usize {
+    holding.backing(&leading.roster.nodes, node, |holder| leading.is_vouched_for(chunk, holder, now_ms))
 }
 
 /// Orders a deletion, unless something else about the replica is on its way, or one failed just now.

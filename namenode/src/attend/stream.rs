@@ -285,11 +285,19 @@ async fn reconcile(shared: &Arc<Shared>, seat: &Seat, mut page: Inventory) -> Re
             .ok_or_else(not_leading)?;
         shared.wake.notify_one();
         if part.next == page.next || part.next == 0 {
-            return Ok(());
+            break;
         }
         from = part.next;
         tokio::task::yield_now().await;
     }
+    shared.with(Some(seat.generation), |leading, _| {
+        if is_seated(leading, seat)
+            && let Some(attendee) = leading.roster.attendees.get_mut(&seat.node)
+        {
+            attendee.account.extend(page.first, page.next);
+        }
+    });
+    Ok(())
 }
 
 fn order_done(shared: &Arc<Shared>, seat: &Seat, done: OrderDone) -> Result<(), Error> {

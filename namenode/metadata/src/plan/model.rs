@@ -300,7 +300,9 @@ impl Cluster {
             Action::Drop { .. } => {
                 self.propose(0, Op::DropReplica(DropReplica { chunk, node, bad: false }));
             }
-            Action::Delete { .. } => self.delete(chunk, node),
+            Action::Delete { .. } => panic!("no chunk of this model is purged"),
+            // Every chunk is judged again at every tick.
+            Action::Review { .. } => {}
             Action::Forget { .. } => {
                 self.propose(0, Op::ForgetReplica(ForgetReplica { chunk, node }));
             }

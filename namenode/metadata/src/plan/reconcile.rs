@@ -42,8 +42,14 @@ pub enum Action {
         /// The chunk.
         chunk: u64,
     },
-    /// Order `DeleteReplica`: the log says that it may go.
+    /// Order `DeleteReplica`: the chunk was purged.
     Delete {
+        /// The chunk.
+        chunk: u64,
+    },
+    /// Judge the chunk again: the replica was dropped and is still there. It goes once somebody else is known to have a
+    /// good one; until then its bytes may be the last ones.
+    Review {
         /// The chunk.
         chunk: u64,
     },
@@ -95,6 +101,7 @@ impl Action {
             Action::Check { chunk, .. }
             | Action::Drop { chunk }
             | Action::Delete { chunk }
+            | Action::Review { chunk }
             | Action::Forget { chunk } => chunk,
         }
     }
@@ -112,10 +119,7 @@ fn present(
     let check = Action::Check { chunk: id, length: record.length };
     let is_whole = report.length >= record.length;
     if record.dropping.contains(&node) {
-        // Not without somebody else who has it: then these bytes are the last ones, dropped or not.
-        if judge(&holding, nodes).delete.contains(&node) {
-            findings.actions.push(Action::Delete { chunk: id });
-        }
+        findings.actions.push(Action::Review { chunk: id });
     } else if record.replicas.contains(&node) {
         let same = report.blake3.is_empty() || record.blake3.is_empty() || report.blake3 == record.blake3;
         if report.sealed && report.length == record.length && same {
@@ -235,11 +239,10 @@ mod tests {
     }
 
     #[test]
-    fn dropped_replicas_are_deleted_then_forgotten() {
+    fn dropped_replicas_are_looked_at_again_until_they_are_gone() {
         let dropped = || Some(sealed(&[2, 3, 4], &[1]));
-        assert_eq!(find(dropped(), Some(report(100, true)), 5).actions, [Action::Delete { chunk: 7 }]);
+        assert_eq!(find(dropped(), Some(report(100, true)), 5).actions, [Action::Review { chunk: 7 }]);
         assert_eq!(find(dropped(), None, 5).actions, [Action::Forget { chunk: 7 }]);
-        assert_eq!(find(dropped(), Some(report(100, true)), 1).actions, nothing(), "nobody else has it");
     }
 
     #[test]

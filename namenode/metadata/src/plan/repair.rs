@@ -264,8 +264,8 @@ impl<'a> Draft<'a> {
         let liveness =
             |node: &u32| self.nodes.get(node).map(|node| super::verdict::preference(node.liveness));
         sources.sort_by_key(|node| {
-            let bad = problem.chunk.bad.contains(node);
-            (bad, busy(*node) >= self.limits.per_source, liveness(node), busy(*node))
+            let is_last = problem.chunk.is_last_resort(*node);
+            (is_last, busy(*node) >= self.limits.per_source, liveness(node), busy(*node))
         });
         let first = *sources.first()?;
         (busy(first) < self.limits.per_source).then_some(sources)

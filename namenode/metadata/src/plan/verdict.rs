@@ -53,15 +53,28 @@ impl Holding {
             .filter(move |node| nodes.get(node).is_some_and(&of))
     }
 
+    /// Good replicas beside the one on `node`, on nodes heard just now, that `vouched` speaks for.
+    pub fn backing(&self, nodes: &Nodes, node: u32, vouched: impl Fn(u32) -> bool) -> usize {
+        let live = self.good(nodes, |node| node.liveness == Liveness::Live);
+        live.filter(|holder| *holder != node && vouched(*holder)).count()
+    }
+
+    /// Whether a copy takes from the node's replica only what nobody else has good: it is bad, or was given up.
+    pub fn is_last_resort(&self, node: u32) -> bool {
+        self.bad.contains(&node) || !self.replicas.contains(&node)
+    }
+
     /// Nodes to copy from: those with a good replica first, the likeliest to answer before the others. Those with a
-    /// bad one come last: a copy takes from them the blocks that nobody else has good.
+    /// bad one come last, and those that are told to delete theirs: a copy takes from them the blocks that nobody else
+    /// has good.
     pub fn sources(&self, nodes: &Nodes) -> Vec<u32> {
         let mut sources: Vec<(bool, u8, u32)> = self
             .replicas
             .iter()
+            .chain(&self.dropping)
             .filter_map(|id| Some((*id, nodes.get(id)?)))
             .filter(|(_, node)| node.liveness != Liveness::Dead)
-            .map(|(id, node)| (self.bad.contains(&id), preference(node.liveness), id))
+            .map(|(id, node)| (self.is_last_resort(id), preference(node.liveness), id))
             .collect();
         sources.sort_unstable();
         sources.into_iter().map(|(.., id)| id).collect()
@@ -87,8 +100,8 @@ pub struct Verdict {
     pub lack: usize,
     /// Nobody who is not dead holds a good replica.
     pub missing: bool,
-    /// It is missing, but somebody who is not dead holds a bad replica: a whole one may be put together from the good
-    /// blocks of several.
+    /// It is missing, but somebody who is not dead holds a bad replica, or one that was given up: a whole one may be put
+    /// together from the good blocks of several.
     pub salvage: bool,
     /// The one to give up, when there are more than wanted.
     pub surplus: Option<u32>,
@@ -130,7 +143,7 @@ pub fn judge(chunk: &Holding, nodes: &Nodes) -> Verdict {
     verdict.lack = chunk.wanted.saturating_sub(counted);
     verdict.missing = chunk.good(nodes, |node| node.liveness != Liveness::Dead).next().is_none();
     let holds = |node: &u32| nodes.get(node).is_some_and(|node| node.liveness != Liveness::Dead);
-    verdict.salvage = verdict.missing && chunk.bad.iter().any(holds);
+    verdict.salvage = verdict.missing && chunk.bad.iter().chain(&chunk.dropping).any(holds);
     if heard > 0 && (verdict.lack == 0 || !has_place(chunk, nodes)) {
         verdict.drop_bad = first_to_go(chunk, nodes);
     }
@@ -337,6 +350,27 @@ mod tests {
         assert!(!judge(&bad, &nodes(&[Dead, Dead, Dead])).salvage);
         let some = Holding { bad: vec![1, 3], ..chunk(&[1, 2, 3, 4]) };
         assert_eq!(some.sources(&nodes(&[Live, Suspect, Dead, Live])), [4, 2, 1]);
+    }
+
+    #[test]
+    fn what_was_given_up_is_the_last_source() {
+        let given_up = Holding { bad: vec![1], dropping: vec![2], ..chunk(&[1]) };
+        let verdict = judge(&given_up, &nodes(&[Live, Live, Live]));
+        assert!(verdict.missing && verdict.salvage);
+        assert!(verdict.delete.is_empty(), "nobody has it good");
+        assert_eq!(given_up.sources(&nodes(&[Live, Live])), [1, 2]);
+        assert_eq!(Holding { bad: vec![], ..given_up.clone() }.sources(&nodes(&[Suspect, Live])), [1, 2]);
+        assert!(judge(&given_up, &nodes(&[Dead, Live])).salvage);
+        assert!(!judge(&given_up, &nodes(&[Dead, Dead])).salvage);
+    }
+
+    #[test]
+    fn only_good_replicas_that_somebody_vouches_for_back_a_loss() {
+        let some = Holding { bad: vec![3], ..chunk(&[1, 2, 3, 4, 5]) };
+        let all = nodes(&[Live, Live, Live, Suspect, Live]);
+        assert_eq!(some.backing(&all, 3, |_| true), 3);
+        assert_eq!(some.backing(&all, 1, |_| true), 2);
+        assert_eq!(some.backing(&all, 1, |node| node == 5), 1);
     }
 
     #[test]
