@@ -422,3 +422,38 @@ fn a_bad_sector_costs_the_replica_and_a_disk_that_reads_or_writes_nothing_is_fen
     assert_eq!(store.seal(1, 3).unwrap_err().code, ErrorCode::DiskFailed);
     assert!(store.dirs()[0].is_fenced(), "sealing");
 }
+
+#[test]
+fn what_fails_half_way_leaves_nothing_behind() {
+    const CHECKSUMS: &str = "/data/chunks/05/0000000000000005.crc";
+    let mut machine = Machine::new(7);
+    let store = machine.open().unwrap();
+    let there = |machine: &Machine| machine.disk.files("/data/chunks");
+    for file in ["/data/chunks/05/0000000000000005.data", CHECKSUMS] {
+        machine.disk.fail(file, Operation::Write, libc::ENOSPC, Some(1));
+        assert_eq!(machine.appender(&store, 5, 0).unwrap_err().code, ErrorCode::DiskFull, "{file}");
+        assert_eq!(there(&machine), Vec::<PathBuf>::new(), "{file}");
+    }
+    machine.disk.limit(DIR, 1 << 20);
+    let used = (1 << 20) - store.space().available;
+    machine.disk.limit(DIR, used + 1);
+    assert_eq!(machine.appender(&store, 5, 0).unwrap_err().code, ErrorCode::DiskFull, "the header");
+    assert_eq!(there(&machine), Vec::<PathBuf>::new());
+    machine.disk.limit(DIR, 1 << 20);
+    let mut incoming = store.incoming(5, 3, &[], false).unwrap().unwrap();
+    incoming.write(b"abc").unwrap();
+    machine.disk.fail(CHECKSUMS, Operation::Write, libc::ENOSPC, Some(1));
+    assert_eq!(incoming.finish(&store, &[]).unwrap_err().code, ErrorCode::DiskFull);
+    assert_eq!(there(&machine), Vec::<PathBuf>::new());
+    copy_in(&store, 5, b"abc").unwrap();
+    assert_eq!(there(&machine).len(), 2);
+    // What replaces a replica that is there leaves it as it was.
+    let mut again = store.incoming(5, 3, &[], true).unwrap().unwrap();
+    again.write(b"abc").unwrap();
+    machine.disk.fail(CHECKSUMS, Operation::Write, libc::ENOSPC, Some(1));
+    assert_eq!(again.finish(&store, &[]).unwrap_err().code, ErrorCode::DiskFull);
+    assert_eq!(read_all(&store.get(5).unwrap()).unwrap(), b"abc");
+    drop(store);
+    let store = machine.open().unwrap();
+    assert_eq!(read_all(&store.get(5).unwrap()).unwrap(), b"abc");
+}

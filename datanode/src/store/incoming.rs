@@ -107,7 +107,13 @@ impl Incoming {
             dir.rename(path, &dir.data_path(chunk))?;
         }
         self.path = None;
-        dir.replace(&dir.sums_path(chunk), &content)?;
+        dir.replace(&dir.sums_path(chunk), &content).inspect_err(|_| {
+            let is_known = store.get(chunk).is_ok_and(|held| Arc::ptr_eq(held.dir(), &dir));
+            if !is_known {
+                // Nobody would have it removed before the next start.
+                let _ = dir.remove(&dir.data_path(chunk));
+            }
+        })?;
         dir.gained(self.length);
         let state = State::Sealed(Sealed::whole(seal));
         store.supersede(Arc::new(Replica::new(chunk, dir, state, seal.length)))?;

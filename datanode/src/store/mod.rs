@@ -93,6 +93,15 @@ pub struct Store {
     leaving: AtomicBool,
 }
 
+/// Makes the files of an open replica.
+fn begin(dir: &Directory, chunk: u64) -> Result<OpenLog> {
+    let data = dir.create(&dir.data_path(chunk))?;
+    let sums = dir.create(&dir.sums_path(chunk))?;
+    let header = format::Header { chunk, kind: format::Kind::Open };
+    dir.write_at(&*sums, &header.encode(), 0)?;
+    Ok(OpenLog::fresh(data, sums))
+}
+
 /// The right to make, seal, replace or delete the files of one chunk.
 pub(crate) struct Claim<'a> {
     store: &'a Store,
@@ -192,12 +201,14 @@ impl Store {
 
     fn make(&self, chunk: u64) -> Result<Arc<Replica>> {
         let dir = self.roomiest(1)?;
-        let data = dir.create(&dir.data_path(chunk))?;
-        let sums = dir.create(&dir.sums_path(chunk))?;
-        let header = format::Header { chunk, kind: format::Kind::Open };
-        dir.write_at(&*sums, &header.encode(), 0)?;
-        let replica = Arc::new(Replica::new(chunk, dir, State::Open(OpenLog::fresh(data, sums)), 0));
+        let log = begin(&dir, chunk).inspect_err(|_| {
+            // Nobody knows of what was begun, so nobody would have it removed before the next start.
+            let _ = dir.remove(&dir.sums_path(chunk)).and_then(|()| dir.remove(&dir.data_path(chunk)));
+        })?;
+        let replica = Arc::new(Replica::new(chunk, dir, State::Open(log), 0));
         self.enlist(replica.clone());
+        // The chunk may have been purged meanwhile, where its writer slept.
+        self.notices.changed(chunk);
         Ok(replica)
     }
 
