@@ -468,6 +468,17 @@ fn a_failed_sync_is_final() {
 }
 
 #[test]
+fn a_replica_that_is_made_is_told_of() {
+    let dir = TempDir::new().unwrap();
+    let store = open(&[dir.path()], None).unwrap();
+    let (ours, _theirs) = stream();
+    drop(store.open_appender(5, 0, &ours).unwrap());
+    assert!(store.notices().take().changed.contains(&5));
+    drop(store.open_appender(5, 0, &ours).unwrap());
+    assert!(store.notices().take().changed.is_empty(), "it is known");
+}
+
+#[test]
 fn pages_of_inventory_tile_the_ids() {
     let dir = TempDir::new().unwrap();
     let store = open(&[dir.path()], None).unwrap();

@@ -403,6 +403,8 @@ fn check_sources(leading: &mut Leading, id: u64, now_ms: u64) {
         })
         .collect();
     for (victim, length, replicas) in sources {
-        replicas.iter().for_each(|node| leading.want_check(*node, victim, length, now_ms));
+        for node in &replicas {
+            leading.want_check(*node, victim, length, now_ms);
+        }
     }
 }

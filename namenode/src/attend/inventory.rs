@@ -69,9 +69,9 @@ pub(super) fn read(store: &dyn Store, node: u32, page: &Inventory, from: u64) ->
     Ok(part)
 }
 
-/// Acts on what a comparison found.
-pub(super) fn act(leading: &mut Leading, node: u32, findings: Findings, now_ms: u64) {
-    let mut is_complete = findings.unchecked == 0;
+/// Acts on what a comparison found. False if more replicas are in doubt than are remembered.
+pub(super) fn act(leading: &mut Leading, node: u32, findings: Findings, now_ms: u64) -> bool {
+    let (mut is_complete, mut is_remembered) = (findings.unchecked == 0, true);
     for action in findings.actions {
         let chunk = action.chunk();
         if leading.is_proposed(chunk, node) {
@@ -91,7 +91,7 @@ pub(super) fn act(leading: &mut Leading, node: u32, findings: Findings, now_ms: 
         match action {
             Action::Check { length, .. } => {
                 is_complete &= !leading.failures.waits(chunk, node, now_ms);
-                leading.want_check(node, chunk, length, now_ms);
+                is_remembered &= leading.want_check(node, chunk, length, now_ms);
             }
             Action::Delete { .. } => leading.want_delete(node, chunk, now_ms),
             Action::Review { .. } => drop(leading.touched.insert(chunk)),
@@ -107,6 +107,7 @@ pub(super) fn act(leading: &mut Leading, node: u32, findings: Findings, now_ms: 
     if !is_complete {
         leading.ask_again(node, now_ms);
     }
+    is_remembered
 }
 
 #[cfg(test)]

@@ -189,7 +189,9 @@ impl Leading {
         };
         self.problems.file(id, holding, &self.roster.nodes);
         if !records::is_dead(record) && record.blake3.is_empty() {
-            record.replicas.iter().for_each(|node| self.want_check(*node, id, record.length, now_ms));
+            for node in &record.replicas {
+                self.want_check(*node, id, record.length, now_ms);
+            }
         }
         let grace_ns = i64::try_from(self.settings.garbage_grace.as_nanos()).unwrap_or(i64::MAX);
         let grace = Grace { now_ns, grace_ns, steady_ns: self.steady.look(now_ms, now_ns) };
@@ -200,26 +202,27 @@ impl Leading {
         }
     }
 
-    /// Has a datanode seal, hash or look for a replica soon.
-    pub fn want_check(&mut self, node: u32, chunk: u64, length: u64, now_ms: u64) {
+    /// Has a datanode seal, hash or look for a replica soon. False if it is not remembered that the replica is in doubt:
+    /// too many are.
+    pub fn want_check(&mut self, node: u32, chunk: u64, length: u64, now_ms: u64) -> bool {
         if self.is_busy(chunk, node)
             || self.failures.waits(chunk, node, now_ms)
             || self.faults.contains_key(&(chunk, node))
         {
-            return;
+            return true;
         }
         let again_ms = now_ms + millis(self.settings.ask_again);
-        let Some(attendee) = self.roster.attendees.get_mut(&node) else { return };
+        let Some(attendee) = self.roster.attendees.get_mut(&node) else { return true };
         if attendee.stream.is_none() {
-            return;
+            return true;
         }
-        if attendee.checks.len() < QUEUE {
+        let has_room = attendee.checks.len() < QUEUE;
+        if has_room {
             attendee.checks.insert(chunk, length);
         } else {
             attendee.ask_again(again_ms);
-            // More is in doubt than can be remembered one by one.
-            attendee.account = Account::default();
         }
+        has_room
     }
 
     /// Whether a replica that the log counts on is known to be there: its datanode has said all that it has, and nothing

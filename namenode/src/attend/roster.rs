@@ -215,3 +215,25 @@ fn wanted(record: &Datanode, now_ns: i64) -> AdminState {
 fn counts_differently(before: Liveness, now: Liveness) -> bool {
     before != now && !(before == Liveness::Unknown && now == Liveness::Live)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_is_whole_when_its_pages_tile_all_ids() {
+        let mut account = Account::default();
+        account.extend(5, 6);
+        assert_eq!(account, Account::Below(0), "news of one chunk");
+        account.extend(10_000, 0);
+        assert_eq!(account, Account::Below(0), "a page is missing");
+        account.extend(0, 10_000);
+        account.extend(10_000, 10_001);
+        account.extend(10_000, 20_000);
+        account.extend(7, 8);
+        assert_eq!(account, Account::Below(20_000));
+        account.extend(20_000, 0);
+        account.extend(0, 10_000);
+        assert_eq!(account, Account::Whole);
+    }
+}

@@ -242,10 +242,12 @@ fn copy(leading: &mut Leading, now_ms: u64) {
 
 #[cfg(test)]
 mod tests {
+    use cairn_metadata::plan::Node;
+    use cairn_proto::fs::{AdminState, Liveness};
     use tokio::sync::{mpsc, oneshot};
 
     use super::*;
-    use crate::attend::roster::Stream;
+    use crate::attend::roster::{Account, Stream};
     use crate::attend::settings::Settings;
 
     #[test]
@@ -277,6 +279,45 @@ mod tests {
         let attendee = leading.roster.attendees.entry(4).or_default();
         attendee.stream = Some(Stream { id: 1, outgoing, _alive: alive });
         (leading, (sent, displaced))
+    }
+
+    #[test]
+    fn nothing_is_given_up_for_a_replica_that_may_not_be_there() {
+        let (mut leading, _guards) = leading();
+        let node = Node {
+            liveness: Liveness::Live,
+            admin: AdminState::Normal,
+            host: String::new(),
+            rack: String::new(),
+            available: 1 << 40,
+            capacity: 1 << 40,
+        };
+        leading.roster.nodes = [4, 5, 6].map(|id| (id, node.clone())).into();
+        let bad = Holding { wanted: 1, live: true, replicas: vec![4, 5], bad: vec![5], ..Holding::default() };
+        let surplus = Holding { wanted: 1, live: true, replicas: vec![4, 6], ..Holding::default() };
+        let dropped = Holding { wanted: 1, live: true, replicas: vec![5], dropping: vec![4], ..bad.clone() };
+        let dropped = Holding { bad: vec![], ..dropped };
+        leading.problems.file(9, bad, &leading.roster.nodes);
+        leading.problems.file(10, surplus, &leading.roster.nodes);
+        leading.problems.file(11, dropped, &leading.roster.nodes);
+        clear_waste(&mut leading, 0);
+        assert!(leading.pending.is_empty(), "nobody has said what it has");
+        let account = |leading: &mut Leading, node| {
+            leading.roster.attendees.entry(node).or_default().account = Account::Whole;
+        };
+        account(&mut leading, 4);
+        leading.want_check(4, 9, 100, 0);
+        clear_waste(&mut leading, 0);
+        assert!(!leading.pending.contains(&(9, 5)), "it is in doubt");
+        leading.roster.attendees.get_mut(&4).unwrap().checks.clear();
+        clear_waste(&mut leading, 0);
+        assert!(leading.pending.contains(&(9, 5)));
+        assert!(!leading.orders.concerns(4, 11), "5 has said nothing");
+        account(&mut leading, 5);
+        account(&mut leading, 6);
+        clear_waste(&mut leading, 0);
+        assert!(leading.orders.concerns(4, 11));
+        assert_eq!(leading.pending.iter().filter(|(chunk, _)| *chunk == 10).count(), 1);
     }
 
     /// A round that finds no chunk any more.

@@ -272,15 +272,15 @@ async fn reconcile(shared: &Arc<Shared>, seat: &Seat, mut page: Inventory) -> Re
         return Err(ErrorCode::Malformed.because("an inventory page that speaks for nothing"));
     }
     page.replicas.sort_by_key(|report| report.chunk);
-    let mut from = page.first;
+    let (mut from, mut is_remembered) = (page.first, true);
     loop {
         let part = inventory::read(shared.store.as_ref(), seat.node, &page, from)
             .map_err(|error| ErrorCode::Io.because(error.to_string()))?;
-        shared
+        is_remembered &= shared
             .with(Some(seat.generation), |leading, now_ms| {
                 let stretch = part.stretch(seat.node);
                 let findings = cairn_metadata::plan::reconcile::reconcile(&stretch, &leading.roster.nodes);
-                inventory::act(leading, seat.node, findings, now_ms);
+                inventory::act(leading, seat.node, findings, now_ms)
             })
             .ok_or_else(not_leading)?;
         shared.wake.notify_one();
@@ -294,7 +294,10 @@ async fn reconcile(shared: &Arc<Shared>, seat: &Seat, mut page: Inventory) -> Re
         if is_seated(leading, seat)
             && let Some(attendee) = leading.roster.attendees.get_mut(&seat.node)
         {
-            attendee.account.extend(page.first, page.next);
+            match is_remembered {
+                true => attendee.account.extend(page.first, page.next),
+                false => attendee.account = roster::Account::default(),
+            }
         }
     });
     Ok(())
