@@ -130,7 +130,7 @@ impl Chain {
             match connection.reader.next().await.map_err(blame_head)?.0 {
                 response::Kind::Opened(_) => Ok(()),
                 response::Kind::Failure(failure) => match wire::failure_of(failure) {
-                    // One that has no number yet.
+                    // One that has no number yet, or that is another one.
                     (error, 0) => Err(blame_head(error)),
                     blamed => Err(blamed),
                 },

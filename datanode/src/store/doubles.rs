@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use cairn_proto::Result;
 
+use super::directory::Directory;
 use super::replica::{Phase, Replica};
 use super::{Store, locked};
 
@@ -32,12 +33,13 @@ impl Doubles {
         locked(&self.0).values().flatten().cloned().collect()
     }
 
-    /// Removes those of a chunk, on disks that work; the others are found by a later start.
-    pub fn remove(&self, chunk: u64) -> Result<()> {
+    /// Removes those of a chunk, on disks that work; the others are found by a later start. In `taken`, another replica
+    /// has taken the place of one.
+    pub fn remove(&self, chunk: u64, taken: Option<&Arc<Directory>>) -> Result<()> {
         for replica in locked(&self.0).remove(&chunk).unwrap_or_default() {
             let dir = replica.dir();
             dir.lost(replica.length().min(dir.used()));
-            if !dir.is_fenced() {
+            if !dir.is_fenced() && !taken.is_some_and(|taken| Arc::ptr_eq(taken, dir)) {
                 dir.remove(&dir.sums_path(chunk))?;
                 dir.remove(&dir.data_path(chunk))?;
             }
@@ -64,7 +66,7 @@ impl Store {
             }
             match counted.verify(&mut |_| !stop()) {
                 Ok(true) => {
-                    if let Err(error) = self.doubles.remove(chunk) {
+                    if let Err(error) = self.doubles.remove(chunk, None) {
                         tracing::warn!(chunk, %error, "a second replica was not removed");
                     }
                 }

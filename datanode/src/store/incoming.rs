@@ -107,11 +107,12 @@ impl Incoming {
             dir.rename(path, &dir.data_path(chunk))?;
         }
         self.path = None;
+        let was_known = store.knows_in(chunk, &dir);
         dir.replace(&dir.sums_path(chunk), &content).inspect_err(|_| {
-            let is_known = store.get(chunk).is_ok_and(|held| Arc::ptr_eq(held.dir(), &dir));
-            if !is_known {
+            // On a disk that failed, nobody knows what is there.
+            if !was_known && !dir.is_fenced() {
                 // Nobody would have it removed before the next start.
-                let _ = dir.remove(&dir.data_path(chunk));
+                let _ = dir.remove(&dir.sums_path(chunk)).and_then(|()| dir.remove(&dir.data_path(chunk)));
             }
         })?;
         dir.gained(self.length);

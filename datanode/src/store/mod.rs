@@ -289,35 +289,43 @@ impl Store {
             dir.remove(&dir.sums_path(chunk))?;
             dir.remove(&dir.data_path(chunk))?;
         }
-        self.doubles.remove(chunk)
+        self.doubles.remove(chunk, None)
     }
 
     /// Says that a replica is bad, unless another has taken its place: what was read of files that are gone says nothing
     /// of those that came after them.
-    pub(crate) fn accuse(&self, replica: &Arc<Replica>, reason: &str) {
+    pub fn accuse(&self, replica: &Arc<Replica>, reason: &str) {
         let replicas = read_locked(&self.replicas);
         if replicas.get(&replica.chunk()).is_some_and(|held| Arc::ptr_eq(held, replica)) {
             self.notices.bad(replica.chunk(), reason);
         }
     }
 
+    /// Whether a directory's files of a chunk are those of a replica that is known.
+    pub(super) fn knows_in(&self, chunk: u64, dir: &Arc<Directory>) -> bool {
+        let is_there = |replica: &Arc<Replica>| Arc::ptr_eq(replica.dir(), dir);
+        read_locked(&self.replicas).get(&chunk).is_some_and(is_there)
+            || self.doubles.all().iter().any(|double| double.chunk() == chunk && is_there(double))
+    }
+
     /// Puts a replica in the index whose files are in place. What was there of the chunk before is gone with its
     /// files; those in another directory are removed.
     pub(crate) fn supersede(&self, replica: Arc<Replica>) -> Result<()> {
         let (chunk, dir) = (replica.chunk(), replica.dir().clone());
-        let old = {
-            let mut replicas = write_locked(&self.replicas);
-            self.notices.forget(chunk);
-            replicas.insert(chunk, replica)
-        };
-        self.doubles.remove(chunk)?;
-        let Some(old) = old else { return Ok(()) };
-        let old_dir = old.dir().clone();
-        {
+        let old = read_locked(&self.replicas).get(&chunk).cloned();
+        if let Some(old) = &old {
             let mut state = old.lock();
-            old_dir.lost(old.length().min(old_dir.used()));
+            old.dir().lost(old.length().min(old.dir().used()));
+            // First, so that nothing more is said against it: that would be taken to be about the new one.
             old.enter(&mut state, State::Gone);
         }
+        {
+            let mut replicas = write_locked(&self.replicas);
+            self.notices.forget(chunk);
+            replicas.insert(chunk, replica);
+        }
+        self.doubles.remove(chunk, Some(&dir))?;
+        let Some(old_dir) = old.map(|old| old.dir().clone()) else { return Ok(()) };
         if Arc::ptr_eq(&dir, &old_dir) || old_dir.is_fenced() {
             return Ok(());
         }

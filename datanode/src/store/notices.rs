@@ -64,9 +64,11 @@ impl Notices {
 
     /// Says once more what is known against a replica, if anything is.
     pub fn again(&self, chunk: u64) {
-        let Some(reason) = locked(&self.known_bad).get(&chunk).cloned() else { return };
-        locked(&self.news).bad.insert(chunk, reason);
-        self.notify.notify_one();
+        let known = locked(&self.known_bad);
+        if let Some(reason) = known.get(&chunk) {
+            locked(&self.news).bad.insert(chunk, reason.clone());
+            self.notify.notify_one();
+        }
     }
 
     /// Everything known to be bad: a new leader has not heard of it.
@@ -76,13 +78,15 @@ impl Notices {
 
     /// Takes in what an earlier run knew, of the replicas that are still `here`.
     pub fn remember(&self, found: u64, mended: u64, bad: &BTreeMap<u64, String>, here: impl Fn(u64) -> bool) {
+        // Asked before anything is locked: who replaces a replica holds what it asks for, and wants these.
+        let here: BTreeSet<u64> = bad.keys().copied().filter(|chunk| here(*chunk)).collect();
         let mut known = locked(&self.known_bad);
         // Those that the start itself found were counted then.
         let again = known.keys().filter(|chunk| bad.contains_key(chunk)).count() as u64;
-        let gone = bad.keys().filter(|chunk| !here(**chunk)).count() as u64;
+        let gone = bad.keys().filter(|chunk| !here.contains(*chunk)).count() as u64;
         self.found.fetch_add(found.saturating_sub(again), Ordering::Relaxed);
         self.mended.fetch_add(mended + gone, Ordering::Relaxed);
-        for (chunk, reason) in bad.iter().filter(|(chunk, _)| here(**chunk)) {
+        for (chunk, reason) in bad.iter().filter(|(chunk, _)| here.contains(*chunk)) {
             known.entry(*chunk).or_insert_with(|| reason.clone());
         }
     }

@@ -435,6 +435,23 @@ fn a_second_replica_stays_while_the_first_is_damaged() {
 }
 
 #[test]
+fn a_copy_may_take_the_place_of_a_second_replica() {
+    let (one, two) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let store = with_double(one.path(), two.path());
+    // The only directory that is left has the second.
+    store.get(1).unwrap().dir().fence("test");
+    let mut incoming = store.incoming(1, 1000, &[], true).unwrap().unwrap();
+    incoming.write(&bytes(1, 1000)).unwrap();
+    let seal = incoming.finish(&store, &[]).unwrap();
+    assert_eq!(read(&store.get(1).unwrap(), 0, 1000).unwrap(), bytes(1, 1000));
+    let path = store.get(1).unwrap().dir().path().to_owned();
+    drop(store);
+    let store = open(&[&path], None).unwrap();
+    assert_eq!(store.seal(1, 1000).unwrap(), seal);
+    assert_eq!(read(&store.get(1).unwrap(), 0, 1000).unwrap(), bytes(1, 1000));
+}
+
+#[test]
 fn a_damaged_version_file_costs_its_directory_only() {
     let (one, two) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let store = open(&[one.path(), two.path()], None).unwrap();

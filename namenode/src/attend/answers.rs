@@ -1,5 +1,6 @@
 //! What follows from a datanode's answer to an order, and from the log's answer to a proposal.
 
+use cairn_metadata::plan::reconcile::is_needless;
 use cairn_metadata::plan::repair::Copy;
 use cairn_metadata::plan::verdict::{Holding, judge};
 use cairn_proto::control::OrderDone;
@@ -43,6 +44,7 @@ fn check_done(
 ) {
     let (chunk, node) = (sent.chunk, sent.node);
     let Some(record) = record.filter(|record| record.state() == ChunkState::Sealed) else {
+        leading.end_check(chunk, node);
         if record.is_none() && error.is_none() {
             leading.want_delete(node, chunk, now_ms);
         }
@@ -57,6 +59,7 @@ fn check_done(
             return;
         }
     };
+    leading.end_check(chunk, node);
     if record.dropping.contains(&node) {
         return;
     }
@@ -79,12 +82,19 @@ fn check_done(
     let is_gone = error.is_some_and(|error| is_gone(error.code));
     let faults = &leading.faults;
     let holding = Holding::of(record, |node| faults.contains_key(&(chunk, node)));
-    let lacks = holding.is_some_and(|holding| judge(&holding, &leading.roster.nodes).lack > 0);
-    if is_good && lacks {
-        leading.offer(Proposal { chunk, node, change: Change::Add { copied: 0 } }, now_ms);
-    } else if !is_gone {
-        leading.offer(Proposal { chunk, node, change: Change::Drop { bad: false } }, now_ms);
-    }
+    let lacks = holding.as_ref().is_some_and(|holding| judge(holding, &leading.roster.nodes).lack > 0);
+    let is_needless = !is_good
+        || holding.is_some_and(|holding| {
+            let vouched = |holder| leading.is_vouched_for(chunk, holder, now_ms);
+            is_needless(&holding, &leading.roster.nodes, node, vouched)
+        });
+    let change = match (is_good && lacks, is_needless) {
+        _ if is_gone => return,
+        (true, _) => Change::Add { copied: 0 },
+        (false, true) => Change::Drop { bad: false },
+        (false, false) => return leading.ask_again(node, now_ms),
+    };
+    leading.offer(Proposal { chunk, node, change }, now_ms);
 }
 
 /// Refusals of a check after which nobody should count on the replica.
@@ -140,6 +150,10 @@ fn copy_done(
         leading.unmark(chunk, node);
         leading.touched.insert(chunk);
         return;
+    }
+    if is_whole {
+        // Whatever was said of one that it had before. What was found in this one is said again behind the answer.
+        leading.unmark(chunk, node);
     }
     let add = Proposal { chunk, node, change: Change::Add { copied: copy.length } };
     // The flight goes on until the log has answered, so that nobody plans the same copy again meanwhile.
@@ -203,7 +217,7 @@ fn accepted(leading: &mut Leading, proposal: &Proposal, now_ms: u64) {
     match &proposal.change {
         Change::Add { copied } if *copied > 0 => leading.progress.copied(*copied),
         Change::Add { .. } => {}
-        Change::Drop { .. } => leading.unmark(chunk, node),
+        Change::Drop { .. } | Change::Forget => leading.unmark(chunk, node),
         Change::Purge { holders } => {
             for holder in holders {
                 leading.want_delete(*holder, chunk, now_ms);

@@ -242,9 +242,12 @@ fn begin(leading: &mut Leading, now_ms: u64) {
 
 /// Orders replicas, has the log record those that are made, and goes on when they are enough.
 fn gather(leading: &mut Leading, id: u64, now_ms: u64) {
+    give_up_lost(leading, id, now_ms);
     let Some(run) = leading.compactor.runs.get(&id) else { return };
     let (chunk, length, needed) = (run.chunk, run.length, run.group.needed);
-    let recorded = run.targets.values().filter(|gather| **gather == Gather::Recorded).count();
+    let is_there = |node: &u32| leading.is_vouched_for(chunk, *node, now_ms);
+    let gathered = run.targets.iter().filter(|(_, gather)| **gather == Gather::Recorded);
+    let recorded = gathered.filter(|(node, _)| is_there(node)).count();
     if recorded >= needed {
         if let Some(run) = leading.compactor.runs.get_mut(&id) {
             run.stage = Stage::Swap(0);
@@ -281,6 +284,17 @@ fn gather(leading: &mut Leading, id: u64, now_ms: u64) {
             run.failed.insert(target);
         }
     }
+}
+
+/// What was gathered and recorded may have turned out bad, or its datanode be gone, before the extents are moved.
+fn give_up_lost(leading: &mut Leading, id: u64, now_ms: u64) {
+    let Some(run) = leading.compactor.runs.get(&id) else { return };
+    let is_lost = |node: u32| {
+        leading.roster.liveness(node) != Liveness::Live || leading.faults.contains_key(&(run.chunk, node))
+    };
+    let recorded = run.targets.iter().filter(|(_, gather)| **gather == Gather::Recorded);
+    let gone: Vec<u32> = recorded.map(|(node, _)| *node).filter(|node| is_lost(*node)).collect();
+    gone.into_iter().for_each(|node| lost(leading, id, node, now_ms));
 }
 
 /// A datanode answered the order to gather.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cairn_metadata::plan::reconcile::{Action, Findings, Stretch};
+use cairn_metadata::plan::reconcile::{Action, Findings, Stretch, reconcile};
 use cairn_metadata::records;
 use cairn_metadata::store::{Store, StoreError};
 use cairn_proto::control::{Inventory, ReplicaReport};
@@ -26,15 +26,19 @@ pub(super) struct Part {
 }
 
 impl Part {
-    pub fn stretch(&self, node: u32) -> Stretch<'_> {
-        Stretch {
+    /// What of it `node` has, against what the leader knows at `now_ms`.
+    pub fn compare(&self, leading: &Leading, node: u32, now_ms: u64) -> Findings {
+        let stretch = Stretch {
             node,
             first: self.first,
             next: self.next,
             replicas: &self.replicas,
             records: &self.records,
             next_chunk: self.next_chunk,
-        }
+            bad: &|chunk, node| leading.faults.contains_key(&(chunk, node)),
+            vouched: &|chunk, node| leading.is_vouched_for(chunk, node, now_ms),
+        };
+        reconcile(&stretch, &leading.roster.nodes)
     }
 }
 
@@ -71,9 +75,15 @@ pub(super) fn read(store: &dyn Store, node: u32, page: &Inventory, from: u64) ->
 
 /// Acts on what a comparison found. False if more replicas are in doubt than are remembered.
 pub(super) fn act(leading: &mut Leading, node: u32, findings: Findings, now_ms: u64) -> bool {
-    let (mut is_complete, mut is_remembered) = (findings.unchecked == 0, true);
+    let (mut is_complete, mut is_remembered) = (findings.unchecked + findings.unclear == 0, true);
     for action in findings.actions {
         let chunk = action.chunk();
+        if let Action::Check { length, .. } = action
+            && !leading.compactor.makes(chunk)
+        {
+            is_remembered &= leading.want_check(node, chunk, length, now_ms);
+            continue;
+        }
         if leading.is_proposed(chunk, node) {
             // The proposal follows from what was known before this page, so its answer does not make up for it.
             is_complete = false;
@@ -89,12 +99,9 @@ pub(super) fn act(leading: &mut Leading, node: u32, findings: Findings, now_ms: 
             continue;
         }
         match action {
-            Action::Check { length, .. } => {
-                is_complete &= !leading.failures.waits(chunk, node, now_ms);
-                is_remembered &= leading.want_check(node, chunk, length, now_ms);
-            }
+            Action::Check { .. } => {}
             Action::Delete { .. } => leading.want_delete(node, chunk, now_ms),
-            Action::Review { .. } => drop(leading.touched.insert(chunk)),
+            Action::Review { .. } => leading.touch(chunk),
             Action::Drop { .. } => {
                 let change = Change::Drop { bad: false };
                 is_complete &= leading.offer(Proposal { chunk, node, change }, now_ms);

@@ -22,6 +22,8 @@ use super::roster::{Account, Attendee, Roster};
 use super::scan::Scan;
 use super::settings::{Settings, millis};
 
+/// Chunks that may wait to be looked at; what does not fit is met by the reading of all chunks.
+const TOUCHED: usize = 100_000;
 /// Replicas queued to be checked or deleted on one datanode; more are found again by its next inventory.
 const QUEUE: usize = 100_000;
 /// Proposals that wait for the log at once; what does not fit is found again.
@@ -185,6 +187,9 @@ impl Leading {
         let holding = record.and_then(|record| Holding::of(record, |node| faults.contains_key(&(id, node))));
         let (Some(record), Some(holding)) = (record, holding) else {
             self.problems.forget(id);
+            if record.is_none() {
+                self.forget_faults(id);
+            }
             return;
         };
         self.problems.file(id, holding, &self.roster.nodes);
@@ -202,18 +207,15 @@ impl Leading {
         }
     }
 
-    /// Has a datanode seal, hash or look for a replica soon. False if it is not remembered that the replica is in doubt:
-    /// too many are.
+    /// Has a datanode seal, hash or look for a replica soon. The replica is in doubt until its answer says how it is. False
+    /// if that is not remembered: too many are.
     pub fn want_check(&mut self, node: u32, chunk: u64, length: u64, now_ms: u64) -> bool {
-        if self.is_busy(chunk, node)
-            || self.failures.waits(chunk, node, now_ms)
-            || self.faults.contains_key(&(chunk, node))
-        {
+        if self.faults.contains_key(&(chunk, node)) {
             return true;
         }
         let again_ms = now_ms + millis(self.settings.ask_again);
         let Some(attendee) = self.roster.attendees.get_mut(&node) else { return true };
-        if attendee.stream.is_none() {
+        if attendee.stream.is_none() || attendee.checks.contains_key(&chunk) {
             return true;
         }
         let has_room = attendee.checks.len() < QUEUE;
@@ -221,6 +223,7 @@ impl Leading {
             attendee.checks.insert(chunk, length);
         } else {
             attendee.ask_again(again_ms);
+            attendee.account = Account::default();
         }
         has_room
     }
@@ -232,8 +235,22 @@ impl Leading {
             |attendee: &Attendee| attendee.account == Account::Whole && !attendee.checks.contains_key(&chunk);
         self.roster.attendees.get(&node).is_some_and(is_accounted)
             && !self.faults.contains_key(&(chunk, node))
-            && !self.orders.concerns(node, chunk)
+            && !self.is_busy(chunk, node)
             && !self.failures.waits(chunk, node, now_ms)
+    }
+
+    /// A datanode has said how a replica is.
+    pub fn end_check(&mut self, chunk: u64, node: u32) {
+        if let Some(attendee) = self.roster.attendees.get_mut(&node) {
+            attendee.checks.remove(&chunk);
+        }
+    }
+
+    /// Has a chunk read and judged again soon; when very many are, the scan of all chunks comes by in any case.
+    pub fn touch(&mut self, chunk: u64) {
+        if self.touched.len() < TOUCHED {
+            self.touched.insert(chunk);
+        }
     }
 
     /// Has a datanode delete a replica of a purged chunk.
@@ -261,6 +278,10 @@ impl Leading {
     /// A replica is not to be counted on.
     pub fn mark(&mut self, chunk: u64, node: u32, fault: Fault) {
         if self.faults.len() >= FAULTS {
+            // That it is bad is forgotten, so nothing that its datanode has is counted on to give up another.
+            if let Some(attendee) = self.roster.attendees.get_mut(&node) {
+                attendee.account = Account::default();
+            }
             return;
         }
         let marked = self.faults.entry((chunk, node)).or_insert(fault);
@@ -268,6 +289,14 @@ impl Leading {
             *marked = fault;
         }
         self.touched.insert(chunk);
+    }
+
+    /// The chunk is gone, so nothing about its replicas matters any more.
+    fn forget_faults(&mut self, chunk: u64) {
+        let gone: Vec<_> = self.faults.range((chunk, 0)..=(chunk, u32::MAX)).map(|(key, _)| *key).collect();
+        for key in gone {
+            self.faults.remove(&key);
+        }
     }
 
     /// A replica proved good, or is not counted on any more.

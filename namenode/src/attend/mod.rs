@@ -56,9 +56,6 @@ use crate::propose::{Proposer, own};
 /// Puts a command into the log and waits for its outcome.
 type Propose = Arc<dyn Fn(Command) -> BoxFuture<'static, Result<Outcome, Error>> + Send + Sync>;
 
-/// Chunks that may wait to be looked at; what does not fit is met by the reading of all chunks.
-const TOUCHED: usize = 100_000;
-
 /// Answers to orders that come within this time are taken in together.
 const HURRY: Duration = Duration::from_millis(5);
 
@@ -172,11 +169,7 @@ impl Datanodes {
     /// A chunk was just sealed: its replicas are to be sealed as well, and somebody may wait for that. The reading of
     /// all chunks would come to it, too, but later.
     pub fn look_at(&self, chunk: u64) {
-        self.0.with(None, |leading, _| {
-            if leading.touched.len() < TOUCHED {
-                leading.touched.insert(chunk);
-            }
-        });
+        self.0.with(None, |leading, _| leading.touch(chunk));
         self.0.wake.notify_one();
     }
 

@@ -43,8 +43,11 @@ pub(super) struct Attendee {
     pub rival: Option<(String, u64)>,
     /// When the last stream ended.
     pub lost_ms: Option<u64>,
-    /// Replicas to order `SealReplica` for, with the length: to be sealed, or in doubt.
+    /// Replicas to order `SealReplica` for, with the length: to be sealed, or in doubt. They stay until they are answered
+    /// for.
     pub checks: BTreeMap<u64, u64>,
+    /// Where the next look at them starts.
+    pub checks_from: u64,
     /// Replicas of purged chunks to order `DeleteReplica` for.
     pub deletes: BTreeSet<u64>,
     /// Where the next look at them starts.

@@ -182,18 +182,27 @@ fn dispatch(leading: &mut Leading, now_ms: u64) {
     }
 }
 
+/// What is in doubt stays queued until an answer says how it is.
 fn send_checks(leading: &mut Leading, node: u32, now_ms: u64) {
-    while leading.orders.seals(node) < SEALS_PER_NODE {
-        let checks = leading.roster.attendees.get_mut(&node).and_then(|attendee| attendee.checks.pop_first());
-        let Some((chunk, length)) = checks else { return };
-        if leading.is_busy(chunk, node) {
+    if leading.orders.seals(node) >= SEALS_PER_NODE {
+        return;
+    }
+    let Some(attendee) = leading.roster.attendees.get_mut(&node) else { return };
+    let next = attendee.checks.range(attendee.checks_from..).map(|(chunk, length)| (*chunk, *length));
+    let next: Vec<(u64, u64)> = next.take(LOOKS).collect();
+    let mut from = if next.len() < LOOKS { 0 } else { next.last().map_or(0, |(last, _)| last + 1) };
+    for (chunk, length) in next {
+        if leading.is_busy(chunk, node) || leading.failures.waits(chunk, node, now_ms) {
             continue;
         }
-        if !leading.send(node, chunk, Task::Seal { length }, length, now_ms) {
-            leading.roster.attendees.entry(node).or_default().checks.insert(chunk, length);
-            return;
+        if leading.orders.seals(node) >= SEALS_PER_NODE
+            || !leading.send(node, chunk, Task::Seal { length }, length, now_ms)
+        {
+            from = chunk;
+            break;
         }
     }
+    leading.roster.attendees.entry(node).or_default().checks_from = from;
 }
 
 /// Nothing else remembers that replicas of purged chunks are to go, so those that cannot be deleted now stay queued.
@@ -242,11 +251,17 @@ fn copy(leading: &mut Leading, now_ms: u64) {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use cairn_metadata::plan::Node;
-    use cairn_proto::fs::{AdminState, Liveness};
+    use cairn_proto::ErrorCode;
+    use cairn_proto::control::OrderDone;
+    use cairn_proto::fs::{AdminState, ChunkState, Liveness};
+    use cairn_proto::store::Chunk;
     use tokio::sync::{mpsc, oneshot};
 
     use super::*;
+    use crate::attend::answers::order_done;
+    use crate::attend::leading::Fault;
     use crate::attend::roster::{Account, Stream};
     use crate::attend::settings::Settings;
 
@@ -294,7 +309,7 @@ mod tests {
         };
         leading.roster.nodes = [4, 5, 6].map(|id| (id, node.clone())).into();
         let bad = Holding { wanted: 1, live: true, replicas: vec![4, 5], bad: vec![5], ..Holding::default() };
-        let surplus = Holding { wanted: 1, live: true, replicas: vec![4, 6], ..Holding::default() };
+        let surplus = Holding { wanted: 2, live: true, replicas: vec![4, 5, 6], ..Holding::default() };
         let dropped = Holding { wanted: 1, live: true, replicas: vec![5], dropping: vec![4], ..bad.clone() };
         let dropped = Holding { bad: vec![], ..dropped };
         leading.problems.file(9, bad, &leading.roster.nodes);
@@ -310,14 +325,52 @@ mod tests {
         clear_waste(&mut leading, 0);
         assert!(!leading.pending.contains(&(9, 5)), "it is in doubt");
         leading.roster.attendees.get_mut(&4).unwrap().checks.clear();
+        leading.mark(9, 4, Fault::Unfit);
+        clear_waste(&mut leading, 0);
+        assert!(!leading.pending.contains(&(9, 5)), "it is bad");
+        leading.unmark(9, 4);
         clear_waste(&mut leading, 0);
         assert!(leading.pending.contains(&(9, 5)));
+        assert!(!leading.pending.iter().any(|(chunk, _)| *chunk == 10), "only one of the others is there");
         assert!(!leading.orders.concerns(4, 11), "5 has said nothing");
         account(&mut leading, 5);
         account(&mut leading, 6);
         clear_waste(&mut leading, 0);
         assert!(leading.orders.concerns(4, 11));
         assert_eq!(leading.pending.iter().filter(|(chunk, _)| *chunk == 10).count(), 1);
+    }
+
+    #[test]
+    fn a_replica_is_in_doubt_until_an_answer_says_how_it_is() {
+        let (mut leading, _guards) = leading();
+        leading.roster.attendees.get_mut(&4).unwrap().account = Account::Whole;
+        let record =
+            Chunk { state: ChunkState::Sealed as i32, length: 7, replicas: vec![4], ..Chunk::default() };
+        assert!(leading.is_vouched_for(9, 4, 0));
+        leading.want_check(4, 9, 7, 0);
+        let busy = Some(ErrorCode::Unavailable.because("too many orders wait").into());
+        let good = Some(Bytes::from(vec![1; 32]));
+        for (now_ms, error, blake3) in [(0, busy, None), (100_000, None, good)] {
+            dispatch(&mut leading, now_ms);
+            assert!(leading.orders.concerns(4, 9), "it is asked for again");
+            assert!(!leading.is_vouched_for(9, 4, now_ms));
+            let sent = leading.orders.take_node(4).remove(0);
+            let is_over = error.is_none();
+            let done =
+                OrderDone { error, length: 7, blake3: blake3.unwrap_or_default(), ..OrderDone::default() };
+            order_done(&mut leading, sent, done, Some(&record), now_ms);
+            leading.pending.clear();
+            assert_eq!(leading.is_vouched_for(9, 4, now_ms + 50_000), is_over);
+        }
+    }
+
+    #[test]
+    fn faults_of_chunks_that_are_gone_are_forgotten() {
+        let (mut leading, _guards) = leading();
+        leading.mark(9, 4, Fault::Corrupt);
+        leading.mark(10, 4, Fault::Corrupt);
+        leading.file(9, None, 0, 0);
+        assert_eq!(leading.faults.keys().copied().collect::<Vec<_>>(), [(10, 4)]);
     }
 
     /// A round that finds no chunk any more.

@@ -278,8 +278,7 @@ async fn reconcile(shared: &Arc<Shared>, seat: &Seat, mut page: Inventory) -> Re
             .map_err(|error| ErrorCode::Io.because(error.to_string()))?;
         is_remembered &= shared
             .with(Some(seat.generation), |leading, now_ms| {
-                let stretch = part.stretch(seat.node);
-                let findings = cairn_metadata::plan::reconcile::reconcile(&stretch, &leading.roster.nodes);
+                let findings = part.compare(leading, seat.node, now_ms);
                 inventory::act(leading, seat.node, findings, now_ms)
             })
             .ok_or_else(not_leading)?;

@@ -447,9 +447,10 @@ async fn a_loss_that_is_reported_while_a_proposal_waits_is_not_forgotten() {
     drop(fakes.remove(1));
     bed.disk(2).lock().unwrap().clear();
     fakes.push(bed.start(2).await.unwrap());
-    bed.until("its inventory was looked at and is asked for again", |bed| {
-        let asked = |leading: &mut super::Leading, _| leading.roster.attendees[&2].ask_again_ms.is_some();
-        bed.datanodes.0.with(None, asked).unwrap()
+    bed.until("its inventory was looked at", |bed| {
+        let in_doubt =
+            |leading: &mut super::Leading, _| leading.roster.attendees[&2].checks.contains_key(&chunk);
+        bed.datanodes.0.with(None, in_doubt).unwrap()
     })
     .await;
     bed.datanodes

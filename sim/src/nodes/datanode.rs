@@ -182,7 +182,7 @@ async fn serve_read(shared: &Shared, writer: &mut Writer, read: &Read) -> Result
             Ok(piece) => piece,
             Err(error) => {
                 if matches!(error.code, ErrorCode::Corrupt | ErrorCode::DiskFailed) {
-                    shared.store.notices().bad(read.chunk, &error.to_string());
+                    shared.store.accuse(&replica, &error.to_string());
                 }
                 return writer.refuse(&error, shared.node()).await;
             }

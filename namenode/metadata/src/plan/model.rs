@@ -278,8 +278,11 @@ impl Cluster {
                 replicas: &replicas,
                 records: &mine,
                 next_chunk: u64::MAX,
+                bad: &|chunk, node| self.known_bad.contains(&(chunk, node)),
+                vouched: &|_, _| true,
             };
-            for action in reconcile(&stretch, &self.nodes).actions {
+            let actions = reconcile(&stretch, &self.nodes).actions;
+            for action in actions {
                 self.act(node, action);
             }
         }

@@ -10,7 +10,6 @@ use super::Nodes;
 use super::verdict::{Holding, judge};
 
 /// A stretch of a datanode's inventory, with the records it is held against.
-#[derive(Debug)]
 pub struct Stretch<'a> {
     /// Whose inventory.
     pub node: u32,
@@ -24,6 +23,10 @@ pub struct Stretch<'a> {
     pub records: &'a BTreeMap<u64, Chunk>,
     /// The allocator's mark: chunk ids below it have been given out, in the same view as `records`.
     pub next_chunk: u64,
+    /// Whether a node's replica of a chunk is known to be bad.
+    pub bad: &'a dyn Fn(u64, u32) -> bool,
+    /// Whether a replica that the records place on a node is known to be there.
+    pub vouched: &'a dyn Fn(u64, u32) -> bool,
 }
 
 /// What to do about one replica.
@@ -67,6 +70,8 @@ pub struct Findings {
     pub actions: Vec<Action>,
     /// Replicas that would have been judged were they checked: worth asking again soon.
     pub unchecked: usize,
+    /// Replicas that nobody counts on and that may be needed all the same: worth asking again, too.
+    pub unclear: usize,
 }
 
 /// Compares. Open chunks are their writers' business; ids never given out are nobody's.
@@ -81,7 +86,7 @@ pub fn reconcile(stretch: &Stretch<'_>, nodes: &Nodes) -> Findings {
     let mut findings = Findings::default();
     for (&id, report) in &reported {
         match stretch.records.get(&id) {
-            Some(record) => present(stretch.node, id, record, report, nodes, &mut findings),
+            Some(record) => present(stretch, (id, record), report, nodes, &mut findings),
             None if id < stretch.next_chunk => findings.actions.push(Action::Delete { chunk: id }),
             None => {}
         }
@@ -108,14 +113,14 @@ impl Action {
 }
 
 fn present(
-    node: u32,
-    id: u64,
-    record: &Chunk,
+    stretch: &Stretch<'_>,
+    (id, record): (u64, &Chunk),
     report: &ReplicaReport,
     nodes: &Nodes,
     findings: &mut Findings,
 ) {
-    let Some(holding) = Holding::of(record, |_| false) else { return };
+    let node = stretch.node;
+    let Some(holding) = Holding::of(record, |holder| (stretch.bad)(id, holder)) else { return };
     let check = Action::Check { chunk: id, length: record.length };
     let is_whole = report.length >= record.length;
     if record.dropping.contains(&node) {
@@ -125,18 +130,21 @@ fn present(
         if report.sealed && report.length == record.length && same {
             return;
         }
-        if report.unchecked && !is_whole {
-            findings.unchecked += 1;
-        } else {
-            findings.actions.push(check);
-        }
+        findings.actions.push(check);
     } else if report.unchecked {
         findings.unchecked += 1;
     } else if is_whole && judge(&holding, nodes).lack > 0 {
         findings.actions.push(check);
+    } else if is_whole && !is_needless(&holding, nodes, node, |holder| (stretch.vouched)(id, holder)) {
+        findings.unclear += 1;
     } else {
         findings.actions.push(Action::Drop { chunk: id });
     }
+}
+
+/// Whether nobody needs a whole replica that nobody counts on: as many as wanted are known to be there.
+pub fn is_needless(holding: &Holding, nodes: &Nodes, node: u32, vouched: impl Fn(u32) -> bool) -> bool {
+    !holding.live || holding.backing(nodes, node, vouched) >= holding.wanted
 }
 
 fn absent(node: u32, id: u64, record: &Chunk, findings: &mut Findings) {
@@ -179,10 +187,28 @@ mod tests {
     }
 
     fn find(record: Option<Chunk>, report: Option<ReplicaReport>, live: u32) -> Findings {
+        find_with(record, report, live, &|_, _| false, &|_, _| true)
+    }
+
+    fn find_with(
+        record: Option<Chunk>,
+        report: Option<ReplicaReport>,
+        live: u32,
+        bad: &dyn Fn(u64, u32) -> bool,
+        vouched: &dyn Fn(u64, u32) -> bool,
+    ) -> Findings {
         let records: BTreeMap<u64, Chunk> = record.into_iter().map(|record| (7, record)).collect();
         let replicas: Vec<ReplicaReport> = report.into_iter().collect();
-        let stretch =
-            Stretch { node: 1, first: 0, next: 0, replicas: &replicas, records: &records, next_chunk: 8 };
+        let stretch = Stretch {
+            node: 1,
+            first: 0,
+            next: 0,
+            replicas: &replicas,
+            records: &records,
+            next_chunk: 8,
+            bad,
+            vouched,
+        };
         reconcile(&stretch, &nodes(live))
     }
 
@@ -233,7 +259,7 @@ mod tests {
     fn an_unchecked_replica_is_not_judged_by_its_length() {
         let unchecked = |length| Some(ReplicaReport { unchecked: true, ..report(length, false) });
         let short = find(Some(sealed(&[1, 2, 3], &[])), unchecked(10), 5);
-        assert_eq!((short.actions, short.unchecked), (nothing(), 1));
+        assert_eq!((short.actions, short.unchecked), (vec![CHECK], 0), "and nobody counts on it meanwhile");
         let stray = find(Some(sealed(&[2, 3, 4], &[])), unchecked(100), 5);
         assert_eq!((stray.actions, stray.unchecked), (nothing(), 1));
     }
@@ -256,12 +282,30 @@ mod tests {
     }
 
     #[test]
+    fn a_stray_replica_stays_while_the_others_may_be_bad_or_gone() {
+        let stray = |bad: &dyn Fn(u64, u32) -> bool, vouched: &dyn Fn(u64, u32) -> bool| {
+            let found = find_with(Some(sealed(&[2, 3, 4], &[])), Some(report(100, true)), 5, bad, vouched);
+            (found.actions, found.unclear)
+        };
+        assert_eq!(stray(&|_, node| node == 3, &|_, _| true), (vec![CHECK], 0));
+        assert_eq!(stray(&|_, _| false, &|_, node| node != 3), (nothing(), 1));
+    }
+
+    #[test]
     fn a_stretch_speaks_for_its_own_ids_only() {
         let records = BTreeMap::from([(3, sealed(&[1], &[])), (9, sealed(&[1], &[]))]);
         let replicas =
             [ReplicaReport { chunk: 2, ..report(1, false) }, ReplicaReport { chunk: 8, ..report(1, false) }];
-        let stretch =
-            Stretch { node: 1, first: 4, next: 8, replicas: &replicas, records: &records, next_chunk: 100 };
+        let stretch = Stretch {
+            node: 1,
+            first: 4,
+            next: 8,
+            replicas: &replicas,
+            records: &records,
+            next_chunk: 100,
+            bad: &|_, _| false,
+            vouched: &|_, _| true,
+        };
         assert_eq!(reconcile(&stretch, &nodes(5)), Findings::default());
     }
 }
