@@ -150,7 +150,7 @@ impl Cluster {
             if truncates {
                 inode.discard();
             }
-            inode.learn(&attr);
+            inode.learn_from_elsewhere(&attr);
         }
         Ok(attr)
     }
@@ -170,7 +170,7 @@ impl Cluster {
             if truncates {
                 inode.discard();
             }
-            inode.learn(&attr);
+            inode.learn_from_elsewhere(&attr);
         }
         Ok(attr)
     }

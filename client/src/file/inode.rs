@@ -101,6 +101,16 @@ impl Inode {
         self.state().learn(attr);
     }
 
+    /// As [`Inode::learn`], when others may have changed the content, or this client by another way than this state: what
+    /// is new may not be on disk.
+    pub(crate) fn learn_from_elsewhere(&self, attr: &fs::Attr) {
+        let mut state = self.state();
+        if attr.version > state.attr.version {
+            state.doubt(0, attr.size);
+        }
+        state.learn(attr);
+    }
+
     /// Whether its attributes are decided here from now on, or are the namenode's again.
     pub(crate) fn set_own(&self, own: bool) {
         self.state().own = own;
