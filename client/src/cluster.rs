@@ -150,7 +150,7 @@ impl Cluster {
             if truncates {
                 inode.discard();
             }
-            inode.learn_from_elsewhere(&attr);
+            inode.learn_put(&attr);
         }
         Ok(attr)
     }
@@ -170,7 +170,7 @@ impl Cluster {
             if truncates {
                 inode.discard();
             }
-            inode.learn_from_elsewhere(&attr);
+            inode.learn_put(&attr);
         }
         Ok(attr)
     }

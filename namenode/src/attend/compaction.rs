@@ -89,6 +89,12 @@ impl Compactor {
         self.runs.values().any(|run| run.chunk == chunk)
     }
 
+    /// Whether `node` is to make a replica of such a chunk, and the log does not have it yet.
+    pub fn awaits(&self, chunk: u64, node: u32) -> bool {
+        let mut runs = self.runs.values().filter(|run| run.chunk == chunk);
+        runs.any(|run| run.targets.get(&node) != Some(&Gather::Recorded))
+    }
+
     /// The run that waits to know what it should gather, and the chunks in question.
     pub fn wants_pieces(&self) -> Option<(u64, Vec<u64>)> {
         let (id, run) = self.runs.iter().find(|(_, run)| run.stage == Stage::Read)?;
@@ -290,7 +296,7 @@ fn gather(leading: &mut Leading, id: u64, now_ms: u64) {
 fn give_up_lost(leading: &mut Leading, id: u64, now_ms: u64) {
     let Some(run) = leading.compactor.runs.get(&id) else { return };
     let is_lost = |node: u32| {
-        leading.roster.liveness(node) != Liveness::Live || leading.faults.contains_key(&(run.chunk, node))
+        leading.roster.liveness(node) == Liveness::Dead || leading.faults.contains_key(&(run.chunk, node))
     };
     let recorded = run.targets.iter().filter(|(_, gather)| **gather == Gather::Recorded);
     let gone: Vec<u32> = recorded.map(|(node, _)| *node).filter(|node| is_lost(*node)).collect();

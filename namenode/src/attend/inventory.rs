@@ -79,7 +79,7 @@ pub(super) fn act(leading: &mut Leading, node: u32, findings: Findings, now_ms: 
     for action in findings.actions {
         let chunk = action.chunk();
         if let Action::Check { length, .. } = action
-            && !leading.compactor.makes(chunk)
+            && !leading.compactor.awaits(chunk, node)
         {
             is_remembered &= leading.want_check(node, chunk, length, now_ms);
             continue;

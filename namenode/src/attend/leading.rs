@@ -194,8 +194,10 @@ impl Leading {
         };
         self.problems.file(id, holding, &self.roster.nodes);
         if !records::is_dead(record) && record.blake3.is_empty() {
-            for node in &record.replicas {
-                self.want_check(*node, id, record.length, now_ms);
+            for node in
+                record.replicas.iter().filter(|node| !self.is_busy(id, **node)).copied().collect::<Vec<_>>()
+            {
+                self.want_check(node, id, record.length, now_ms);
             }
         }
         let grace_ns = i64::try_from(self.settings.garbage_grace.as_nanos()).unwrap_or(i64::MAX);
@@ -214,8 +216,16 @@ impl Leading {
             return true;
         }
         let again_ms = now_ms + millis(self.settings.ask_again);
+        let is_asked = self.orders.concerns(node, chunk);
         let Some(attendee) = self.roster.attendees.get_mut(&node) else { return true };
-        if attendee.stream.is_none() || attendee.checks.contains_key(&chunk) {
+        if attendee.stream.is_none() {
+            return true;
+        }
+        if attendee.checks.contains_key(&chunk) {
+            if is_asked {
+                // The answer that is on its way may be older than this doubt.
+                attendee.doubted_again.insert(chunk);
+            }
             return true;
         }
         let has_room = attendee.checks.len() < QUEUE;
@@ -242,7 +252,9 @@ impl Leading {
     /// A datanode has said how a replica is.
     pub fn end_check(&mut self, chunk: u64, node: u32) {
         if let Some(attendee) = self.roster.attendees.get_mut(&node) {
-            attendee.checks.remove(&chunk);
+            if !attendee.doubted_again.remove(&chunk) {
+                attendee.checks.remove(&chunk);
+            }
         }
     }
 

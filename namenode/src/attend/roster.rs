@@ -48,6 +48,8 @@ pub(super) struct Attendee {
     pub checks: BTreeMap<u64, u64>,
     /// Where the next look at them starts.
     pub checks_from: u64,
+    /// Those of them that were doubted once more while they were asked for.
+    pub doubted_again: BTreeSet<u64>,
     /// Replicas of purged chunks to order `DeleteReplica` for.
     pub deletes: BTreeSet<u64>,
     /// Where the next look at them starts.
@@ -94,6 +96,7 @@ impl Attendee {
         self.stream = None;
         self.lost_ms = Some(now_ms);
         self.checks.clear();
+        self.doubted_again.clear();
         self.deletes.clear();
         self.ask_again_ms = None;
         self.account = Account::default();

@@ -117,7 +117,12 @@ fn give_up_overdue(leading: &mut Leading, now_ms: u64) {
                 leading.touched.insert(copy.chunk);
             }
             Task::Gather { run, .. } => compaction::lost(leading, run, sent.node, now_ms),
-            Task::Seal { .. } | Task::Delete => leading.failures.fail(sent.chunk, sent.node, now_ms),
+            Task::Seal { .. } => {
+                // It is still in doubt, and asked again.
+                leading.failures.fail(sent.chunk, sent.node, now_ms);
+                continue;
+            }
+            Task::Delete => leading.failures.fail(sent.chunk, sent.node, now_ms),
             Task::Inventory | Task::Scrub { .. } => {}
         }
         // It may be carried out all the same, after the leader stopped waiting.
@@ -361,6 +366,18 @@ mod tests {
             order_done(&mut leading, sent, done, Some(&record), now_ms);
             leading.pending.clear();
             assert_eq!(leading.is_vouched_for(9, 4, now_ms + 50_000), is_over);
+        }
+        // Doubted while it is asked for: the answer may be older than the doubt.
+        leading.want_check(4, 9, 7, 200_000);
+        dispatch(&mut leading, 200_000);
+        leading.want_check(4, 9, 7, 200_000);
+        for is_over in [false, true] {
+            let sent = leading.orders.take_node(4).remove(0);
+            let done = OrderDone { length: 7, blake3: vec![1; 32].into(), ..OrderDone::default() };
+            order_done(&mut leading, sent, done, Some(&record), 200_000);
+            leading.pending.clear();
+            assert_eq!(leading.is_vouched_for(9, 4, 200_000), is_over);
+            dispatch(&mut leading, 200_000);
         }
     }
 
