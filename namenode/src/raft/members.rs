@@ -90,7 +90,13 @@ impl Group {
             tracing::info!("a change of the voters that was left half done is completed");
         }
         let (members, voters) = self.members();
-        for (id, address) in members.iter().filter(|(id, _)| !voters.contains(id)) {
+        let gone = superseded(&members, &voters);
+        if !gone.is_empty() {
+            // Whoever replaced them may have ended between their last vote and their removal.
+            tracing::info!(?gone, "members whose place another has taken are removed");
+            self.change(ChangeMembers::RemoveNodes(gone.clone())).await?;
+        }
+        for (id, address) in members.iter().filter(|(id, _)| !voters.contains(id) && !gone.contains(id)) {
             if !self.is_close(*id) {
                 continue;
             }
@@ -179,6 +185,13 @@ impl Group {
     }
 }
 
+/// Members without a vote at whose address there is one with a later number: they lost their disk, and never return.
+fn superseded(members: &BTreeMap<u64, String>, voters: &BTreeSet<u64>) -> BTreeSet<u64> {
+    let has_later = |id: u64, address: &String| members.range(id + 1..).any(|(_, other)| other == address);
+    let without_vote = members.iter().filter(|(id, _)| !voters.contains(id));
+    without_vote.filter(|(id, address)| has_later(**id, address)).map(|(id, _)| *id).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -225,5 +238,14 @@ mod tests {
         assert!(!group.is_between());
         assert_eq!(group.members().1, BTreeSet::from([1]));
         group.shutdown().await;
+    }
+
+    #[test]
+    fn a_member_without_a_vote_goes_when_a_later_one_has_its_address() {
+        let members = [(1, "a"), (2, "b"), (3, "c"), (4, "a"), (5, "a"), (6, "d")];
+        let members: BTreeMap<u64, String> = members.map(|(id, at)| (id, at.to_owned())).into();
+        assert_eq!(superseded(&members, &[2, 3, 5].into()), [1, 4].into());
+        assert_eq!(superseded(&members, &[1, 2, 3].into()), [4].into(), "5 is on its way in");
+        assert_eq!(superseded(&members, &[1, 2, 3, 4].into()), [].into());
     }
 }
