@@ -251,10 +251,10 @@ impl Leading {
 
     /// A datanode has said how a replica is.
     pub fn end_check(&mut self, chunk: u64, node: u32) {
-        if let Some(attendee) = self.roster.attendees.get_mut(&node) {
-            if !attendee.doubted_again.remove(&chunk) {
-                attendee.checks.remove(&chunk);
-            }
+        if let Some(attendee) = self.roster.attendees.get_mut(&node)
+            && !attendee.doubted_again.remove(&chunk)
+        {
+            attendee.checks.remove(&chunk);
         }
     }
 
