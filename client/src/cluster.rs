@@ -146,13 +146,18 @@ impl Cluster {
     ) -> Result<fs::Attr> {
         let truncates = ask.truncate;
         let attr = self.engine.put_small(cred, ask, content, mtime_ns, sync).await?;
+        self.tell_open(&attr, truncates);
+        Ok(attr)
+    }
+
+    /// Tells the open state of a file, if it has one, what was put into the file past it.
+    fn tell_open(&self, attr: &fs::Attr, truncates: bool) {
         if let Some(inode) = self.engine.find(attr.inode) {
             if truncates {
                 inode.discard();
             }
-            inode.learn_put(&attr);
+            inode.learn_put(attr);
         }
-        Ok(attr)
     }
 
     /// Makes a file that shares all of the inode `source`, in one mutation: no byte is moved, and it appears whole or
@@ -166,12 +171,7 @@ impl Cluster {
     ) -> Result<fs::Attr> {
         let truncates = ask.truncate;
         let attr = self.engine.clone_file(cred, source, ask, mtime_ns).await?;
-        if let Some(inode) = self.engine.find(attr.inode) {
-            if truncates {
-                inode.discard();
-            }
-            inode.learn_put(&attr);
-        }
+        self.tell_open(&attr, truncates);
         Ok(attr)
     }
 

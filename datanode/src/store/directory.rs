@@ -327,6 +327,12 @@ impl Directory {
         }
     }
 
+    /// Removes the files of a chunk. Its checksum file goes first: without it the data file is nothing.
+    pub fn remove_files(&self, chunk: u64) -> Result<()> {
+        self.remove(&self.sums_path(chunk))?;
+        self.remove(&self.data_path(chunk))
+    }
+
     /// Puts a whole file in place, durably: readers find the old one or the new one.
     pub fn replace(&self, path: &Path, content: &[u8]) -> Result<Handle> {
         let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());

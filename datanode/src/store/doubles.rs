@@ -40,8 +40,7 @@ impl Doubles {
             let dir = replica.dir();
             dir.lost(replica.length().min(dir.used()));
             if !dir.is_fenced() && !taken.is_some_and(|taken| Arc::ptr_eq(taken, dir)) {
-                dir.remove(&dir.sums_path(chunk))?;
-                dir.remove(&dir.data_path(chunk))?;
+                dir.remove_files(chunk)?;
             }
         }
         Ok(())

@@ -112,7 +112,7 @@ impl Incoming {
             // On a disk that failed, nobody knows what is there.
             if !was_known && !dir.is_fenced() {
                 // Nobody would have it removed before the next start.
-                let _ = dir.remove(&dir.sums_path(chunk)).and_then(|()| dir.remove(&dir.data_path(chunk)));
+                let _ = dir.remove_files(chunk);
             }
         })?;
         dir.gained(self.length);

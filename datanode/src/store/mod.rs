@@ -203,7 +203,7 @@ impl Store {
         let dir = self.roomiest(1)?;
         let log = begin(&dir, chunk).inspect_err(|_| {
             // Nobody knows of what was begun, so nobody would have it removed before the next start.
-            let _ = dir.remove(&dir.sums_path(chunk)).and_then(|()| dir.remove(&dir.data_path(chunk)));
+            let _ = dir.remove_files(chunk);
         })?;
         let replica = Arc::new(Replica::new(chunk, dir, State::Open(log), 0));
         self.enlist(replica.clone());
@@ -274,8 +274,7 @@ impl Store {
         Incoming::new(chunk, length, self.roomiest(length)?).map(Ok)
     }
 
-    /// Takes a replica out of the index and its files off the disk. Its checksum file goes first: without it
-    /// the data file is nothing.
+    /// Takes a replica out of the index and its files off the disk.
     pub(crate) fn retire(&self, chunk: u64) -> Result<()> {
         let Some(replica) = write_locked(&self.replicas).remove(&chunk) else { return Ok(()) };
         let dir = replica.dir().clone();
@@ -286,8 +285,7 @@ impl Store {
         }
         self.notices.forget(chunk);
         if !dir.is_fenced() {
-            dir.remove(&dir.sums_path(chunk))?;
-            dir.remove(&dir.data_path(chunk))?;
+            dir.remove_files(chunk)?;
         }
         self.doubles.remove(chunk, None)
     }
@@ -329,8 +327,7 @@ impl Store {
         if Arc::ptr_eq(&dir, &old_dir) || old_dir.is_fenced() {
             return Ok(());
         }
-        old_dir.remove(&old_dir.sums_path(chunk))?;
-        old_dir.remove(&old_dir.data_path(chunk))
+        old_dir.remove_files(chunk)
     }
 
     pub(crate) fn enlist(&self, replica: Arc<Replica>) {

@@ -142,18 +142,17 @@ fn copy_done(
     };
     let is_same = record.blake3.is_empty() || done.blake3.is_empty() || record.blake3 == done.blake3;
     let is_whole = error.is_none() && done.length == record.length && is_same;
+    if is_whole {
+        // Whatever was said of one that it had before. What was found in this one is said again behind the answer.
+        leading.unmark(chunk, node);
+    }
     if is_whole && record.replicas.contains(&node) {
         // It replaced a bad replica where that was. The log counted on it all the time; now rightly so.
         leading.flights.end(chunk, node);
         leading.copy_failures.clear(chunk, node);
         leading.progress.copied(copy.length);
-        leading.unmark(chunk, node);
         leading.touched.insert(chunk);
         return;
-    }
-    if is_whole {
-        // Whatever was said of one that it had before. What was found in this one is said again behind the answer.
-        leading.unmark(chunk, node);
     }
     let add = Proposal { chunk, node, change: Change::Add { copied: copy.length } };
     // The flight goes on until the log has answered, so that nobody plans the same copy again meanwhile.

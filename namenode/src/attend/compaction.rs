@@ -83,6 +83,13 @@ pub(super) struct Compactor {
     chunks_emptied: u64,
 }
 
+impl Run {
+    /// Nodes whose replicas the log has.
+    fn recorded(&self) -> impl Iterator<Item = u32> + '_ {
+        self.targets.iter().filter(|(_, gather)| **gather == Gather::Recorded).map(|(node, _)| *node)
+    }
+}
+
 impl Compactor {
     /// Whether this leader means to swap extents into a chunk that has none yet.
     pub fn makes(&self, chunk: u64) -> bool {
@@ -251,9 +258,7 @@ fn gather(leading: &mut Leading, id: u64, now_ms: u64) {
     give_up_lost(leading, id, now_ms);
     let Some(run) = leading.compactor.runs.get(&id) else { return };
     let (chunk, length, needed) = (run.chunk, run.length, run.group.needed);
-    let is_there = |node: &u32| leading.is_vouched_for(chunk, *node, now_ms);
-    let gathered = run.targets.iter().filter(|(_, gather)| **gather == Gather::Recorded);
-    let recorded = gathered.filter(|(node, _)| is_there(node)).count();
+    let recorded = run.recorded().filter(|node| leading.is_vouched_for(chunk, *node, now_ms)).count();
     if recorded >= needed {
         if let Some(run) = leading.compactor.runs.get_mut(&id) {
             run.stage = Stage::Swap(0);
@@ -298,8 +303,7 @@ fn give_up_lost(leading: &mut Leading, id: u64, now_ms: u64) {
     let is_lost = |node: u32| {
         leading.roster.liveness(node) == Liveness::Dead || leading.faults.contains_key(&(run.chunk, node))
     };
-    let recorded = run.targets.iter().filter(|(_, gather)| **gather == Gather::Recorded);
-    let gone: Vec<u32> = recorded.map(|(node, _)| *node).filter(|node| is_lost(*node)).collect();
+    let gone: Vec<u32> = run.recorded().filter(|node| is_lost(*node)).collect();
     gone.into_iter().for_each(|node| lost(leading, id, node, now_ms));
 }
 
