@@ -16,6 +16,7 @@ use cairn_proto::limits::MAX_PAYLOAD;
 use cairn_proto::{Error, ErrorCode, Result};
 
 use crate::chain;
+use crate::link::recognize_cluster;
 use crate::server::{Guest, Shared};
 use crate::settings::PROTOCOL_VERSION;
 use crate::socket::{self, FrameReader, Patience, Socket};
@@ -117,14 +118,7 @@ pub fn welcome(shared: &Shared, hello: &Hello) -> Result<HelloReply> {
         let detail = format!("data plane version {}, this datanode speaks {PROTOCOL_VERSION}", hello.version);
         return Err(ErrorCode::Version.because(detail));
     }
-    match shared.store.cluster_id() {
-        Some(ours) if ours == hello.cluster_id => {}
-        Some(ours) => {
-            let detail = format!("this datanode is of cluster {ours}, not {:?}", hello.cluster_id);
-            return Err(ErrorCode::WrongCluster.because(detail));
-        }
-        None => return Err(ErrorCode::Unavailable.because("this datanode has not joined a cluster yet")),
-    }
+    recognize_cluster(shared.store.cluster_id().as_deref(), &hello.cluster_id)?;
     Ok(HelloReply { version: PROTOCOL_VERSION, node: shared.node(), door: shared.door() })
 }
 

@@ -43,7 +43,7 @@ pub use config::Config;
 use attend::{Attendance, stopped};
 use door::Door;
 use drain::Drainer;
-pub use link::recognize;
+pub use link::{recognize, recognize_cluster};
 use orders::{Executor, Fetch};
 use scrub::Scrubber;
 use server::Server;

@@ -52,6 +52,18 @@ pub fn open_links(
     }
 }
 
+/// Refuses who means another cluster than `own`, which a datanode with empty disks does not have yet.
+pub fn recognize_cluster(own: Option<&str>, meant: &str) -> Result<()> {
+    match own {
+        Some(own) if own == meant => Ok(()),
+        Some(own) => {
+            let detail = format!("this datanode is of cluster {own}, not {meant:?}");
+            Err(ErrorCode::WrongCluster.because(detail))
+        }
+        None => Err(ErrorCode::Unavailable.because("this datanode has not joined a cluster yet")),
+    }
+}
+
 /// Refuses a chain that is meant for another datanode than `own`: an empty disk may have been put in the place of another
 /// datanode's, whose number the writer has in mind. `meant` is 0 where nobody said.
 pub fn recognize(own: u32, meant: u32) -> Result<()> {

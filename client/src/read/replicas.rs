@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use cairn_host::request::Errand;
 use cairn_proto::control::BadReplica;
+use cairn_proto::error::Reaction;
 use cairn_proto::limits::BLOCK_SIZE;
 use cairn_proto::{Error, ErrorCode, Result, fs};
 use futures::future::BoxFuture;
@@ -70,8 +71,7 @@ impl Failed {
     fn take_in(&mut self, error: Error) {
         self.in_parts |=
             matches!(error.code, ErrorCode::Corrupt | ErrorCode::DiskFailed | ErrorCode::PastEnd);
-        // "Not here any more" asks for a fresh layout; it outranks silence.
-        if self.worst.as_ref().is_none_or(|worst| worst.code != ErrorCode::ChunkUnknown) {
+        if self.worst.as_ref().is_none_or(|worst| rank(worst.code) <= rank(error.code)) {
             self.worst = Some(error);
         }
     }
@@ -82,10 +82,24 @@ impl Failed {
             None => {
                 ErrorCode::Unavailable.because(format!("chunk {chunk} has no replica on a live datanode"))
             }
-            Some(worst) => {
-                worst.code.because(format!("none of {asked} replicas can be read: {}", worst.detail))
+            Some(Error { code, detail }) if detail.is_empty() => {
+                code.because(format!("none of {asked} replicas can be read"))
+            }
+            Some(Error { code, detail }) => {
+                code.because(format!("none of {asked} replicas can be read: {detail}"))
             }
         }
+    }
+}
+
+/// Which of the replicas' errors the reader is told: the chunk is elsewhere now, or somebody may still come back who
+/// has it, or it is damaged everywhere. That a stranger sits at the address of one says nothing about the chunk.
+fn rank(code: ErrorCode) -> u8 {
+    match (code, code.reaction()) {
+        (ErrorCode::ChunkUnknown, _) => 3,
+        (_, Reaction::Retry) => 2,
+        (_, Reaction::Redirect | Reaction::Fail) => 1,
+        (_, Reaction::Stop) => 0,
     }
 }
 
@@ -285,5 +299,26 @@ impl Reader {
         if reported.insert((chunk, node)) {
             self.channel.report_bad(BadReplica { chunk, node, reason: error.to_string() });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_errors_the_one_that_says_most_is_told() {
+        let told = |codes: &[ErrorCode]| {
+            let mut failed = Failed::default();
+            codes.iter().for_each(|&code| failed.take_in(code.into()));
+            failed.of_all(7, codes.len())
+        };
+        use ErrorCode::{ChunkUnknown, Corrupt, PastEnd, Unavailable, WrongCluster};
+        assert_eq!(told(&[PastEnd, Unavailable, WrongCluster]).code, Unavailable);
+        assert_eq!(told(&[ChunkUnknown, Corrupt, Unavailable]).code, ChunkUnknown);
+        assert_eq!(told(&[Corrupt, WrongCluster]).code, Corrupt);
+        assert_eq!(told(&[WrongCluster]).code, WrongCluster);
+        assert_eq!(told(&[]).code, Unavailable);
+        assert_eq!(told(&[PastEnd]).detail, "none of 1 replicas can be read");
     }
 }

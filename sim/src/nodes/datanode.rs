@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use cairn_datanode::attend::Attendance;
 use cairn_datanode::orders::Executor;
+use cairn_datanode::recognize_cluster;
 use cairn_datanode::store::{Phase, Scratch, Store, StoreConfig};
 use cairn_host::disk::SharedDisk;
 use cairn_host::net::{Network, Stream};
@@ -140,8 +141,8 @@ async fn converse(shared: &Arc<Shared>, stream: Stream) -> Result<()> {
     let Some(request::Kind::Hello(hello)) = first.kind else {
         return Err(ErrorCode::Malformed.because("a connection starts with Hello"));
     };
-    if shared.store.cluster_id().is_none_or(|ours| ours != hello.cluster_id) {
-        return writer.refuse(&ErrorCode::WrongCluster.into(), shared.node()).await;
+    if let Err(error) = recognize_cluster(shared.store.cluster_id().as_deref(), &hello.cluster_id) {
+        return writer.refuse(&error, shared.node()).await;
     }
     writer
         .answer(
