@@ -30,6 +30,8 @@ const FIRST_DATANODE: Id = 11;
 const FIRST_CLIENT: Id = 21;
 /// The machine of the client that checks everything at the end.
 const CHECKER: Id = 31;
+/// Enough for namenodes to elect, and for one to join and be sent what it lacks.
+const CATCHING_UP_MS: u64 = 12_000;
 
 /// What a machine is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,6 +182,7 @@ impl Cluster {
             self.history.violation("the checker does not come to an end");
         }
         self.idle(1_500);
+        self.await_replaced();
         self.stop(self.namenodes().into_iter().chain(self.datanodes()).collect());
         self.even_out();
         let disks =
@@ -358,6 +361,16 @@ impl Cluster {
         }
     }
 
+    /// A namenode may have found the damage on its disk only now, and got an empty one: it is not up yet, or not filled.
+    fn await_replaced(&mut self) {
+        let Some(id) = self.spoilt.filter(|id| !self.machines.is_up(*id)) else { return };
+        let patience = now() + 10_000_000_000;
+        while !self.machines.is_up(id) && now() < patience {
+            self.step();
+        }
+        self.idle(CATCHING_UP_MS);
+    }
+
     /// Lets the namenodes come to the same point of their log. A leader may be told to stop right after it has done
     /// something of its own accord (a lease was over, garbage was purged), and then the others have that in their logs
     /// and do not know that it is committed. Alone, they soon have nothing left to do.
@@ -370,7 +383,8 @@ impl Cluster {
             }
             event!("the namenodes are not at the same point");
             self.namenodes().into_iter().for_each(|id| self.start(id));
-            self.idle(12_000);
+            self.idle(CATCHING_UP_MS);
+            self.await_replaced();
             self.stop(self.namenodes());
         }
         self.history.violation("the namenodes do not come to the same point of their log");
