@@ -200,7 +200,10 @@ impl Inode {
             return;
         }
         let buffered = state.overlay.clear();
+        // Of the chunks written to, only what is committed still has to come to the disks.
         state.unsynced.clear();
+        let committed = state.attr.size;
+        state.doubt(0, committed);
         state.settled();
         self.recount(&mut state);
         state.fail(error);

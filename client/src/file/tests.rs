@@ -187,6 +187,22 @@ async fn a_sync_covers_what_was_there_before() {
     }
 }
 
+#[tokio::test]
+async fn a_sync_covers_what_was_committed_before_the_rest_was_given_up() {
+    let (group, datanodes) = small_cluster().await;
+    let cluster = group.client().await;
+    let on_disk = || datanodes.iter().map(|node| node.on_disk.load(Ordering::Relaxed)).sum::<u64>();
+    let file = make(&cluster, "f").await;
+    file.write_at(0, Bytes::from_static(b"committed")).await.unwrap();
+    file.flush().await.unwrap();
+    file.write_at(9, Bytes::from_static(b", given up")).await.unwrap();
+    file.abandon(ErrorCode::Io.because("the lock was lost"));
+    assert_eq!(file.sync().await.unwrap_err().code, ErrorCode::Io);
+    file.sync().await.unwrap();
+    assert_eq!(on_disk(), 9);
+    assert_eq!(seen_by_others(&group, file.inode()).await, b"committed");
+}
+
 /// Nobody has the replicas of such a chunk sealed, so whoever waits for that waits for ever.
 #[tokio::test]
 async fn a_sync_does_not_wait_for_a_sealed_chunk_that_no_file_names() {
