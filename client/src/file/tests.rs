@@ -271,18 +271,13 @@ async fn a_bad_replica_is_passed_over_and_reported() {
         let content = Bytes::from(vec![5; 700_000]);
         let attr = cluster.put_small(&root(), ask("f"), content.clone(), None, false).await.unwrap();
         *datanodes[0].mood.lock().unwrap() = mood;
-        for _ in 0..8 {
+        // Replicas are tried in random order: sooner or later the bad one comes first.
+        for reader in 0.. {
+            assert!(reader < 100, "nobody reports one that is {mood:?}");
             assert!(seen_by_others(&group, attr.inode).await == content, "{mood:?}");
-        }
-        // Replicas are tried in random order: eight readers all starting with the good one is very unlikely.
-        if mood != Mood::Frozen {
-            tokio::time::timeout(std::time::Duration::from_secs(10), async {
-                while group.bad().is_empty() {
-                    tokio::task::yield_now().await;
-                }
-            })
-            .await
-            .unwrap();
+            if reader >= 8 && (mood == Mood::Frozen || !group.bad().is_empty()) {
+                break;
+            }
         }
     }
 }
