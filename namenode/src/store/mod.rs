@@ -7,20 +7,28 @@
 #[cfg(test)]
 mod crash_tests;
 mod engine;
+mod head;
 mod pages;
 pub mod stream;
 
 pub use engine::RedbStore;
 
+use std::fmt::Display;
+
 use cairn_metadata::store::StoreError;
+
+use crate::fatal::REMEDY;
 
 /// An engine error as the core's.
 fn engine(error: impl Into<redb::Error>) -> StoreError {
     match error.into() {
-        redb::Error::Corrupted(what) => StoreError::Damaged(what),
-        redb::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-            StoreError::Damaged(error.to_string())
-        }
+        redb::Error::Corrupted(what) => damaged(what),
+        redb::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => damaged(error),
         other => StoreError::Engine(other.to_string()),
     }
+}
+
+/// The file of a store is damaged.
+fn damaged(what: impl Display) -> StoreError {
+    StoreError::Damaged(format!("{what}; {REMEDY}"))
 }

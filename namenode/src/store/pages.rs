@@ -6,7 +6,7 @@
 //!
 //! Sums go to the disk with the sync that makes their pages durable. What was written after the last one may lie there
 //! after a crash without its sum; nobody reads it, since redb never writes over a page that the last durable commit
-//! needs. Page 0 is the exception, which is written in place: redb keeps two copies of what it says, with checksums.
+//! needs. Page 0 is the exception, which is written in place: see [`super::head`].
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use cairn_host::disk::Handle;
 use cairn_proto::checksum::crc32c;
 use redb::StorageBackend;
 
-use crate::fatal::REMEDY;
+use super::head::Head;
 
 /// Bytes of a page.
 const PAGE: u64 = 4096;
@@ -25,7 +25,8 @@ const HEAD: usize = 16;
 /// Pages of a group, without the one that holds their sums.
 const GROUP: u64 = (PAGE - HEAD as u64) / 4;
 const MAGIC: &[u8; 7] = b"CRNPAGE";
-const VERSION: u8 = 1;
+/// Version 1 had page 0 as it is.
+const VERSION: u8 = 2;
 
 /// The sums of a group's pages; 0 for one that was never written.
 #[derive(Debug)]
@@ -41,19 +42,27 @@ impl Group {
     }
 }
 
+/// What is kept in memory of the file.
+#[derive(Debug)]
+struct Kept {
+    groups: Vec<Group>,
+    head: Head,
+}
+
 /// A file of pages with checksums.
 #[derive(Debug)]
 pub(super) struct Pages {
     file: Handle,
     path: PathBuf,
     /// Whoever reads or writes pages holds this, so that a page and its sum are always seen together.
-    groups: RwLock<Vec<Group>>,
+    kept: RwLock<Kept>,
 }
 
 impl Pages {
     /// An empty file that is to become one of pages.
     pub fn fresh(file: Handle, path: &Path) -> Pages {
-        Pages { file, path: path.to_owned(), groups: RwLock::default() }
+        let kept = Kept { groups: Vec::new(), head: Head::new() };
+        Pages { file, path: path.to_owned(), kept: RwLock::new(kept) }
     }
 
     /// A file that is one already.
@@ -68,7 +77,10 @@ impl Pages {
             file.read_exact_at(&mut page, number * (GROUP + 1) * PAGE)?;
             groups.push(decode(&page, number, path)?);
         }
-        Ok(Pages { file, path: path.to_owned(), groups: RwLock::new(groups) })
+        let mut page = vec![0; PAGE as usize];
+        file.read_exact_at(&mut page, place(0))?;
+        let head = Head::decode(&page).ok_or_else(|| damaged(path, "is damaged in page 0"))?;
+        Ok(Pages { file, path: path.to_owned(), kept: RwLock::new(Kept { groups, head }) })
     }
 
     /// Whether `head`, the first bytes of a file, is a database without checksums, as version 2 kept it.
@@ -89,12 +101,12 @@ impl Pages {
         self.sync_data()
     }
 
-    fn shared(&self) -> RwLockReadGuard<'_, Vec<Group>> {
-        self.groups.read().unwrap_or_else(PoisonError::into_inner)
+    fn shared(&self) -> RwLockReadGuard<'_, Kept> {
+        self.kept.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn exclusive(&self) -> RwLockWriteGuard<'_, Vec<Group>> {
-        self.groups.write().unwrap_or_else(PoisonError::into_inner)
+    fn exclusive(&self) -> RwLockWriteGuard<'_, Kept> {
+        self.kept.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn check(&self, groups: &[Group], number: u64, page: &[u8]) -> io::Result<()> {
@@ -118,7 +130,7 @@ fn sum_of(page: &[u8], number: u64) -> u32 {
 }
 
 fn damaged(path: &Path, what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("{} {what}; {REMEDY}", path.display()))
+    io::Error::new(io::ErrorKind::InvalidData, format!("{} {what}", path.display()))
 }
 
 fn encode(group: &Group, number: u64) -> Vec<u8> {
@@ -139,11 +151,13 @@ fn decode(page: &[u8], number: u64, path: &Path) -> io::Result<Group> {
     if &page[..7] != MAGIC || u64::from(group) != number {
         return Err(damaged(path, &format!("is damaged in the checksums of group {number}")));
     }
-    if page[7] != VERSION {
-        return Err(damaged(path, &format!("has pages of version {}; this program knows 1", page[7])));
+    if !(1..=VERSION).contains(&page[7]) {
+        let what = format!("has pages of version {}; this program knows {VERSION} at most", page[7]);
+        return Err(damaged(path, &what));
     }
     let sums = page[HEAD..].chunks_exact(4).map(|sum| u32::from_le_bytes([sum[0], sum[1], sum[2], sum[3]]));
-    Ok(Group { sums: sums.collect(), changed: false })
+    // An older program must see at once what it does not know.
+    Ok(Group { sums: sums.collect(), changed: page[7] != VERSION })
 }
 
 /// The parts of `[offset, offset + length)` that lie in one page each: `(page, start in it, bytes)`.
@@ -177,7 +191,7 @@ impl StorageBackend for Pages {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let groups = self.shared();
+        let kept = self.shared();
         let mut done = 0;
         for (place, bytes) in runs(offset, out.len()) {
             self.file.read_exact_at(&mut out[done..done + bytes], place)?;
@@ -185,12 +199,14 @@ impl StorageBackend for Pages {
         }
         let mut done = 0;
         for (number, start, bytes) in parts(offset, out.len()) {
-            if bytes as u64 == PAGE {
-                self.check(&groups, number, &out[done..done + bytes])?;
-            } else if number > 0 {
+            if number == 0 {
+                kept.head.read(start, &mut out[done..done + bytes]);
+            } else if bytes as u64 == PAGE {
+                self.check(&kept.groups, number, &out[done..done + bytes])?;
+            } else {
                 let mut page = vec![0; PAGE as usize];
                 self.file.read_exact_at(&mut page, place(number))?;
-                self.check(&groups, number, &page)?;
+                self.check(&kept.groups, number, &page)?;
                 out[done..done + bytes].copy_from_slice(&page[start..start + bytes]);
             }
             done += bytes;
@@ -205,7 +221,7 @@ impl StorageBackend for Pages {
                 format!("{length} bytes are not whole pages"),
             ));
         }
-        let mut groups = self.exclusive();
+        let groups = &mut self.exclusive().groups;
         let pages = length / PAGE;
         self.file.set_length(if pages == 0 { 0 } else { place(pages - 1) + PAGE })?;
         groups.resize_with(pages.div_ceil(GROUP) as usize, Group::new);
@@ -221,8 +237,11 @@ impl StorageBackend for Pages {
 
     fn sync_data(&self) -> io::Result<()> {
         {
-            let mut groups = self.exclusive();
-            for (number, group) in groups.iter_mut().enumerate().filter(|(_, group)| group.changed) {
+            let mut kept = self.exclusive();
+            if let Some((at, slot)) = kept.head.due() {
+                self.file.write_at(&slot, place(0) + at as u64)?;
+            }
+            for (number, group) in kept.groups.iter_mut().enumerate().filter(|(_, group)| group.changed) {
                 let number = number as u64;
                 self.file.write_at(&encode(group, number), number * (GROUP + 1) * PAGE)?;
                 group.changed = false;
@@ -232,7 +251,16 @@ impl StorageBackend for Pages {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut groups = self.exclusive();
+        let mut kept = self.exclusive();
+        let mut data = data;
+        let mut offset = offset;
+        if offset < PAGE {
+            let (of_head, rest) = data.split_at(data.len().min((PAGE - offset) as usize));
+            if !kept.head.write(offset as usize, of_head) {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "page 0 has no room for this"));
+            }
+            (data, offset) = (rest, PAGE);
+        }
         let mut done = 0;
         for (place, bytes) in runs(offset, data.len()) {
             self.file.write_at(&data[done..done + bytes], place)?;
@@ -242,10 +270,6 @@ impl StorageBackend for Pages {
         for (number, _, bytes) in parts(offset, data.len()) {
             let page = &data[done..done + bytes];
             done += bytes;
-            // Redb's own, see above.
-            if number == 0 {
-                continue;
-            }
             let sum = if bytes as u64 == PAGE {
                 sum_of(page, number)
             } else {
@@ -255,7 +279,7 @@ impl StorageBackend for Pages {
             };
             let outside =
                 || io::Error::new(io::ErrorKind::InvalidInput, format!("page {number} is past the end"));
-            let group = groups.get_mut((number / GROUP) as usize).ok_or_else(outside)?;
+            let group = kept.groups.get_mut((number / GROUP) as usize).ok_or_else(outside)?;
             group.sums[(number % GROUP) as usize] = sum;
             group.changed = true;
         }
@@ -297,8 +321,13 @@ mod tests {
                     pages = Pages::open(file(&path, Access::Write), &path).unwrap();
                 }
                 3..7 if !model.is_empty() => {
-                    let at = dice.random_range(0..model.len());
-                    let bytes = dice.random_range(0..=(model.len() - at).min(60_000));
+                    // Of page 0, redb uses the first 320 bytes.
+                    let at = match dice.random_range(0..4) {
+                        0 => dice.random_range(0..320),
+                        _ => dice.random_range(0..model.len()).max(PAGE as usize).min(model.len()),
+                    };
+                    let most = if at < 320 { 320 - at } else { (model.len() - at).min(60_000) };
+                    let bytes = dice.random_range(0..=most);
                     dice.fill_bytes(&mut model[at..at + bytes]);
                     pages.write(at as u64, &model[at..at + bytes]).unwrap();
                 }
@@ -322,14 +351,14 @@ mod tests {
         let length = (GROUP + 10) * PAGE;
         pages.set_len(length).unwrap();
         let mut content = vec![0; length as usize];
-        StdRng::seed_from_u64(2).fill_bytes(&mut content);
+        StdRng::seed_from_u64(2).fill_bytes(&mut content[PAGE as usize..]);
         pages.write(0, &content).unwrap();
         pages.sync_data().unwrap();
         let good = std::fs::read(&path).unwrap();
         let mut dice = StdRng::seed_from_u64(3);
         for _ in 0..200 {
             let mut bad = good.clone();
-            // Behind page 0, which is for redb to check.
+            // Behind page 0, which has two copies.
             let at = dice.random_range(2 * PAGE as usize..bad.len());
             bad[at] ^= 1 << dice.random_range(0..8);
             std::fs::write(&path, &bad).unwrap();

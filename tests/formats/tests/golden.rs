@@ -96,6 +96,13 @@ fn a_snapshot_and_a_store() {
     }
 }
 
+#[test]
+fn a_store_with_slots_in_its_first_page() {
+    let (_dir, path) = copied_of("v4", "store.redb");
+    let store = RedbStore::open(&path, 1 << 20, disk::real()).unwrap();
+    assert_eq!(upgraded(&store), golden::tables_of("v3"));
+}
+
 /// Everything in a store, as this version would go on with it.
 fn upgraded(store: &dyn cairn_metadata::store::Store) -> Tables {
     let mut tables = dump(store);
