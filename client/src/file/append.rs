@@ -92,11 +92,15 @@ impl Engine {
             let detail = format!("{} bytes in one mutation; at most {MAX_SMALL}", content.len());
             return Err(ErrorCode::TooLarge.because(detail));
         }
-        let places = self.place(ask.replication, content).await?;
+        let mut places = self.place(ask.replication, content.clone()).await?;
         let mut unnamed = std::collections::BTreeMap::new();
         if sync {
-            let lengths = places.iter().map(|place| (place.chunk, place.offset + place.length)).collect();
-            unnamed = self.make_durable(lengths).await?;
+            unnamed = self.make_durable(ends(&places)).await?;
+            if !unnamed.is_empty() {
+                // Its chain has ended, perhaps because a disk failed to sync just this: rather elsewhere than lost.
+                places = self.place(ask.replication, content).await?;
+                unnamed = self.make_durable(ends(&places)).await?;
+            }
         }
         let file = fs::FileCommit {
             target: Some(fs::file_commit::Target::Create(ask)),
@@ -139,6 +143,11 @@ impl Engine {
         }
         Ok(all)
     }
+}
+
+/// Up to where each place reaches in its chunk.
+fn ends(places: &[Place]) -> Vec<(u64, u64)> {
+    places.iter().map(|place| (place.chunk, place.offset + place.length)).collect()
 }
 
 /// The places as consecutive extents from offset 0, those that touch merged.
