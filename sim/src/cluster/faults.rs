@@ -21,6 +21,7 @@ pub(super) enum Mend {
     Pace(Id, Id),
     Jitter,
     Disk(Id),
+    FailingDisk(Id),
     SlowDisk(Id),
     /// The power that failed in the middle of a write.
     Torn(Id),
@@ -140,7 +141,7 @@ impl Cluster {
                 };
                 let times = [None, Some(1), Some(3)];
                 self.disks[&id].fail(directory, operation, errno, *self.random.pick(&times));
-                self.later(500, 5_000, Mend::Disk(id));
+                self.later(500, 5_000, Mend::FailingDisk(id));
             }
             Fault::FullDisk => {
                 self.disks[&id].limit("/data", self.random.between(0, 200 << 10));
@@ -211,6 +212,11 @@ impl Cluster {
             }
             Mend::Pace(from, to) => self.net.set_link(from, to, None),
             Mend::Jitter => self.net.set_pace(Pace::default()),
+            Mend::FailingDisk(id) => {
+                // What was written while it failed may be lost, too.
+                self.history.losses.fetch_add(1, Ordering::Relaxed);
+                self.mend(Mend::Disk(id));
+            }
             Mend::Disk(id) => {
                 self.disks[&id].mend("/");
                 for directory in [PathBuf::from("/data"), namenode::directory()] {
