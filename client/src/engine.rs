@@ -142,7 +142,8 @@ impl Engine {
         for inode in self.dirty_now() {
             inode.push();
         }
-        self.budget.take(bytes, self.config.operation_timeout).await
+        let taken = self.budget.take(bytes, self.config.operation_timeout).await;
+        taken.map_err(|late| self.lanes.full().unwrap_or(late))
     }
 
     /// Gives back what [`Engine::admit`] took.

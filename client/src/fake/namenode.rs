@@ -42,6 +42,8 @@ struct State {
     swallow: u32,
     /// Calls every session expired, as a leader may that is new.
     confused: bool,
+    /// No datanode has room for another chunk.
+    full: bool,
     time_ns: i64,
     addresses: Vec<String>,
     /// Every `(session, seq)` that came, in order.
@@ -107,6 +109,10 @@ impl Group {
         self.shared.state.lock().unwrap().confused = confused;
     }
 
+    pub(crate) fn fill(&self, full: bool) {
+        self.shared.state.lock().unwrap().full = full;
+    }
+
     pub(crate) fn seen(&self) -> Vec<(u64, u64)> {
         self.shared.state.lock().unwrap().seen.clone()
     }
@@ -169,6 +175,10 @@ impl Shared {
                 self.state.lock().unwrap().seen.push((session, write.seq));
                 let mut op = write.mutation.unwrap().op;
                 if let Some(fs::mutation::Op::Allocate(ask)) = &mut op {
+                    if self.state.lock().unwrap().full {
+                        let error = Some(reply::Result::Error(ErrorCode::NoSpace.because("test").into()));
+                        return Reply { id: call.id, result: error, leader_address: String::new() };
+                    }
                     let all: Vec<u32> = (1..=nodes).collect();
                     let (avoid, mut targets): (Vec<u32>, Vec<u32>) =
                         all.into_iter().partition(|node| ask.exclude.contains(node));

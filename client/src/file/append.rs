@@ -56,7 +56,8 @@ impl Inode {
     /// Where nobody else can append, the file ends where this client says.
     async fn append_here(self: &Arc<Inode>, cred: &fs::Cred, data: &Bytes) -> Result<Option<u64>> {
         let length = data.len() as u64;
-        if data.is_empty() || data.len() > MAX_PAYLOAD || !self.engine.delegations.defers(self.number()) {
+        let defers = self.engine.delegations.defers(self.number()) && self.engine.lanes.full().is_none();
+        if data.is_empty() || data.len() > MAX_PAYLOAD || !defers {
             return Ok(None);
         }
         self.engine.admit(length).await?;

@@ -38,9 +38,10 @@ impl Inode {
         }
     }
 
-    /// Of a file that nobody else can see, the commit can wait for others.
+    /// Of a file that nobody else can see, the commit can wait for others, unless there may be no room for its bytes.
     pub(crate) async fn leave(self: &Arc<Inode>) -> Result<()> {
-        if self.engine.delegations.defers(self.number()) { Ok(()) } else { self.commit_all_owned().await }
+        let defers = self.engine.delegations.defers(self.number()) && self.engine.lanes.full().is_none();
+        if defers { Ok(()) } else { self.commit_all_owned().await }
     }
 
     pub(crate) fn forget_loss(&self) {
@@ -148,6 +149,12 @@ impl Inode {
             let fs::outcome::Result::Attr(attr) = outcome else {
                 return Err(ErrorCode::Malformed.because("the outcome of setattr"));
             };
+            let mut known = false;
+            inode.engine.delegations.if_own(inode.number(), || known = true);
+            if !known {
+                // Its last name is gone from the client's own directories.
+                inode.set_own(false);
+            }
             inode.learn(&attr);
             Ok(inode.attr())
         })

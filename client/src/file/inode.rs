@@ -176,6 +176,7 @@ impl Inode {
     pub(crate) fn discard(&self) {
         let mut state = self.state();
         let buffered = state.overlay.clear();
+        state.settled();
         self.recount(&mut state);
         drop(state);
         self.engine.release(buffered);
@@ -223,8 +224,12 @@ impl Inode {
 
 impl Drop for Inode {
     fn drop(&mut self) {
-        let counted = self.state().counted;
+        let (counted, buffered) = {
+            let state = self.state();
+            (state.counted, state.overlay.buffered())
+        };
         self.engine.count_spans(counted, 0);
+        self.engine.release(buffered);
     }
 }
 

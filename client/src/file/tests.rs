@@ -518,3 +518,55 @@ async fn who_wrote_hears_of_a_quota_even_if_somebody_else_had_it_committed() {
     file.flush().await.unwrap();
     assert_eq!(file.append(vec![1; 1].into()).await.unwrap_err().code, ErrorCode::QuotaExceeded);
 }
+
+/// In a directory of the client's own a close does not wait for the bytes.
+#[tokio::test]
+async fn what_was_closed_waits_until_there_is_room() {
+    let (group, _datanodes) = small_cluster().await;
+    let namenodes = group.addresses.clone();
+    let config = crate::Config { namenodes, delegate: true, ..crate::Config::default() };
+    let cluster = Cluster::connect(config).await.unwrap();
+    let at = Some(fs::NodeRef { inode: ROOT_INODE, path: Bytes::from_static(b"own") });
+    let own = cluster.mkdir(&root(), fs::Mkdir { at, mode: 0o755, ..Default::default() }).await.unwrap();
+    group.fill(true);
+    let write = async |name: &str| {
+        let at = Some(fs::NodeRef { inode: own.inode, path: name.to_owned().into() });
+        let created = cluster.create(&root(), fs::CreateFile { at, ..ask(name) }).await.unwrap();
+        let file = cluster.open(&root(), created.attr.unwrap());
+        file.write_at(0, Bytes::from(name.to_owned())).await.unwrap();
+        file
+    };
+    let first = write("first").await;
+    first.close().await.unwrap();
+    let second = write("second").await;
+    assert_eq!(second.sync().await.unwrap_err().code, ErrorCode::NoSpace);
+    let third = write("third").await;
+    assert_eq!(third.close().await.unwrap_err().code, ErrorCode::NoSpace, "it is known now");
+    group.fill(false);
+    let files = [("first", first.inode()), ("second", second.inode()), ("third", third.inode())];
+    drop((first, second, third));
+    for (name, inode) in files {
+        while seen_by_others(&group, inode).await != name.as_bytes() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn attributes_of_an_own_file_follow_what_is_set_after_its_last_name_went() {
+    let (group, _datanodes) = small_cluster().await;
+    let namenodes = group.addresses.clone();
+    let config = crate::Config { namenodes, delegate: true, ..crate::Config::default() };
+    let cluster = Cluster::connect(config).await.unwrap();
+    let at =
+        |inode, name: &'static str| Some(fs::NodeRef { inode, path: Bytes::from_static(name.as_bytes()) });
+    let ask_own = fs::Mkdir { at: at(ROOT_INODE, "own"), mode: 0o755, ..Default::default() };
+    let own = cluster.mkdir(&root(), ask_own).await.unwrap().inode;
+    let created = cluster.create(&root(), fs::CreateFile { at: at(own, "f"), ..ask("f") }).await.unwrap();
+    let file = cluster.open(&root(), created.attr.unwrap());
+    cluster.open_inode(&root(), file.inode()).await.unwrap();
+    cluster.unlink(&root(), at(own, "f").unwrap()).await.unwrap();
+    let chmod = fs::SetAttr { at: at(file.inode(), ""), mode: Some(0o600), ..Default::default() };
+    assert_eq!(cluster.set_attr(&root(), chmod).await.unwrap().mode & 0o777, 0o600);
+    assert_eq!(file.attr().mode & 0o777, 0o600);
+}

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_proto::limits::{MAX_FILE_SIZE, MAX_PAYLOAD};
@@ -18,6 +19,8 @@ use crate::write::{Append, Lane, Place};
 const ENOUGH: u64 = MAX_PAYLOAD as u64;
 /// Sequential bytes that earn a file a lane of its own.
 const STREAK: u64 = 4 << 20;
+/// How often whoever waits for appends looks whether there is room for them at all.
+const LOOK: Duration = Duration::from_millis(200);
 /// Uncommitted spans of one file that ask for a commit ...
 const MANY_SPANS: usize = 8 << 10;
 /// ... and that make its writers wait for one.
@@ -152,7 +155,7 @@ impl Inode {
                 inode.engine.release(length);
                 inode.landed.notify_waiters();
             };
-            lane.append(Append::new(data, deadline, landed).synced(to_disk));
+            lane.append(Append::new(data, deadline, landed).synced(to_disk).lasting(lasting));
         }
     }
 
@@ -166,6 +169,7 @@ impl Inode {
             }
             Err(error) => {
                 state.overlay.lost(job, ranges);
+                state.settled();
                 state.fail(error);
             }
         }
@@ -181,8 +185,9 @@ impl Inode {
     pub(super) async fn settle_for(self: &Arc<Inode>, to_disk: bool) -> Result<()> {
         self.push_out(to_disk);
         let until = self.state().overlay.next_job();
+        let began = Instant::now();
         // An append fails by itself after the operation's time; the wait need only outlast that.
-        let deadline = Instant::now() + self.engine.config.operation_timeout * 2;
+        let deadline = began + self.engine.config.operation_timeout * 2;
         loop {
             let landed = self.landed.notified();
             tokio::pin!(landed);
@@ -190,7 +195,14 @@ impl Inode {
             if self.state().flying.first().is_none_or(|&oldest| oldest >= until) {
                 return Ok(());
             }
-            if timeout_at(deadline, landed).await.is_err() {
+            let _ = timeout_at(deadline.min(Instant::now() + LOOK), landed).await;
+            // What is lasting waits for room; whoever waits for it hears that there is none.
+            if let Some(full) = self.engine.lanes.full_since(began)
+                && self.state().flying.first().is_some_and(|&oldest| oldest < until)
+            {
+                return Err(full);
+            }
+            if Instant::now() >= deadline {
                 return Err(ErrorCode::Timeout.because(format!("writing inode {}", self.number())));
             }
         }

@@ -31,6 +31,8 @@ pub(super) struct Yard {
     pub(super) counters: Arc<Counters>,
     pub(super) chains: Chains,
     excluded: Mutex<BTreeMap<u32, Instant>>,
+    /// When there was no room for a chunk the last time it was asked for one, and what the namenode said.
+    full: Mutex<Option<(Instant, Error)>>,
 }
 
 /// Chains by chunk, also for a while after they ended: for syncs, and for reading what is not committed yet.
@@ -130,11 +132,16 @@ impl State {
         self.next.is_none() && self.current.as_ref().is_some_and(|chain| chain.nearly_full())
     }
 
-    /// Takes out what nobody waits for any more, or everything.
-    fn give_up(&mut self, all: bool) -> VecDeque<Piece> {
+    /// Takes out what nobody waits for any more, or what `refused` has put an end to.
+    fn give_up(&mut self, refused: Option<ErrorCode>) -> VecDeque<Piece> {
         let now = Instant::now();
         let waiting = std::mem::take(&mut self.waiting);
-        let (failed, kept) = waiting.into_iter().partition(|piece| all || piece.deadline() <= now);
+        let is_over = |piece: &Piece| match refused {
+            None => false,
+            Some(ErrorCode::NoSpace) => !piece.is_lasting(),
+            Some(_) => true,
+        };
+        let (failed, kept) = waiting.into_iter().partition(|piece| is_over(piece) || piece.deadline() <= now);
         self.waiting = kept;
         failed
     }
@@ -242,6 +249,7 @@ impl Supervisor {
         let mut state = self.lane.state();
         match opened {
             Ok(chain) => {
+                self.lane.yard.note_full(None);
                 if state.closed {
                     return chain.abort();
                 }
@@ -254,7 +262,10 @@ impl Supervisor {
                 self.not_before = Some(Instant::now() + self.backoff.pause());
                 let hopeless =
                     error.code.reaction() == Reaction::Fail && error.code != ErrorCode::SessionExpired;
-                let failed = state.give_up(hopeless);
+                if error.code == ErrorCode::NoSpace {
+                    self.lane.yard.note_full(Some(error.clone()));
+                }
+                let failed = state.give_up(hopeless.then_some(error.code));
                 drop(state);
                 failed.into_iter().for_each(|piece| piece.failed(error.clone()));
             }
@@ -283,7 +294,7 @@ impl Supervisor {
         for piece in end.leftovers.into_iter().rev() {
             state.waiting.push_front(piece);
         }
-        let failed = if end.failure.is_some() { state.give_up(false) } else { VecDeque::new() };
+        let failed = if end.failure.is_some() { state.give_up(None) } else { VecDeque::new() };
         state.hand_out();
         drop(state);
         // A chain that held anything was worth opening; one that fails at once is not opened in a tight loop.
@@ -325,7 +336,26 @@ impl Yard {
         pace: Pace,
         counters: Arc<Counters>,
     ) -> Yard {
-        Yard { control, network, pace, counters, chains: Chains::default(), excluded: Mutex::default() }
+        Yard {
+            control,
+            network,
+            pace,
+            counters,
+            chains: Chains::default(),
+            excluded: Mutex::default(),
+            full: Mutex::default(),
+        }
+    }
+
+    fn note_full(&self, error: Option<Error>) {
+        *self.full.lock().unwrap_or_else(PoisonError::into_inner) =
+            error.map(|error| (Instant::now(), error));
+    }
+
+    /// Why there was no room for a chunk, if that was after `since` and there was none later.
+    pub(super) fn full_since(&self, since: Instant) -> Option<Error> {
+        let full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+        full.as_ref().filter(|(at, _)| *at >= since).map(|(_, error)| error.clone())
     }
 
     /// Datanodes that new chunks should avoid for now.

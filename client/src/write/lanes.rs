@@ -3,14 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use cairn_host::net::Network;
-use cairn_proto::fs;
+use cairn_proto::{Error, fs};
+use tokio::time::Instant;
 
 use super::lane::{Lane, Yard};
 use super::{Control, Pace};
 use crate::metrics::Counters;
 
+/// For how long nobody believes that there is room, unless a chunk was had since.
+const LATELY: Duration = Duration::from_secs(5);
 /// Lanes that single files may have to themselves, at once, for each replication.
 const MAX_OWN: usize = 8;
 
@@ -86,6 +90,16 @@ impl Lanes {
             Some(chain) => chain.sync(length).await,
             None => false,
         }
+    }
+
+    /// Why there was no room for another chunk, if that was after `since` and there was none later.
+    pub(crate) fn full_since(&self, since: Instant) -> Option<Error> {
+        self.yard.full_since(since)
+    }
+
+    /// Why there is no room for another chunk, as far as was seen lately.
+    pub(crate) fn full(&self) -> Option<Error> {
+        self.full_since(Instant::now().checked_sub(LATELY)?)
     }
 
     /// The replicas of a chunk written here.

@@ -17,6 +17,7 @@ pub(crate) struct Append {
     request: RequestId,
     data: Bytes,
     sync: bool,
+    lasting: bool,
     deadline: Instant,
     done: Done,
 }
@@ -37,6 +38,7 @@ struct Job {
     /// For whose sake.
     request: RequestId,
     deadline: Instant,
+    lasting: bool,
     progress: Mutex<Progress>,
 }
 
@@ -54,7 +56,14 @@ impl Append {
         deadline: Instant,
         done: impl FnOnce(Result<Vec<Place>>) + Send + 'static,
     ) -> Append {
-        Append { request: RequestId::current(), data, sync: false, deadline, done: Box::new(done) }
+        Append {
+            request: RequestId::current(),
+            data,
+            sync: false,
+            lasting: false,
+            deadline,
+            done: Box::new(done),
+        }
     }
 
     /// Somebody will wait until it is on disk, so it goes there at once.
@@ -62,10 +71,20 @@ impl Append {
         Append { sync, ..self }
     }
 
+    /// Its writer was told that all is well: it waits until there is room for it.
+    pub(crate) fn lasting(self, lasting: bool) -> Append {
+        Append { lasting, ..self }
+    }
+
     pub(super) fn into_piece(self) -> Piece {
         let progress =
             Progress { places: Vec::with_capacity(1), missing: self.data.len(), done: Some(self.done) };
-        let job = Job { request: self.request, deadline: self.deadline, progress: Mutex::new(progress) };
+        let job = Job {
+            request: self.request,
+            deadline: self.deadline,
+            lasting: self.lasting,
+            progress: Mutex::new(progress),
+        };
         Piece { data: self.data, sync: self.sync, offset: 0, at: 0, job: Arc::new(job) }
     }
 }
@@ -85,6 +104,11 @@ impl Piece {
 
     pub(super) fn deadline(&self) -> Instant {
         self.job.deadline
+    }
+
+    /// Whether it is to wait where there is no room.
+    pub(super) fn is_lasting(&self) -> bool {
+        self.job.lasting
     }
 
     /// Cuts the piece after `length` bytes; the rest goes elsewhere.

@@ -209,6 +209,24 @@ async fn a_final_refusal_reaches_the_writer() {
 }
 
 #[tokio::test]
+async fn what_is_lasting_waits_for_room() {
+    let chunks = Chunks::new(1 << 20, &[Mood::Well]).await;
+    *chunks.refusal.lock().unwrap() = Some(ErrorCode::NoSpace);
+    let (lanes, _) = lanes(&chunks);
+    let began = Instant::now();
+    let (done, waiting) = oneshot::channel();
+    let deadline = began + Duration::from_secs(1000);
+    let lasting = Append::new(pattern(1, 10), deadline, move |places| drop(done.send(places)));
+    lanes.shared(3).append(lasting.lasting(true));
+    let error = append(&lanes, pattern(2, 10)).await.unwrap().unwrap_err();
+    assert_eq!(error.code, ErrorCode::NoSpace);
+    assert_eq!(lanes.full_since(began).map(|error| error.code), Some(ErrorCode::NoSpace));
+    *chunks.refusal.lock().unwrap() = None;
+    assert_eq!(waiting.await.unwrap().unwrap()[0].length, 10);
+    assert!(lanes.full_since(began).is_none());
+}
+
+#[tokio::test]
 async fn closing_fails_what_waits() {
     let chunks = Chunks::new(1 << 20, &[Mood::Frozen]).await;
     let (lanes, _) = lanes(&chunks);
