@@ -204,7 +204,12 @@ impl Engine {
         let by_name = named(&op).into_iter().flatten().any(|at| !at.path.is_empty());
         let session_ends = matches!(op, Op::CloseSession(_));
         let barrier = matches!(&op, Op::Close(ask) if ask.inodes.is_empty());
-        if (by_name || session_ends || barrier) && delegations.is_busy() {
+        // It sets times, which an earlier deed must not set back.
+        let on_content = matches!(
+            &op,
+            Op::SetAttr(fs::SetAttr { size: Some(_), .. }) | Op::ClearRange(_) | Op::CloneRange(_)
+        );
+        if (by_name || session_ends || barrier || on_content) && delegations.is_busy() {
             delegations.flush().await?;
         }
         for inode in numbers(&op) {
