@@ -63,6 +63,12 @@ impl Cluster {
         self.engine.delegations.defers(inode)
     }
 
+    /// How often something was changed through this client, as far as others could see it: what was asked for before may
+    /// not be so any more.
+    pub fn changes(&self) -> u64 {
+        self.engine.changes()
+    }
+
     /// The cluster's id.
     pub fn cluster_id(&self) -> String {
         self.engine.channel.namenodes().cluster_id().to_owned()

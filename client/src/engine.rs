@@ -1,7 +1,7 @@
 //! What the files of one cluster share: the leader, the lanes, the readers, the memory.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ pub(crate) struct Engine {
     pub(crate) layout_bytes: Arc<AtomicUsize>,
     /// Uncommitted spans of all files.
     spans: AtomicUsize,
+    /// How often something was changed through this client.
+    changes: AtomicU64,
     inodes: Mutex<BTreeMap<u64, Weak<Inode>>>,
     /// Inodes with uncommitted writes, kept alive for them.
     dirty: Mutex<BTreeMap<u64, Arc<Inode>>>,
@@ -68,6 +70,7 @@ impl Engine {
             budget: Budget::new(config.dirty_bytes),
             layout_bytes: Arc::default(),
             spans: AtomicUsize::new(0),
+            changes: AtomicU64::new(0),
             inodes: Mutex::default(),
             dirty: Mutex::default(),
             channel,
@@ -131,6 +134,16 @@ impl Engine {
     pub(crate) fn note_dirty(&self, inode: &Arc<Inode>) {
         let mut dirty = self.dirty.lock().unwrap_or_else(PoisonError::into_inner);
         dirty.insert(inode.number(), Arc::clone(inode));
+    }
+
+    /// Something was changed through this client.
+    pub(crate) fn count_change(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often that was.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// Waits until `bytes` more may be buffered.

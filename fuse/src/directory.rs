@@ -7,6 +7,7 @@
 //! Whatever is created or removed meanwhile, an entry that stays is listed exactly once by one pass forward.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use bytes::Bytes;
 use cairn_proto::fs::{Attr, DirectoryEntry, Listing};
@@ -27,9 +28,19 @@ pub(crate) struct Fetch {
     pub start: u64,
 }
 
+/// When a page was asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    pub at: Instant,
+    /// What had been changed through this mount by then.
+    pub changes: u64,
+}
+
 /// The state of one open directory. It never talks to anybody.
 #[derive(Default)]
 pub(crate) struct DirectoryStream {
+    /// Of the current page.
+    pub asked: Option<Asked>,
     attr: Option<Attr>,
     loaded: bool,
     page: Vec<DirectoryEntry>,

@@ -244,8 +244,9 @@ impl Filesystem for CairnFs {
         reply: ReplyAttr,
     ) {
         let caller = Caller::from(request);
-        let change = Change { mode, uid, gid, size, atime, mtime };
         let handle = fh.and_then(|fh| self.view.files.get(fh.0));
+        let by_handle = handle.as_ref().is_some_and(|handle| handle.writable);
+        let change = Change { mode, uid, gid, size, atime, mtime, by_handle };
         self.serve(request, |view| async move {
             if let Some(handle) = handle
                 && let Err(error) = view.may_use(&handle).await
@@ -524,8 +525,9 @@ impl Filesystem for CairnFs {
             let read = view.readdir(ino.0, &stream, offset, |line| {
                 let name = OsStr::from_bytes(line.name);
                 let number = INodeNo(line.attr.inode);
-                let full = reply.add(number, line.next, name, &ttl, &view.shown(line.attr), GENERATION);
-                if !full {
+                let left = line.age.map_or(Duration::ZERO, |age| ttl.saturating_sub(age));
+                let full = reply.add(number, line.next, name, &left, &view.shown(line.attr), GENERATION);
+                if !full && !left.is_zero() {
                     view.versions.told(line.attr);
                 }
                 full

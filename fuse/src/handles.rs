@@ -22,6 +22,8 @@ pub(crate) struct FileHandle {
     pub lost: AtomicBool,
     /// Opened with `O_NOATIME`.
     pub unseen: bool,
+    /// The kernel keeps no pages of what is read through it.
+    pub uncached: bool,
 }
 
 /// Numbered open things of one kind.

@@ -33,6 +33,20 @@ impl Engine {
         cred: &fs::Cred,
         op: mutation::Op,
     ) -> Result<outcome::Result> {
+        use mutation::Op;
+        let shows = !matches!(op, Op::MarkRead(_) | Op::Open(_) | Op::Close(_) | Op::ReserveInodes(_));
+        let done = self.mutate_anywhere(cred, op).await;
+        if shows {
+            self.count_change();
+        }
+        done
+    }
+
+    async fn mutate_anywhere(
+        self: &Arc<Engine>,
+        cred: &fs::Cred,
+        op: mutation::Op,
+    ) -> Result<outcome::Result> {
         if !self.delegations.enabled {
             return self.channel.mutate(cred, op).await;
         }

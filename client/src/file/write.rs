@@ -107,6 +107,7 @@ impl Inode {
             || self.engine.spans() >= self.engine.config.uncommitted_pieces;
         drop(state);
         self.engine.release(replaced);
+        self.engine.count_change();
         if fresh {
             self.engine.note_dirty(self);
         }

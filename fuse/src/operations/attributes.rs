@@ -21,6 +21,8 @@ pub(crate) struct Change {
     pub size: Option<u64>,
     pub atime: Option<TimeOrNow>,
     pub mtime: Option<TimeOrNow>,
+    /// Through a descriptor that may write.
+    pub by_handle: bool,
 }
 
 impl Change {
@@ -99,6 +101,10 @@ impl View {
             change.mtime = None;
         }
         let open = self.inodes.get(inode);
+        if resized && open.is_some() && !change.by_handle {
+            // Below, it is done with the rights of the mount.
+            self.require(caller, inode, AccessFlags::W_OK).await?;
+        }
         if let Some(open) = &open {
             if let Some(size) = change.size.take() {
                 // After what was written here before, which the namenode does not know of yet.
@@ -153,36 +159,20 @@ impl View {
 
     /// The answer to `access`, which the kernel only asks for when it does not check permissions itself.
     pub(crate) async fn access(&self, caller: Caller, inode: u64, mask: AccessFlags) -> Result<()> {
-        let (attr, _) = self.getattr(inode).await?;
-        self.require(caller, &attr, mask)
+        self.require(caller, inode, mask).await
     }
 
-    /// Refuses what the caller may not do, where the kernel has not done so.
-    pub(crate) fn require(&self, caller: Caller, attr: &Attr, mask: AccessFlags) -> Result<()> {
-        if mask.contains(AccessFlags::W_OK) && is_inside(attr.inode) {
+    /// Refuses what the caller may not do, where the kernel has not done so. The namenode knows the access control lists.
+    pub(crate) async fn require(&self, caller: Caller, inode: u64, mask: AccessFlags) -> Result<()> {
+        if mask.contains(AccessFlags::W_OK) && is_inside(inode) {
             return Err(ErrorCode::ReadOnly.because("a snapshot"));
         }
-        if self.options.default_permissions || allowed(attr, caller, mask) {
+        if self.options.default_permissions {
             return Ok(());
         }
-        Err(ErrorCode::PermissionDenied.into())
+        let wanted = (mask.bits() & 0o7) as u32;
+        self.cluster.access(&self.cred(caller), node(inode), false, wanted).await.map(drop)
     }
-}
-
-fn allowed(attr: &Attr, caller: Caller, mask: AccessFlags) -> bool {
-    let wanted = (mask.bits() & 0o7) as u32;
-    if caller.uid == 0 {
-        let runs = attr.kind() == FileKind::Directory || attr.mode & 0o111 != 0;
-        return wanted & 0o1 == 0 || runs;
-    }
-    let granted = if caller.uid == attr.uid {
-        attr.mode >> 6
-    } else if caller.gid == attr.gid {
-        attr.mode >> 3
-    } else {
-        attr.mode
-    };
-    wanted & !granted == 0
 }
 
 #[cfg(test)]
@@ -205,16 +195,5 @@ mod tests {
         assert!(ask.atime_now && !ask.mtime_now);
         assert_eq!((ask.atime_ns, ask.mtime_ns), (None, Some(5)));
         assert!(!change.is_nothing() && Change::default().is_nothing());
-    }
-
-    #[test]
-    fn access_looks_at_the_class_that_applies_and_no_other() {
-        let attr = Attr { mode: 0o074, uid: 1, gid: 2, ..Attr::default() };
-        let may = |uid, gid, mask| allowed(&attr, Caller { uid, gid, pid: 0 }, mask);
-        assert!(!may(1, 2, AccessFlags::R_OK));
-        assert!(may(5, 2, AccessFlags::R_OK | AccessFlags::X_OK));
-        assert!(may(5, 5, AccessFlags::R_OK) && !may(5, 5, AccessFlags::W_OK));
-        assert!(may(0, 0, AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK));
-        assert!(may(1, 2, AccessFlags::F_OK));
     }
 }

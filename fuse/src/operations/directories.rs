@@ -1,11 +1,13 @@
 //! Reading directories.
 
+use std::time::{Duration, Instant};
+
 use cairn_proto::Result;
 use cairn_proto::fs::{Attr, DirectoryEntry};
 use fuser::AccessFlags;
 use tokio::sync::Mutex;
 
-use crate::directory::{DOTS, DirectoryStream};
+use crate::directory::{Asked, DOTS, DirectoryStream};
 use crate::view::{Caller, ROOT, View, node};
 
 /// Entries asked for at a time: more than one reply holds, and still small in memory for a thousand open directories.
@@ -17,6 +19,8 @@ pub(crate) struct Line<'a> {
     pub next: u64,
     pub name: &'a [u8],
     pub attr: &'a Attr,
+    /// How old that is; nothing: it may not be so any more, since something was changed here meanwhile.
+    pub age: Option<Duration>,
 }
 
 impl View {
@@ -42,9 +46,11 @@ impl View {
         if offset == 0 {
             stream.rewind();
         }
-        let mut epoch = self.epoch();
+        // A page serves several answers; only to the first is it news.
+        let mut news = None;
         while let Some(fetch) = stream.missing(offset) {
-            epoch = self.epoch();
+            news = Some(self.epoch());
+            stream.asked = Some(Asked { at: Instant::now(), changes: self.cluster.changes() });
             let listing = self.cluster.list(&ROOT, node(inode), fetch.after.clone(), PAGE).await?;
             stream.supply(&fetch, listing);
         }
@@ -52,9 +58,11 @@ impl View {
         if offset == 0 && stream.attr().is_some() {
             self.note_access(&own);
         }
+        let asked = stream.asked.filter(|asked| asked.changes == self.cluster.changes());
+        let age = asked.map(|asked| asked.at.elapsed());
         // Nobody reads the inode of `..` from here: the kernel knows the parent itself.
         for (at, name) in [b".".as_slice(), b".."].into_iter().enumerate() {
-            if offset <= at as u64 && full(Line { next: at as u64 + 1, name, attr: &own }) {
+            if offset <= at as u64 && full(Line { next: at as u64 + 1, name, attr: &own, age }) {
                 return Ok(());
             }
         }
@@ -62,11 +70,13 @@ impl View {
             let Some(attr) = attr else { continue };
             let open = self.inodes.get(attr.inode);
             let mut shown = open.map_or(*attr, |open| {
-                open.learn(attr, epoch);
+                if let Some(epoch) = news {
+                    open.learn(attr, epoch);
+                }
                 open.file.attr()
             });
             self.accesses.show(&mut shown);
-            if full(Line { next, name, attr: &shown }) {
+            if full(Line { next, name, attr: &shown, age }) {
                 return Ok(());
             }
         }

@@ -114,9 +114,10 @@ impl View {
                 }
             },
         };
-        let allowed = self
-            .may_be_found(caller, &attr, &before)
-            .and_then(|()| self.require(caller, &attr, access_of(flags)));
+        let allowed = match self.may_be_found(caller, &attr, &before) {
+            Ok(()) => self.require(caller, inode, access_of(flags)).await,
+            refused => refused,
+        };
         if let Err(error) = allowed {
             self.holds.let_go(inode);
             return Err(error);
@@ -184,7 +185,7 @@ impl View {
         let inode = attr.inode;
         self.holds.adopt(inode, era).await;
         if created.existed
-            && let Err(error) = self.require(caller, &attr, access_of(flags))
+            && let Err(error) = self.require(caller, inode, access_of(flags)).await
         {
             self.holds.let_go(inode);
             return Err(error);
@@ -217,6 +218,7 @@ impl View {
             lost: AtomicBool::new(false),
             sync: (wanted.sync || self.options.sync) && wanted.writable && wanted.uncached(),
             unseen: wanted.unseen,
+            uncached: wanted.uncached(),
         };
         Opened { handle: self.files.insert(handle), flags: wanted.kernel_flags(pages_are_current) }
     }
@@ -262,6 +264,10 @@ impl View {
     /// Reads; short only at the end of the file.
     pub(crate) async fn read(&self, handle: &FileHandle, offset: u64, length: usize) -> Result<Bytes> {
         self.may_use(handle).await?;
+        if handle.uncached && handle.open.fresh_for(self.options.attr_ttl, self.epoch()).is_none() {
+            // The kernel asks for the size only before it reads its own pages.
+            self.getattr(handle.open.file.inode()).await?;
+        }
         let data = handle.open.file.read_at(offset, length).await?;
         if !handle.unseen {
             self.note_access(&handle.open.file.attr());
