@@ -6,6 +6,7 @@ mod anew;
 mod log_storage;
 mod members;
 mod network;
+mod receive;
 mod service;
 mod snapshot;
 mod state_machine;
