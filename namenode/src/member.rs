@@ -115,7 +115,7 @@ impl Member {
             form: founding(config, identity),
             clock: config.host.clock.clone(),
         };
-        let expiring = sessions.clone().watch(store.clone(), proposer.clone(), alarm.clone());
+        let expiring = sessions.clone().watch(group.clone(), store.clone(), proposer.clone(), alarm.clone());
         let emptying = EmptyTrash(config.host.clock.clone());
         let emptying = attend_to(emptying, sessions.clone(), store.clone(), proposer.clone(), alarm.clone());
         let releasing =
