@@ -35,8 +35,10 @@ use crate::store::stream;
 const PART_BYTES: usize = 1 << 20;
 /// Messages of a snapshot between the store's reader and the network.
 const PARTS_AHEAD: usize = 4;
-/// How long a message with entries may take: the other side has to write them to its disk.
+/// How long a message with entries may take besides its way: the other side has to write them to its disk.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes a second that a link between members carries at least: what takes longer would be sent again, for ever.
+const SLOWEST_LINK: u64 = 128 << 10;
 /// Most bytes of one encoded message: a batch of the largest command, and what is around it.
 pub const MESSAGE_LIMIT: usize = 2 * MAX_MESSAGE;
 
@@ -98,6 +100,12 @@ fn garbled(error: postcard::Error) -> RPCError<Types> {
     RPCError::Network(NetworkError::new(&error))
 }
 
+/// How long a message of entries may take that is so many bytes long.
+fn append_limit(bytes: usize) -> Duration {
+    let way_ms = (bytes as u64).saturating_mul(1_000) / SLOWEST_LINK;
+    APPEND_TIMEOUT + Duration::from_millis(way_ms)
+}
+
 impl Peer {
     fn client(&self) -> Result<RaftClient<Channel>, RPCError<Types>> {
         let unusable =
@@ -114,18 +122,20 @@ impl Peer {
         })
     }
 
-    /// Sends one message and waits for its answer at most `limit`.
+    /// Sends one message and waits for its answer at most the `limit` for one of its length.
     async fn call<R: DeserializeOwned, F, Fut>(
         &self,
         message: &impl Serialize,
-        limit: Duration,
+        limit: impl FnOnce(usize) -> Duration,
         method: F,
     ) -> Result<R, RPCError<Types>>
     where
         F: FnOnce(RaftClient<Channel>, RaftBytes) -> Fut,
         Fut: Future<Output = Result<tonic::Response<RaftBytes>, Status>>,
     {
-        let sent = method(self.client()?, self.envelope(message)?);
+        let message = self.envelope(message)?;
+        let limit = limit(message.payload.len());
+        let sent = method(self.client()?, message);
         let late =
             |_| RPCError::Network(NetworkError::from_string(format!("no answer from {}", self.address)));
         let reply = tokio::time::timeout(limit, sent).await.map_err(late)?.map_err(failed)?.into_inner();
@@ -139,7 +149,7 @@ impl Peer {
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         let send = |mut client: RaftClient<Channel>, bytes| async move { client.vote(bytes).await };
-        self.call(&(pre_vote, request), option.soft_ttl(), send).await
+        self.call(&(pre_vote, request), |_| option.soft_ttl(), send).await
     }
 }
 
@@ -151,7 +161,8 @@ impl RaftNetworkV2<Types> for Peer {
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        let limit = if request.entries.is_empty() { option.soft_ttl() } else { APPEND_TIMEOUT };
+        let beats = request.entries.is_empty();
+        let limit = |bytes| if beats { option.soft_ttl() } else { append_limit(bytes) };
         let send = |mut client: RaftClient<Channel>, bytes| async move { client.append_entries(bytes).await };
         self.call(&request, limit, send).await
     }
@@ -211,7 +222,7 @@ impl RaftNetworkV2<Types> for Peer {
     ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
         let send =
             |mut client: RaftClient<Channel>, bytes| async move { client.transfer_leader(bytes).await };
-        self.call(&request, option.soft_ttl(), send).await
+        self.call(&request, |_| option.soft_ttl(), send).await
     }
 }
 
@@ -279,5 +290,17 @@ impl Write for PartWriter<'_> {
                 Ok(())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_message_of_entries_has_the_time_that_a_slow_link_takes() {
+        assert_eq!(append_limit(0), APPEND_TIMEOUT);
+        assert_eq!(append_limit(2 << 20), APPEND_TIMEOUT + Duration::from_secs(16));
+        assert!(append_limit(MESSAGE_LIMIT) < Duration::from_secs(150));
     }
 }
