@@ -18,6 +18,7 @@ mod edge;
 mod fatal;
 mod formation;
 mod identity;
+mod leader_clock;
 pub mod log;
 mod member;
 pub mod propose;
