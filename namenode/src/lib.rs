@@ -21,6 +21,7 @@ mod identity;
 mod leader_clock;
 pub mod log;
 mod member;
+mod patience;
 pub mod propose;
 mod raft;
 mod recalls;

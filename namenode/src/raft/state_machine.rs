@@ -17,6 +17,7 @@ use prost::Message;
 use super::snapshot::{self, APPLIED, Builder, Content, HIGHEST_ID, MEMBERSHIP, Snapshot, put};
 use super::types::{Entry, LogId, Outcomes, SnapshotMeta, StoredMembership, Types};
 use crate::fatal::Alarm;
+use crate::patience;
 use crate::store::RedbStore;
 
 /// Entries in one transaction, at most.
@@ -69,8 +70,14 @@ impl StateMachine {
 }
 
 /// Makes the store durable every `every`, as long as something was applied. This bounds what is replayed after a
-/// crash and lets the engine use its freed pages again.
-pub async fn checkpoint_loop(store: Arc<RedbStore>, state: Arc<Checkpoints>, every: Duration, alarm: Alarm) {
+/// crash and lets the engine use its freed pages again. `step` is [`patience::STEP`].
+pub async fn checkpoint_loop(
+    store: Arc<RedbStore>,
+    state: Arc<Checkpoints>,
+    every: Duration,
+    step: Duration,
+    alarm: Alarm,
+) {
     let mut covered = 0;
     loop {
         tokio::time::sleep(every).await;
@@ -80,8 +87,11 @@ pub async fn checkpoint_loop(store: Arc<RedbStore>, state: Arc<Checkpoints>, eve
         }
         let (store, disk) = (store.clone(), store.disk().clone());
         state.running.store(true, Ordering::Relaxed);
-        let result = blocking(&disk, move || store.checkpoint()).await;
+        let result = patience::within(blocking(&disk, move || store.checkpoint()), step).await;
         state.running.store(false, Ordering::Relaxed);
+        let Some(result) = result else {
+            return alarm.raise("the disk does not answer: the store is not made durable");
+        };
         match result {
             Ok(Ok(())) => covered = applied,
             Ok(Err(error)) => return alarm.raise(format!("making the store durable: {error}")),
@@ -180,5 +190,32 @@ impl RaftStateMachine<Types> for StateMachine {
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
         let snapshot = snapshot::current(&self.store).map_err(snapshot::other)?;
         Ok(snapshot.meta.last_log_id.is_some().then_some(snapshot))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_checkpoint_that_does_not_end_raises_the_alarm() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = RedbStore::open(&dir.path().join("s"), 1 << 20, cairn_host::disk::real()).unwrap();
+        let (store, alarm, state) = (Arc::new(store), Alarm::default(), Arc::new(Checkpoints::default()));
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let writer = store.clone();
+        let hanging = std::thread::spawn(move || {
+            writer.write(Durability::Applied, &mut |_| {
+                // As long as this transaction lasts, no other one begins.
+                let _ = held.recv();
+                Ok(())
+            })
+        });
+        state.applied.store(1, Ordering::Relaxed);
+        let step = Duration::from_millis(2);
+        checkpoint_loop(store, state, step * 10, step, alarm.clone()).await;
+        assert!(alarm.raised().await.starts_with("the disk does not answer"));
+        drop(release);
+        hanging.join().unwrap().unwrap();
     }
 }
