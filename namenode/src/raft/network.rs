@@ -35,6 +35,8 @@ use crate::store::stream;
 const PART_BYTES: usize = 1 << 20;
 /// Messages of a snapshot between the store's reader and the network.
 const PARTS_AHEAD: usize = 4;
+/// How long the other side may leave a part of a snapshot lying: meanwhile the store cannot reuse any space.
+const PART_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a message with entries may take besides its way: the other side has to write them to its disk.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes a second that a link between members carries at least: what takes longer would be sent again, for ever.
@@ -194,17 +196,27 @@ impl RaftNetworkV2<Types> for Peer {
         let Content::View(view) = snapshot.snapshot else {
             return Err(NetworkError::from_string("a received snapshot cannot be sent on").into());
         };
-        let (parts, receiver) = mpsc::channel(PARTS_AHEAD);
+        let (outgoing, receiver) = mpsc::channel(PARTS_AHEAD);
         let first = SnapshotPart { head: Some(head), data: Bytes::new() };
         let closed = |_| NetworkError::from_string("the snapshot's stream closed");
-        parts.send(first).await.map_err(closed)?;
-        let reader = tokio::spawn(send_parts(self.network.disk.clone(), view, parts));
+        outgoing.send(first).await.map_err(closed)?;
         let mut client = self.client()?;
+        let (parts, made) = mpsc::channel(PARTS_AHEAD);
+        let reader = tokio::spawn(send_parts(self.network.disk.clone(), view, parts));
+        let stalled = async {
+            if hand_on(made, outgoing, PART_PATIENCE).await {
+                // What comes now is the answer.
+                std::future::pending().await
+            }
+        };
         let sending = client.snapshot(ReceiverStream::new(receiver));
         let reply = tokio::select! {
             closed = cancel => return Err(closed.into()),
             () = tokio::time::sleep(option.soft_ttl()) => {
                 return Err(NetworkError::from_string(format!("sending a snapshot to {} took too long", self.address)).into());
+            }
+            () = stalled => {
+                return Err(NetworkError::from_string(format!("{} takes no more of a snapshot", self.address)).into());
             }
             reply = sending => reply.map_err(failed)?.into_inner(),
         };
@@ -224,6 +236,20 @@ impl RaftNetworkV2<Types> for Peer {
             |mut client: RaftClient<Channel>, bytes| async move { client.transfer_leader(bytes).await };
         self.call(&request, |_| option.soft_ttl(), send).await
     }
+}
+
+/// Hands parts on as they are made. False as soon as one is not taken for as long as `patience`; the view that makes them
+/// is let go then.
+async fn hand_on<T>(mut made: mpsc::Receiver<T>, outgoing: mpsc::Sender<T>, patience: Duration) -> bool {
+    while let Some(part) = made.recv().await {
+        match tokio::time::timeout(patience, outgoing.send(part)).await {
+            Ok(Ok(())) => {}
+            // Why nobody takes any more, the answer tells.
+            Ok(Err(_)) => return true,
+            Err(_) => return false,
+        }
+    }
+    true
 }
 
 /// Sends the messages that a view makes.
@@ -296,6 +322,30 @@ impl Write for PartWriter<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_nobody_takes_ends_a_snapshot() {
+        let patience = Duration::from_millis(20);
+        let made = || {
+            let (parts, made) = mpsc::channel(3);
+            (0..3).for_each(|part| parts.try_send(part).unwrap());
+            (parts, made)
+        };
+        let (parts, all) = made();
+        drop(parts);
+        let (outgoing, mut receiver) = mpsc::channel(1);
+        let taker =
+            tokio::spawn(
+                async move { (receiver.recv().await, receiver.recv().await, receiver.recv().await) },
+            );
+        assert!(hand_on(all, outgoing, patience).await);
+        assert_eq!(taker.await.unwrap(), (Some(0), Some(1), Some(2)));
+
+        let (parts, all) = made();
+        let (outgoing, _receiver) = mpsc::channel(1);
+        assert!(!hand_on(all, outgoing, patience).await);
+        assert!(parts.is_closed(), "who reads the store is told to stop");
+    }
 
     #[test]
     fn a_long_message_of_entries_has_the_time_that_a_slow_link_takes() {
