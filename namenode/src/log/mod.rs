@@ -249,6 +249,11 @@ impl Log {
         (steps % 2 == 1).then_some(steps)
     }
 
+    /// Bytes of its files.
+    pub fn bytes(&self) -> u64 {
+        self.0.shared.lock().segments.values().map(|segment| segment.size() as u64).sum()
+    }
+
     /// Everything up to here is gone.
     pub fn purged(&self) -> Option<Position> {
         self.0.shared.lock().purged

@@ -7,6 +7,7 @@ mod log_storage;
 mod members;
 mod network;
 mod receive;
+mod sending;
 mod service;
 mod snapshot;
 mod state_machine;
@@ -41,6 +42,7 @@ use crate::patience;
 use crate::store::RedbStore;
 use log_storage::LogStorage;
 use network::Network;
+use sending::Sending;
 use state_machine::StateMachine;
 use types::{Proposal, Types};
 
@@ -135,8 +137,10 @@ impl Group {
             cluster_id: cluster_id.clone(),
             disk: settings.disk.clone(),
             network: settings.network.clone(),
+            sending: Sending::default(),
         };
-        let (machine, checkpoints) = StateMachine::new(store.clone(), alarm.clone());
+        let sending = network.sending.clone();
+        let (machine, checkpoints) = StateMachine::new(store.clone(), log.clone(), sending, alarm.clone());
         let raft = Raft::new(id, config, network, LogStorage(log.clone()), machine)
             .await
             .map_err(|error| ErrorCode::Io.because(format!("starting Raft: {error}")))?;

@@ -26,6 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
+use super::sending::Sending;
 use super::snapshot::{Content, Snapshot};
 use super::types::{Types, Vote};
 use crate::channel;
@@ -55,6 +56,8 @@ pub struct Network {
     pub disk: SharedDisk,
     /// The way to the others.
     pub network: Arc<dyn cairn_host::net::Network>,
+    /// What is on its way to them.
+    pub sending: Sending,
 }
 
 /// A connection to one member.
@@ -192,6 +195,7 @@ impl RaftNetworkV2<Types> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let _sent = self.network.sending.begin();
         let head = self.envelope(&(vote, &snapshot.meta))?;
         let Content::View(view) = snapshot.snapshot else {
             return Err(NetworkError::from_string("a received snapshot cannot be sent on").into());

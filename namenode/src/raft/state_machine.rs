@@ -13,10 +13,13 @@ use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use prost::Message;
+use tokio::time::Instant;
 
+use super::sending::Sending;
 use super::snapshot::{self, APPLIED, Builder, Content, HIGHEST_ID, MEMBERSHIP, Snapshot, put};
 use super::types::{Entry, LogId, Outcomes, SnapshotMeta, StoredMembership, Types};
 use crate::fatal::Alarm;
+use crate::log::Log;
 use crate::patience;
 use crate::store::RedbStore;
 
@@ -26,6 +29,8 @@ const GROUP_ENTRIES: usize = 256;
 /// Applies entries to a store.
 pub struct StateMachine {
     store: Arc<RedbStore>,
+    log: Log,
+    sending: Sending,
     checkpoints: Arc<Checkpoints>,
     alarm: Alarm,
 }
@@ -48,9 +53,15 @@ pub struct Checkpoints {
 
 impl StateMachine {
     /// A state machine over `store`, and what its checkpoint loop needs.
-    pub fn new(store: Arc<RedbStore>, alarm: Alarm) -> (StateMachine, Arc<Checkpoints>) {
+    pub fn new(
+        store: Arc<RedbStore>,
+        log: Log,
+        sending: Sending,
+        alarm: Alarm,
+    ) -> (StateMachine, Arc<Checkpoints>) {
         let checkpoints = Arc::new(Checkpoints::default());
-        (StateMachine { store, checkpoints: checkpoints.clone(), alarm }, checkpoints)
+        let machine = StateMachine { store, log, sending, checkpoints: checkpoints.clone(), alarm };
+        (machine, checkpoints)
     }
 
     async fn apply_group(&self, entries: Vec<Entry>) -> io::Result<Vec<Outcomes>> {
@@ -179,6 +190,12 @@ impl RaftStateMachine<Types> for StateMachine {
         Ok(())
     }
 
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
+        // Without a new snapshot nothing is purged.
+        let waits = !force && self.sending.needs_log(self.log.bytes(), Instant::now());
+        (!waits).then(|| Builder(self.store.clone()))
+    }
+
     async fn get_snapshot_builder(&mut self) -> Builder {
         Builder(self.store.clone())
     }
@@ -196,6 +213,23 @@ impl RaftStateMachine<Types> for StateMachine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::LogOptions;
+
+    #[tokio::test]
+    async fn while_a_snapshot_is_sent_none_is_built_unless_it_must_be() {
+        let (dir, disk) = (tempfile::tempdir().unwrap(), cairn_host::disk::real());
+        let log = Log::open(&dir.path().join("log"), LogOptions::default(), disk.clone()).unwrap();
+        let store = Arc::new(RedbStore::open(&dir.path().join("s"), 1 << 20, disk).unwrap());
+        let sending = Sending::default();
+        let (mut machine, _) = StateMachine::new(store, log, sending.clone(), Alarm::default());
+        let sent = sending.begin();
+        assert!(machine.try_create_snapshot_builder(false).await.is_none());
+        assert!(machine.try_create_snapshot_builder(true).await.is_some());
+        drop(sent);
+        while machine.try_create_snapshot_builder(false).await.is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
 
     #[tokio::test]
     async fn a_checkpoint_that_does_not_end_raises_the_alarm() {
