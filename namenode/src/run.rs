@@ -83,12 +83,12 @@ pub async fn run_checked(mut config: Config, shutdown: watch::Receiver<bool>) ->
 
     alarm.disarm();
     closing.send_replace(true);
-    if let Some(member) = seat.leave() {
-        if patience::within(member.stop(), patience::STEP).await.is_none() {
-            tracing::warn!("the disk does not answer; what is not durable in the store is in the log");
-            // Whoever lets go of the log last waits for its writer, and this process has to end.
-            std::mem::forget(member);
-        }
+    if let Some(member) = seat.leave()
+        && patience::within(member.stop(), patience::STEP).await.is_none()
+    {
+        tracing::warn!("the disk does not answer; what is not durable in the store is in the log");
+        // Whoever lets go of the log last waits for its writer, and this process has to end.
+        std::mem::forget(member);
     }
     if !server.is_finished() && tokio::time::timeout(CLOSE_PATIENCE, &mut server).await.is_err() {
         server.abort();
