@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cairn_host::clock::Clock;
 use cairn_host::disk::{Disk, SharedDisk};
+use cairn_host::net::Network;
 use cairn_host::work::blocking;
 use cairn_metadata::records;
 use cairn_metadata::store::{Store, StoreError, View};
@@ -24,6 +25,7 @@ use crate::config::Config;
 use crate::counters::Counters;
 use crate::fatal::Alarm;
 use crate::identity::{Identity, Phase};
+use crate::leader_clock::LeaderClock;
 use crate::log::{Log, LogError, LogOptions};
 use crate::propose::{Proposer, own};
 use crate::raft::{Group, GroupSettings};
@@ -95,11 +97,12 @@ impl Member {
             group.initialize(&identity.first_members).await?;
         }
         let counters = Arc::new(Counters::default());
-        let proposer = Proposer::start(group.clone(), config.host.clock.clone(), counters.clone());
+        let clock = LeaderClock::new(config.host.clock.clone());
+        let proposer = Proposer::start(group.clone(), Arc::new(clock.clone()), counters.clone());
         let datanodes = Datanodes::new(
             store.clone(),
             proposer.clone(),
-            config.host.clock.clone(),
+            Arc::new(clock.clone()),
             config.attend_settings(),
             alarm.clone(),
         );
@@ -113,15 +116,17 @@ impl Member {
             sessions: sessions.clone(),
             ready: ready.clone(),
             form: founding(config, identity),
-            clock: config.host.clock.clone(),
+            clock: clock.clone(),
+            network: config.host.network.clone(),
         };
-        let expiring = sessions.clone().watch(store.clone(), proposer.clone(), alarm.clone());
-        let emptying = EmptyTrash(config.host.clock.clone());
+        let expiring = sessions.clone().watch(group.clone(), store.clone(), proposer.clone(), alarm.clone());
+        let emptying = EmptyTrash(Arc::new(clock.clone()));
         let emptying = attend_to(emptying, sessions.clone(), store.clone(), proposer.clone(), alarm.clone());
         let releasing =
             attend_to(ReleaseSnapshots, sessions.clone(), store.clone(), proposer.clone(), alarm.clone());
         let tasks = vec![
             tokio::spawn(leader.watch()).abort_handle(),
+            tokio::spawn(clock.keep(group.clone(), config.host.network.clone())).abort_handle(),
             tokio::spawn(expiring).abort_handle(),
             tokio::spawn(emptying).abort_handle(),
             tokio::spawn(releasing).abort_handle(),
@@ -270,7 +275,8 @@ struct Leader {
     sessions: Sessions,
     ready: Arc<AtomicBool>,
     form: FormCluster,
-    clock: Arc<dyn Clock>,
+    clock: LeaderClock,
+    network: Arc<dyn Network>,
 }
 
 impl Leader {
@@ -308,7 +314,9 @@ impl Leader {
     /// Everything that must be true before the first client is served: what earlier leaders acknowledged is applied,
     /// and the cluster has its record.
     async fn take_over(&self, term: u64) -> Result<(), Error> {
-        self.group.ensure_readable().await?;
+        let (readable, ()) =
+            tokio::join!(self.group.ensure_readable(), self.clock.compare(&self.group, &self.network));
+        readable?;
         // A leader that was restarted leads on in the same term, and does not know how much of its log it had
         // acknowledged. Once an entry of now is applied, all of that is.
         let nothing = CommandBatch { time_ns: self.clock.now_ns(), commands: Vec::new() };

@@ -23,6 +23,7 @@ use crate::fatal::Alarm;
 use crate::formation;
 use crate::identity::{Identity, Phase};
 use crate::member::Member;
+use crate::patience;
 use crate::raft::{MESSAGE_LIMIT, RaftService};
 use crate::seat::Seat;
 use crate::service::NamenodeService;
@@ -82,8 +83,12 @@ pub async fn run_checked(mut config: Config, shutdown: watch::Receiver<bool>) ->
 
     alarm.disarm();
     closing.send_replace(true);
-    if let Some(member) = seat.leave() {
-        member.stop().await;
+    if let Some(member) = seat.leave()
+        && patience::within(member.stop(), patience::STEP).await.is_none()
+    {
+        tracing::warn!("the disk does not answer; what is not durable in the store is in the log");
+        // Whoever lets go of the log last waits for its writer, and this process has to end.
+        std::mem::forget(member);
     }
     if !server.is_finished() && tokio::time::timeout(CLOSE_PATIENCE, &mut server).await.is_err() {
         server.abort();

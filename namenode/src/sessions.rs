@@ -1,7 +1,8 @@
 //! Clients' leases: the leader's memory of when each session was heard last.
 //!
 //! Renewals are not logged. A new leader knows none, so it gives every session a full lease from its own start;
-//! nobody is expired before a leader itself has not heard of them for a whole lease.
+//! nobody is expired before a leader itself has not heard of them for a whole lease. The same holds for a leader that
+//! could not answer for a while: whoever talked to it then was not heard.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,11 +10,16 @@ use std::time::Duration;
 
 use cairn_metadata::records;
 use cairn_metadata::store::{Store, View};
+use cairn_proto::ErrorCode;
 use cairn_proto::fs::{ExpireSession, mutation};
 use tokio::time::Instant;
 
 use crate::fatal::Alarm;
 use crate::propose::{Proposer, own};
+use crate::raft::Group;
+
+/// A leader that has not looked at the leases for so many times as long as it should may not have heard anybody either.
+const LATE: u32 = 5;
 
 /// The leases of a leader; nothing while this namenode follows. Clones share them.
 #[derive(Debug, Clone)]
@@ -25,8 +31,8 @@ pub struct Sessions {
 #[derive(Debug, Default)]
 struct Leases {
     heard: BTreeMap<u64, Instant>,
-    /// Found to be over; a renewal comes too late.
-    expiring: BTreeMap<u64, Instant>,
+    /// Found to be over; a renewal comes too late. True: their end may be in the log already.
+    expiring: BTreeMap<u64, bool>,
 }
 
 impl Sessions {
@@ -88,17 +94,46 @@ impl Sessions {
         for &session in &due {
             // Asked for again only after a while, should the proposal get lost.
             leases.heard.insert(session, now);
-            leases.expiring.insert(session, now);
+            leases.expiring.entry(session).or_default();
         }
         due
     }
 
+    /// Gives everybody a full lease. Those whose end may be in the log stay refused.
+    fn begin_anew(&self, now: Instant) {
+        if let Some(leases) = self.lock().as_mut() {
+            leases.heard.values_mut().for_each(|heard| *heard = now);
+        }
+    }
+
+    /// The end of these sessions was not asked for after all.
+    fn spare(&self, sessions: &[u64]) {
+        if let Some(leases) = self.lock().as_mut() {
+            leases.expiring.retain(|session, may_come| *may_come || !sessions.contains(session));
+        }
+    }
+
+    /// Nobody knows whether the end of this session is in the log.
+    fn doubt(&self, session: u64) {
+        if let Some(may_come) = self.lock().as_mut().and_then(|leases| leases.expiring.get_mut(&session)) {
+            *may_come = true;
+        }
+    }
+
     /// Expires sessions while this namenode leads; runs until it is dropped.
-    pub async fn watch(self, store: Arc<dyn Store>, proposer: Proposer, alarm: Alarm) {
+    pub async fn watch(self, group: Group, store: Arc<dyn Store>, proposer: Proposer, alarm: Alarm) {
         let every = (self.length / 10).clamp(Duration::from_millis(100), Duration::from_secs(1));
+        let mut looked = Instant::now();
         loop {
             tokio::time::sleep(every).await;
             if !self.leads() {
+                continue;
+            }
+            let answers = group.refusal().is_none() && group.ensure_readable().await.is_ok();
+            let now = Instant::now();
+            let since = now.saturating_duration_since(std::mem::replace(&mut looked, now));
+            if !could_hear(answers, since, every) {
+                self.begin_anew(now);
                 continue;
             }
             let mut existing = Vec::new();
@@ -110,16 +145,28 @@ impl Sessions {
                 return alarm.raise(error.to_string());
             }
             existing.sort_unstable();
-            for session in self.overdue(&existing, Instant::now()) {
+            let mut due = self.overdue(&existing, now).into_iter();
+            for session in due.by_ref() {
                 tracing::info!(session, "a session's lease is over");
                 let command = own(mutation::Op::ExpireSession(ExpireSession { session }));
                 if let Err(error) = proposer.propose(command).await {
                     tracing::debug!(session, %error, "the session was not expired");
+                    match error.code {
+                        ErrorCode::Unavailable => self.doubt(session),
+                        _ => self.spare(&[session]),
+                    }
                     break;
                 }
             }
+            self.spare(due.as_slice());
         }
     }
+}
+
+/// Whether a leader has heard everybody who talked to it since it looked at the leases last, `since` ago, as it does
+/// `every` so often: neither was it refusing, nor was its process stopped.
+fn could_hear(answers: bool, since: Duration, every: Duration) -> bool {
+    answers && since < every * LATE
 }
 
 #[cfg(test)]
@@ -152,5 +199,28 @@ mod tests {
         sessions.lead();
         assert!(sessions.overdue(&[1], start + LEASE * 2).is_empty());
         assert_eq!(sessions.overdue(&[1], start + LEASE * 3), [1]);
+    }
+
+    #[test]
+    fn who_could_not_be_heard_is_given_a_full_lease() {
+        let every = Duration::from_secs(1);
+        assert!(could_hear(true, every * 2, every), "a busy machine");
+        assert!(!could_hear(false, every, every), "no majority, or nothing is applied");
+        assert!(!could_hear(true, LEASE, every), "the process was stopped");
+
+        let sessions = Sessions::new(LEASE);
+        let start = Instant::now();
+        sessions.lead();
+        sessions.overdue(&[1, 2, 3], start);
+        assert!(sessions.renew(3, start + LEASE / 2));
+        assert_eq!(sessions.overdue(&[1, 2, 3], start + LEASE), [1, 2]);
+        sessions.doubt(1);
+        sessions.spare(&[1, 2]);
+        let back = start + LEASE * 3;
+        sessions.begin_anew(back);
+        assert!(sessions.overdue(&[1, 2, 3], back).is_empty());
+        assert!(!sessions.renew(1, back), "its end may be in the log");
+        assert!(sessions.renew(2, back), "nobody has asked for its end");
+        assert_eq!(sessions.overdue(&[1, 2, 3], back + LEASE), [1, 2, 3]);
     }
 }

@@ -106,6 +106,8 @@ pub struct Plan {
     pub every_ms: (u64, u64),
     /// Longest pause between two operations of a client, in milliseconds.
     pub pause_ms: u64,
+    /// Bytes of a chunk: small, so that chunks fill up, or several blocks.
+    pub chunk_size: u64,
     /// Log entries that namenodes keep for others: few, so that some need a snapshot.
     pub log_keep: u64,
     /// The datanode (from 0) whose disk may be damaged or lost. More than one would be more than replicas make up for.
@@ -130,6 +132,7 @@ impl Plan {
             pause_ms: *random.pick(&[20, 60, 200]),
             log_keep: *random.pick(&[8, 40, 400]),
             harmed: random.below(datanodes),
+            chunk_size: *random.pick(&[24 << 10, 24 << 10, 160 << 10]),
         }
     }
 }

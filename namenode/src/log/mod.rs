@@ -164,6 +164,8 @@ struct State {
     purged: Option<Position>,
     committed: Option<Position>,
     last: Option<Position>,
+    /// How often the writer's thread began or ended something: odd while it is at work.
+    steps: u64,
 }
 
 impl Shared {
@@ -239,6 +241,17 @@ impl Log {
     /// The last record's position, or the last purged one's.
     pub fn last(&self) -> Option<Position> {
         self.0.shared.lock().last
+    }
+
+    /// What the writer's thread is at work on, by a number of its own; nothing if it waits to be asked.
+    pub fn under_way(&self) -> Option<u64> {
+        let steps = self.0.shared.lock().steps;
+        (steps % 2 == 1).then_some(steps)
+    }
+
+    /// Bytes of its files.
+    pub fn bytes(&self) -> u64 {
+        self.0.shared.lock().segments.values().map(|segment| segment.size() as u64).sum()
     }
 
     /// Everything up to here is gone.

@@ -55,15 +55,21 @@ impl Writer {
     pub fn run(mut self, queue: Receiver<Command>) {
         let mut waiting = None;
         while let Some(command) = waiting.take().or_else(|| queue.recv().ok()) {
+            self.shared.lock().steps += 1;
             let result = match command {
                 Command::Append { records, flushed } => {
                     let (groups, next) = gather(&queue, records, flushed);
                     waiting = next;
                     self.append_all(groups)
                 }
-                Command::Stop { marks } => return self.stop(&marks),
+                Command::Stop { marks } => {
+                    self.stop(&marks);
+                    self.shared.lock().steps += 1;
+                    return;
+                }
                 other => self.perform(other),
             };
+            self.shared.lock().steps += 1;
             if let Err(error) = result {
                 refuse_all(waiting, queue, &error);
                 return;

@@ -6,6 +6,8 @@ mod anew;
 mod log_storage;
 mod members;
 mod network;
+mod receive;
+mod sending;
 mod service;
 mod snapshot;
 mod state_machine;
@@ -36,9 +38,11 @@ pub use snapshot::highest_id;
 
 use crate::fatal::Alarm;
 use crate::log::Log;
+use crate::patience;
 use crate::store::RedbStore;
 use log_storage::LogStorage;
 use network::Network;
+use sending::Sending;
 use state_machine::StateMachine;
 use types::{Proposal, Types};
 
@@ -133,20 +137,24 @@ impl Group {
             cluster_id: cluster_id.clone(),
             disk: settings.disk.clone(),
             network: settings.network.clone(),
+            sending: Sending::default(),
         };
-        let (machine, checkpoints) = StateMachine::new(store.clone(), alarm.clone());
-        let raft = Raft::new(id, config, network, LogStorage(log), machine)
+        let sending = network.sending.clone();
+        let (machine, checkpoints) = StateMachine::new(store.clone(), log.clone(), sending, alarm.clone());
+        let raft = Raft::new(id, config, network, LogStorage(log.clone()), machine)
             .await
             .map_err(|error| ErrorCode::Io.because(format!("starting Raft: {error}")))?;
         let checkpointing = state_machine::checkpoint_loop(
             store.clone(),
             checkpoints,
             settings.checkpoint_every,
+            patience::STEP,
             alarm.clone(),
         );
         let loops = vec![
             tokio::spawn(checkpointing).abort_handle(),
             tokio::spawn(watch_fatal(raft.clone(), alarm.clone())).abort_handle(),
+            tokio::spawn(watch_log(log, patience::STEP, alarm.clone())).abort_handle(),
         ];
         let changing = Arc::default();
         Ok(Group {
@@ -323,6 +331,18 @@ async fn watch_fatal(raft: Raft<Types, StateMachine>, alarm: Alarm) {
     }
 }
 
+/// Raises the alarm when the log's writer does not come to the end of something. `step` is [`patience::STEP`].
+async fn watch_log(log: Log, step: Duration, alarm: Alarm) {
+    let (mut seen, mut steps) = (None, 0);
+    while steps < patience::STEPS {
+        tokio::time::sleep(step).await;
+        let now = log.under_way();
+        steps = if now.is_some() && now == seen { steps + 1 } else { 0 };
+        seen = now;
+    }
+    alarm.raise("the disk does not answer: the log is not written");
+}
+
 fn stopped(error: Fatal<Types>) -> Error {
     ErrorCode::Unavailable.because(format!("the namenode is stopping: {error}"))
 }
@@ -342,5 +362,27 @@ fn refused(error: ClientWriteError<Types>) -> Error {
             ErrorCode::Unavailable.because("the leader changed before the change was known to be made")
         }
         other => ErrorCode::Unavailable.because(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::LogOptions;
+
+    #[tokio::test]
+    async fn a_log_that_is_not_written_raises_the_alarm() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(dir.path(), LogOptions::default(), cairn_host::disk::real()).unwrap();
+        assert_eq!(log.under_way(), None);
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let hang = move |_| assert!(held.recv().is_err());
+        log.save_vote(Bytes::from_static(b"vote"), Box::new(hang)).unwrap();
+        let alarm = Alarm::default();
+        watch_log(log.clone(), Duration::from_millis(5), alarm.clone()).await;
+        assert!(alarm.raised().await.starts_with("the disk does not answer"));
+        drop(release);
+        log.close();
+        assert_eq!(log.under_way(), None);
     }
 }

@@ -26,6 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
+use super::sending::Sending;
 use super::snapshot::{Content, Snapshot};
 use super::types::{Types, Vote};
 use crate::channel;
@@ -35,8 +36,12 @@ use crate::store::stream;
 const PART_BYTES: usize = 1 << 20;
 /// Messages of a snapshot between the store's reader and the network.
 const PARTS_AHEAD: usize = 4;
-/// How long a message with entries may take: the other side has to write them to its disk.
+/// How long the other side may leave a part of a snapshot lying: meanwhile the store cannot reuse any space.
+const PART_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a message with entries may take besides its way: the other side has to write them to its disk.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes a second that a link between members carries at least: what takes longer would be sent again, for ever.
+const SLOWEST_LINK: u64 = 128 << 10;
 /// Most bytes of one encoded message: a batch of the largest command, and what is around it.
 pub const MESSAGE_LIMIT: usize = 2 * MAX_MESSAGE;
 
@@ -51,6 +56,8 @@ pub struct Network {
     pub disk: SharedDisk,
     /// The way to the others.
     pub network: Arc<dyn cairn_host::net::Network>,
+    /// What is on its way to them.
+    pub sending: Sending,
 }
 
 /// A connection to one member.
@@ -98,6 +105,12 @@ fn garbled(error: postcard::Error) -> RPCError<Types> {
     RPCError::Network(NetworkError::new(&error))
 }
 
+/// How long a message of entries may take that is so many bytes long.
+fn append_limit(bytes: usize) -> Duration {
+    let way_ms = (bytes as u64).saturating_mul(1_000) / SLOWEST_LINK;
+    APPEND_TIMEOUT + Duration::from_millis(way_ms)
+}
+
 impl Peer {
     fn client(&self) -> Result<RaftClient<Channel>, RPCError<Types>> {
         let unusable =
@@ -114,18 +127,20 @@ impl Peer {
         })
     }
 
-    /// Sends one message and waits for its answer at most `limit`.
+    /// Sends one message and waits for its answer at most the `limit` for one of its length.
     async fn call<R: DeserializeOwned, F, Fut>(
         &self,
         message: &impl Serialize,
-        limit: Duration,
+        limit: impl FnOnce(usize) -> Duration,
         method: F,
     ) -> Result<R, RPCError<Types>>
     where
         F: FnOnce(RaftClient<Channel>, RaftBytes) -> Fut,
         Fut: Future<Output = Result<tonic::Response<RaftBytes>, Status>>,
     {
-        let sent = method(self.client()?, self.envelope(message)?);
+        let message = self.envelope(message)?;
+        let limit = limit(message.payload.len());
+        let sent = method(self.client()?, message);
         let late =
             |_| RPCError::Network(NetworkError::from_string(format!("no answer from {}", self.address)));
         let reply = tokio::time::timeout(limit, sent).await.map_err(late)?.map_err(failed)?.into_inner();
@@ -139,7 +154,7 @@ impl Peer {
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         let send = |mut client: RaftClient<Channel>, bytes| async move { client.vote(bytes).await };
-        self.call(&(pre_vote, request), option.soft_ttl(), send).await
+        self.call(&(pre_vote, request), |_| option.soft_ttl(), send).await
     }
 }
 
@@ -151,7 +166,8 @@ impl RaftNetworkV2<Types> for Peer {
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        let limit = if request.entries.is_empty() { option.soft_ttl() } else { APPEND_TIMEOUT };
+        let beats = request.entries.is_empty();
+        let limit = |bytes| if beats { option.soft_ttl() } else { append_limit(bytes) };
         let send = |mut client: RaftClient<Channel>, bytes| async move { client.append_entries(bytes).await };
         self.call(&request, limit, send).await
     }
@@ -179,21 +195,32 @@ impl RaftNetworkV2<Types> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let _sent = self.network.sending.begin();
         let head = self.envelope(&(vote, &snapshot.meta))?;
         let Content::View(view) = snapshot.snapshot else {
             return Err(NetworkError::from_string("a received snapshot cannot be sent on").into());
         };
-        let (parts, receiver) = mpsc::channel(PARTS_AHEAD);
+        let (outgoing, receiver) = mpsc::channel(PARTS_AHEAD);
         let first = SnapshotPart { head: Some(head), data: Bytes::new() };
         let closed = |_| NetworkError::from_string("the snapshot's stream closed");
-        parts.send(first).await.map_err(closed)?;
-        let reader = tokio::spawn(send_parts(self.network.disk.clone(), view, parts));
+        outgoing.send(first).await.map_err(closed)?;
         let mut client = self.client()?;
+        let (parts, made) = mpsc::channel(PARTS_AHEAD);
+        let reader = tokio::spawn(send_parts(self.network.disk.clone(), view, parts));
+        let stalled = async {
+            if hand_on(made, outgoing, PART_PATIENCE).await {
+                // What comes now is the answer.
+                std::future::pending().await
+            }
+        };
         let sending = client.snapshot(ReceiverStream::new(receiver));
         let reply = tokio::select! {
             closed = cancel => return Err(closed.into()),
             () = tokio::time::sleep(option.soft_ttl()) => {
                 return Err(NetworkError::from_string(format!("sending a snapshot to {} took too long", self.address)).into());
+            }
+            () = stalled => {
+                return Err(NetworkError::from_string(format!("{} takes no more of a snapshot", self.address)).into());
             }
             reply = sending => reply.map_err(failed)?.into_inner(),
         };
@@ -211,8 +238,22 @@ impl RaftNetworkV2<Types> for Peer {
     ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
         let send =
             |mut client: RaftClient<Channel>, bytes| async move { client.transfer_leader(bytes).await };
-        self.call(&request, option.soft_ttl(), send).await
+        self.call(&request, |_| option.soft_ttl(), send).await
     }
+}
+
+/// Hands parts on as they are made. False as soon as one is not taken for as long as `patience`; the view that makes them
+/// is let go then.
+async fn hand_on<T>(mut made: mpsc::Receiver<T>, outgoing: mpsc::Sender<T>, patience: Duration) -> bool {
+    while let Some(part) = made.recv().await {
+        match tokio::time::timeout(patience, outgoing.send(part)).await {
+            Ok(Ok(())) => {}
+            // Why nobody takes any more, the answer tells.
+            Ok(Err(_)) => return true,
+            Err(_) => return false,
+        }
+    }
+    true
 }
 
 /// Sends the messages that a view makes.
@@ -279,5 +320,41 @@ impl Write for PartWriter<'_> {
                 Ok(())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_nobody_takes_ends_a_snapshot() {
+        let patience = Duration::from_millis(20);
+        let made = || {
+            let (parts, made) = mpsc::channel(3);
+            (0..3).for_each(|part| parts.try_send(part).unwrap());
+            (parts, made)
+        };
+        let (parts, all) = made();
+        drop(parts);
+        let (outgoing, mut receiver) = mpsc::channel(1);
+        let taker =
+            tokio::spawn(
+                async move { (receiver.recv().await, receiver.recv().await, receiver.recv().await) },
+            );
+        assert!(hand_on(all, outgoing, patience).await);
+        assert_eq!(taker.await.unwrap(), (Some(0), Some(1), Some(2)));
+
+        let (parts, all) = made();
+        let (outgoing, _receiver) = mpsc::channel(1);
+        assert!(!hand_on(all, outgoing, patience).await);
+        assert!(parts.is_closed(), "who reads the store is told to stop");
+    }
+
+    #[test]
+    fn a_long_message_of_entries_has_the_time_that_a_slow_link_takes() {
+        assert_eq!(append_limit(0), APPEND_TIMEOUT);
+        assert_eq!(append_limit(2 << 20), APPEND_TIMEOUT + Duration::from_secs(16));
+        assert!(append_limit(MESSAGE_LIMIT) < Duration::from_secs(150));
     }
 }

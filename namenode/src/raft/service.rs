@@ -1,37 +1,32 @@
 //! Raft's messages as they arrive.
 
-use std::io;
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use cairn_host::disk::{self, Access, SharedDisk};
-use cairn_host::work::blocking;
 use cairn_proto::control::raft_server::Raft as RaftRpc;
 use cairn_proto::control::{RaftBytes, SnapshotPart};
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::task::JoinError;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Group;
 use super::network::{decode, encode};
-use super::snapshot::{Content, Received, Snapshot};
+use super::receive::{self, Receiver};
+use super::snapshot::{Content, Snapshot};
 use super::types::{SnapshotMeta, Types, Vote};
 use crate::door::Pass;
 use crate::seat::Seat;
-use crate::store::stream;
 
 /// Serves the group of the namenode on `seat`, once there is one.
 pub struct RaftService {
     seat: Arc<Seat>,
+    receiver: Receiver,
 }
 
 impl RaftService {
     /// The service of a namenode.
     pub fn new(seat: Arc<Seat>) -> RaftService {
-        RaftService { seat }
+        RaftService { seat, receiver: Receiver::default() }
     }
 
     /// The group a message is for. A namenode whose disk was wiped must not answer for its old self, nor one
@@ -107,12 +102,13 @@ impl RaftRpc for RaftService {
     ) -> Result<Response<RaftBytes>, Status> {
         RaftService::check(&request)?;
         let mut parts = request.into_inner();
-        let first = parts.message().await?.and_then(|part| part.head);
+        let first = receive::next(&mut parts).await?.and_then(|part| part.head);
         let head = first.ok_or_else(|| Status::invalid_argument("a snapshot starts with its description"))?;
         let group = self.group(&head)?;
         let (vote, meta): (Vote, SnapshotMeta) = read(&head)?;
+        let _turn = self.receiver.begin()?;
         tracing::info!(%meta, from = head.from, "receiving a snapshot");
-        let received = receive(&group.settings.disk, &group.settings.incoming, &mut parts).await?;
+        let received = receive::receive(&group.settings.disk, &group.settings.incoming, &mut parts).await?;
         let snapshot = Snapshot { meta, snapshot: Content::File(received) };
         let answer = group.raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
         group.reply(&head, &answer)
@@ -124,36 +120,4 @@ impl RaftRpc for RaftService {
         let answer = group.raft.handle_transfer_leader(transfer).await.map_err(stopped)?;
         group.reply(&message, &answer)
     }
-}
-
-/// Writes the stream into a file of its own and checks it: one that was cut short must not get as far as the
-/// library, to which a snapshot that cannot be installed is a failed disk.
-async fn receive(
-    disk: &SharedDisk,
-    dir: &Path,
-    parts: &mut Streaming<SnapshotPart>,
-) -> Result<Received, Status> {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let failed = |error: io::Error| Status::internal(format!("receiving a snapshot: {error}"));
-    let lost = |error: JoinError| Status::internal(error.to_string());
-    let path = dir.join(format!("{}.snapshot", NUMBER.fetch_add(1, Ordering::Relaxed)));
-    let make = {
-        let (disk, dir, path) = (disk.clone(), dir.to_owned(), path.clone());
-        move || {
-            disk::create_dirs(&*disk, &dir)?;
-            disk.open(&path, Access::Create)
-        }
-    };
-    let file = blocking(disk, make).await.map_err(lost)?.map_err(failed)?;
-    let received = Received::new(disk.clone(), path);
-    let mut at = 0;
-    while let Some(part) = parts.message().await? {
-        let (file, offset) = (file.clone(), at);
-        at += part.data.len() as u64;
-        let write = move || file.write_at(&part.data, offset);
-        blocking(disk, write).await.map_err(lost)?.map_err(failed)?;
-    }
-    let check = move || stream::verify(received.read()?).map(|()| received);
-    let checked = blocking(disk, check).await.map_err(lost)?;
-    checked.map_err(|error| Status::data_loss(error.to_string()))
 }

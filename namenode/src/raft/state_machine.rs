@@ -13,10 +13,14 @@ use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use prost::Message;
+use tokio::time::Instant;
 
+use super::sending::Sending;
 use super::snapshot::{self, APPLIED, Builder, Content, HIGHEST_ID, MEMBERSHIP, Snapshot, put};
 use super::types::{Entry, LogId, Outcomes, SnapshotMeta, StoredMembership, Types};
 use crate::fatal::Alarm;
+use crate::log::Log;
+use crate::patience;
 use crate::store::RedbStore;
 
 /// Entries in one transaction, at most.
@@ -25,6 +29,8 @@ const GROUP_ENTRIES: usize = 256;
 /// Applies entries to a store.
 pub struct StateMachine {
     store: Arc<RedbStore>,
+    log: Log,
+    sending: Sending,
     checkpoints: Arc<Checkpoints>,
     alarm: Alarm,
 }
@@ -47,9 +53,15 @@ pub struct Checkpoints {
 
 impl StateMachine {
     /// A state machine over `store`, and what its checkpoint loop needs.
-    pub fn new(store: Arc<RedbStore>, alarm: Alarm) -> (StateMachine, Arc<Checkpoints>) {
+    pub fn new(
+        store: Arc<RedbStore>,
+        log: Log,
+        sending: Sending,
+        alarm: Alarm,
+    ) -> (StateMachine, Arc<Checkpoints>) {
         let checkpoints = Arc::new(Checkpoints::default());
-        (StateMachine { store, checkpoints: checkpoints.clone(), alarm }, checkpoints)
+        let machine = StateMachine { store, log, sending, checkpoints: checkpoints.clone(), alarm };
+        (machine, checkpoints)
     }
 
     async fn apply_group(&self, entries: Vec<Entry>) -> io::Result<Vec<Outcomes>> {
@@ -69,8 +81,14 @@ impl StateMachine {
 }
 
 /// Makes the store durable every `every`, as long as something was applied. This bounds what is replayed after a
-/// crash and lets the engine use its freed pages again.
-pub async fn checkpoint_loop(store: Arc<RedbStore>, state: Arc<Checkpoints>, every: Duration, alarm: Alarm) {
+/// crash and lets the engine use its freed pages again. `step` is [`patience::STEP`].
+pub async fn checkpoint_loop(
+    store: Arc<RedbStore>,
+    state: Arc<Checkpoints>,
+    every: Duration,
+    step: Duration,
+    alarm: Alarm,
+) {
     let mut covered = 0;
     loop {
         tokio::time::sleep(every).await;
@@ -80,8 +98,11 @@ pub async fn checkpoint_loop(store: Arc<RedbStore>, state: Arc<Checkpoints>, eve
         }
         let (store, disk) = (store.clone(), store.disk().clone());
         state.running.store(true, Ordering::Relaxed);
-        let result = blocking(&disk, move || store.checkpoint()).await;
+        let result = patience::within(blocking(&disk, move || store.checkpoint()), step).await;
         state.running.store(false, Ordering::Relaxed);
+        let Some(result) = result else {
+            return alarm.raise("the disk does not answer: the store is not made durable");
+        };
         match result {
             Ok(Ok(())) => covered = applied,
             Ok(Err(error)) => return alarm.raise(format!("making the store durable: {error}")),
@@ -169,6 +190,12 @@ impl RaftStateMachine<Types> for StateMachine {
         Ok(())
     }
 
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
+        // Without a new snapshot nothing is purged.
+        let waits = !force && self.sending.needs_log(self.log.bytes(), Instant::now());
+        (!waits).then(|| Builder(self.store.clone()))
+    }
+
     async fn get_snapshot_builder(&mut self) -> Builder {
         Builder(self.store.clone())
     }
@@ -180,5 +207,49 @@ impl RaftStateMachine<Types> for StateMachine {
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
         let snapshot = snapshot::current(&self.store).map_err(snapshot::other)?;
         Ok(snapshot.meta.last_log_id.is_some().then_some(snapshot))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::LogOptions;
+
+    #[tokio::test]
+    async fn while_a_snapshot_is_sent_none_is_built_unless_it_must_be() {
+        let (dir, disk) = (tempfile::tempdir().unwrap(), cairn_host::disk::real());
+        let log = Log::open(&dir.path().join("log"), LogOptions::default(), disk.clone()).unwrap();
+        let store = Arc::new(RedbStore::open(&dir.path().join("s"), 1 << 20, disk).unwrap());
+        let sending = Sending::default();
+        let (mut machine, _) = StateMachine::new(store, log, sending.clone(), Alarm::default());
+        let sent = sending.begin();
+        assert!(machine.try_create_snapshot_builder(false).await.is_none());
+        assert!(machine.try_create_snapshot_builder(true).await.is_some());
+        drop(sent);
+        while machine.try_create_snapshot_builder(false).await.is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_checkpoint_that_does_not_end_raises_the_alarm() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = RedbStore::open(&dir.path().join("s"), 1 << 20, cairn_host::disk::real()).unwrap();
+        let (store, alarm, state) = (Arc::new(store), Alarm::default(), Arc::new(Checkpoints::default()));
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let writer = store.clone();
+        let hanging = std::thread::spawn(move || {
+            writer.write(Durability::Applied, &mut |_| {
+                // As long as this transaction lasts, no other one begins.
+                let _ = held.recv();
+                Ok(())
+            })
+        });
+        state.applied.store(1, Ordering::Relaxed);
+        let step = Duration::from_millis(2);
+        checkpoint_loop(store, state, step * 10, step, alarm.clone()).await;
+        assert!(alarm.raised().await.starts_with("the disk does not answer"));
+        drop(release);
+        hanging.join().unwrap().unwrap();
     }
 }

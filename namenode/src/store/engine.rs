@@ -36,7 +36,11 @@ impl RedbStore {
     pub fn open(path: &Path, cache_bytes: usize, disk: SharedDisk) -> Result<RedbStore, StoreError> {
         let found = disk.look(path).map_err(|error| failed(path, error))?;
         let database = match found {
-            Some(_) => open_database(path, cache_bytes, &disk)?,
+            Some(_) => {
+                // What an earlier process did not come to the end of, as when there was no room for it.
+                remove_fresh(path, &disk);
+                open_database(path, cache_bytes, &disk)?
+            }
             None => {
                 // A store that is half made is no store: it gets its name when it is whole.
                 let database = make_database(&fresh_path(path), cache_bytes, &disk)?;
@@ -49,8 +53,17 @@ impl RedbStore {
     }
 
     /// Builds a fresh store with `fill` beside this one and takes its place at once: earlier views keep what they
-    /// saw, later ones see the new content. A failed `fill` changes nothing.
+    /// saw, later ones see the new content. A failed `fill` changes nothing, and leaves nothing behind.
     pub fn replace(&self, fill: impl FnOnce(&RedbStore) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        let fresh = self.make_fresh(fill).inspect_err(|_| remove_fresh(&self.path, &self.disk))?;
+        *self.database.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
+    }
+
+    fn make_fresh(
+        &self,
+        fill: impl FnOnce(&RedbStore) -> Result<(), StoreError>,
+    ) -> Result<Arc<Database>, StoreError> {
         let path = fresh_path(&self.path);
         let database = make_database(&path, self.cache_bytes, &self.disk)?;
         let fresh = RedbStore {
@@ -63,9 +76,7 @@ impl RedbStore {
         // The new file must be whole on disk before it takes the name of the old one.
         fresh.write(Durability::Durable, &mut |_| Ok(()))?;
         put_in_place(&self.path, &self.disk)?;
-        let fresh = fresh.database.into_inner().unwrap_or_else(PoisonError::into_inner);
-        *self.database.write().unwrap_or_else(PoisonError::into_inner) = fresh;
-        Ok(())
+        Ok(fresh.database.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Makes everything applied so far durable.
@@ -93,6 +104,17 @@ fn failed(path: &Path, error: io::Error) -> StoreError {
 /// Where a store is made until it is whole.
 fn fresh_path(path: &Path) -> PathBuf {
     path.with_extension("new")
+}
+
+/// Removes what was to become the store at `path`, if there is any of it.
+fn remove_fresh(path: &Path, disk: &SharedDisk) {
+    let fresh = fresh_path(path);
+    match disk.remove(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(%error, path = %fresh.display(), "an unfinished store was not removed");
+        }
+        _ => {}
+    }
 }
 
 /// Gives the store that was made beside `path` its name, durably.
@@ -465,6 +487,7 @@ mod tests {
         put(&store, Durability::Durable, b"a", b"old");
         let before = store.snapshot().unwrap();
         assert!(store.replace(|_| Err(StoreError::Damaged("half".into()))).is_err());
+        assert!(!fresh_path(&path).exists(), "what failed takes no room");
         assert_eq!(get(&store, b"a").unwrap(), b"old");
         store
             .replace(|fresh| {
@@ -475,6 +498,8 @@ mod tests {
         assert_eq!(before.get(Table::Inode, b"a").unwrap().unwrap(), b"old");
         assert_eq!(get(&store, b"a").unwrap(), b"new");
         drop((store, before));
+        std::fs::write(fresh_path(&path), b"half of one").unwrap();
         assert_eq!(get(&RedbStore::open(&path, 1 << 20, real()).unwrap(), b"a").unwrap(), b"new");
+        assert!(!fresh_path(&path).exists(), "what an earlier process left takes no room");
     }
 }

@@ -246,7 +246,7 @@ impl Cluster {
 
     fn start(&mut self, id: Id) {
         let (peers, machine) = (self.addresses(), self.host(id));
-        let (seed, log_keep, pause_ms) = (self.plan.seed, self.plan.log_keep, self.plan.pause_ms);
+        let (seed, pause_ms, plan) = (self.plan.seed, self.plan.pause_ms, self.plan.clone());
         let check_after = self.random.millis(0, 400);
         let history = self.history.clone();
         let mount = self.disks.get(&id).map(|disk| Arc::new(disk.mount()) as Arc<dyn cairn_host::disk::Disk>);
@@ -262,7 +262,7 @@ impl Cluster {
         let process = async move {
             let why = match (role, mount) {
                 (Role::Namenode, Some(disk)) => {
-                    let config = namenode::config(&address, &peers, disk, machine, log_keep);
+                    let config = namenode::config(&address, &peers, disk, machine, &plan);
                     namenode::run(config, stop)
                         .await
                         .map_or_else(|error| error.to_string(), |()| "stopped".into())

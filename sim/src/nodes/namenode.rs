@@ -8,8 +8,8 @@ use cairn_namenode::Config;
 use cairn_proto::Error;
 use tokio::sync::watch;
 
-/// Bytes of a chunk: small, so that chunks fill up.
-pub const CHUNK: u64 = 24 << 10;
+use crate::plan::Plan;
+
 /// A client's lease, in milliseconds.
 pub const LEASE_MS: u64 = 3_000;
 /// How long a chunk is left unchanged before it is compacted, in milliseconds.
@@ -23,13 +23,14 @@ pub fn directory() -> PathBuf {
 }
 
 /// Options of the namenode at `address`: everything smaller and sooner than in a real cluster.
-pub fn config(address: &str, peers: &[String], disk: SharedDisk, host: Host, log_keep: u64) -> Config {
+pub fn config(address: &str, peers: &[String], disk: SharedDisk, host: Host, plan: &Plan) -> Config {
+    let log_keep = plan.log_keep;
     Config {
         dir: directory(),
         listen: address.parse().expect("an address of the simulation"),
         advertise: address.to_owned(),
         peers: peers.to_vec(),
-        chunk_size: CHUNK,
+        chunk_size: plan.chunk_size,
         cache_bytes: 1 << 20,
         election_timeout_ms: (600, 1200),
         heartbeat_ms: 200,

@@ -1,5 +1,7 @@
 //! Which chunks hold nothing that anybody can still name.
 
+use std::collections::BTreeMap;
+
 use cairn_proto::fs::ChunkState;
 use cairn_proto::store::Chunk;
 
@@ -61,6 +63,41 @@ pub fn is_purgeable(chunk: &Chunk, grace: Grace) -> bool {
         && grace.now_ns.saturating_sub(chunk.dead_since_ns) >= grace.grace_ns
 }
 
+/// Chunks that died in the future: the log's time was stamped by a leader whose clock was ahead, and stands still until
+/// everybody's is there. How long they are dead, this leader tells from when it saw them dead first.
+#[derive(Debug, Default)]
+pub struct Ahead {
+    /// By chunk: when it is said to have died, and when that was seen first, by the clock that is never set.
+    seen: BTreeMap<u64, (i64, u64)>,
+}
+
+impl Ahead {
+    /// As [`is_purgeable`], of a chunk that was just read, `now_ms` by the clock that is never set.
+    pub fn is_purgeable(&mut self, id: u64, chunk: &Chunk, grace: Grace, now_ms: u64) -> bool {
+        let died_ns = chunk.dead_since_ns;
+        let is_garbage = chunk.state() == ChunkState::Sealed && records::is_dead(chunk);
+        if !is_garbage || died_ns <= grace.now_ns {
+            self.seen.remove(&id);
+            return is_purgeable(chunk, grace);
+        }
+        let seen = self.seen.entry(id).or_insert((died_ns, now_ms));
+        if seen.0 != died_ns {
+            *seen = (died_ns, now_ms);
+        }
+        let dead_ms = i64::try_from(now_ms.saturating_sub(seen.1)).unwrap_or(i64::MAX);
+        let died_at_the_latest = Chunk {
+            dead_since_ns: grace.now_ns.saturating_sub(dead_ms.saturating_mul(1_000_000)).max(1),
+            ..chunk.clone()
+        };
+        is_purgeable(&died_at_the_latest, grace)
+    }
+
+    /// There is no such chunk any more.
+    pub fn forget(&mut self, id: u64) {
+        self.seen.remove(&id);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +126,28 @@ mod tests {
     #[test]
     fn a_chunk_that_died_in_the_future_waits() {
         assert!(!is_purgeable(&dead(5_000), GRACE));
+    }
+
+    #[test]
+    fn a_chunk_that_died_in_the_future_goes_a_grace_after_it_was_seen_dead() {
+        let second = 1_000_000_000;
+        let grace = Grace { now_ns: 1_000 * second, grace_ns: 10 * second, steady_ns: 500 * second };
+        let (future, later) = (dead(9_000 * second), dead(9_001 * second));
+        let mut ahead = Ahead::default();
+        assert!(!ahead.is_purgeable(1, &future, grace, 0));
+        assert!(!ahead.is_purgeable(1, &future, grace, 9_999));
+        assert!(!ahead.is_purgeable(1, &future, Grace { steady_ns: second, ..grace }, 10_000));
+        assert!(ahead.is_purgeable(1, &future, grace, 10_000));
+        assert!(ahead.is_purgeable(1, &future, grace, 10_001), "until it is gone");
+        assert!(!ahead.is_purgeable(1, &later, grace, 11_000), "it lived again meanwhile");
+        assert!(!ahead.is_purgeable(1, &Chunk { live_bytes: 1, ..dead(0) }, grace, 22_000));
+        assert!(!ahead.is_purgeable(1, &later, grace, 23_000), "and again");
+        ahead.forget(1);
+        assert!(!ahead.is_purgeable(1, &later, grace, 40_000));
+        assert!(ahead.is_purgeable(2, &dead(900 * second), grace, 0), "the ordinary case");
+        let open = Chunk { state: ChunkState::Open as i32, ..future };
+        assert!(!ahead.is_purgeable(3, &open, grace, 0));
+        assert!(!ahead.is_purgeable(3, &dead(9_000 * second), grace, 60_000), "sealed just now");
     }
 
     #[test]
