@@ -15,7 +15,7 @@ use cairn_proto::{ErrorCode, ROOT_INODE, path};
 
 use crate::apply::NOTHING;
 use crate::core::Core;
-use crate::fault::Fallible;
+use crate::fault::{Fallible, Fault};
 use crate::namespace::create::{self, Maker};
 use crate::namespace::{link, remove_entry, rename};
 use crate::permission::{WRITE, require, require_add, require_remove};
@@ -28,6 +28,8 @@ use crate::{key, records, snapshot, usage};
 const NAME: &[u8] = b".trash";
 /// Most names that one command removes: the log waits for it.
 const MAX_PURGED: u64 = 1024;
+/// Most numbers that are passed over for an item: the log waits for it.
+const MAX_TAKEN: usize = 1024;
 /// Items looked at for one page.
 const PAGE: usize = 1024;
 
@@ -63,9 +65,9 @@ pub(crate) fn discard(core: &mut Core, cred: &Cred, ask: &Discard) -> Fallible<o
     let kind = moved.inode.kind;
     let top = directory(core, ROOT_INODE, NAME, (0, 0), 0o755)?;
     let own = directory(core, top, cred.uid.to_string().as_bytes(), (cred.uid, cred.gid), 0o700)?;
-    let name = core.meta.next_inode.to_string();
-    let item = directory(core, own, name.as_bytes(), (cred.uid, cred.gid), 0o700)?;
+    let item = item_directory(core, own, (cred.uid, cred.gid))?;
     let to = Place { parent: Found { id: item, inode: core.inode(item)? }, name: from.name.clone() };
+    create::refuse_existing(core, &to)?;
     rename::shift(core, from, to, moved)?;
     let record = Trash { path: was.into(), uid: cred.uid, time_ns: core.now, kind, going: false };
     core.set_record(Table::Trash, &key::one(item), &record);
@@ -85,8 +87,7 @@ fn join(mut directory: Vec<u8>, name: &[u8]) -> Vec<u8> {
 fn directory(core: &mut Core, parent: u64, name: &[u8], owner: (u32, u32), mode: u32) -> Fallible<u64> {
     if let Some(found) = child(core, parent, name)? {
         if found.inode.kind() != FileKind::Directory || found.inode.uid != owner.0 {
-            let shown = path::shown(&join(usage::path_of(core, parent)?, name));
-            return Err(ErrorCode::Exists.because(format!("{shown} is in the way of the trash")).into());
+            return Err(in_the_way(core, parent, name)?);
         }
         return Ok(found.id);
     }
@@ -94,6 +95,24 @@ fn directory(core: &mut Core, parent: u64, name: &[u8], owner: (u32, u32), mode:
     let maker = Maker { uid: owner.0, gid: owner.1, umask: 0 };
     let made = create::make(core, &Cred::default(), place, create::directory(mode), &maker)?;
     Ok(made.inode)
+}
+
+/// The directory of a new item. Its owner may have made anything above it: a number that is taken there is passed over,
+/// since what has it already is none of the trash's business.
+fn item_directory(core: &mut Core, own: u64, owner: (u32, u32)) -> Fallible<u64> {
+    for _ in 0..MAX_TAKEN {
+        let name = core.meta.next_inode.to_string();
+        if child(core, own, name.as_bytes())?.is_none() {
+            return directory(core, own, name.as_bytes(), owner, 0o700);
+        }
+        core.meta.next_inode += 1;
+    }
+    Err(in_the_way(core, own, core.meta.next_inode.to_string().as_bytes())?)
+}
+
+fn in_the_way(view: &dyn View, parent: u64, name: &[u8]) -> Result<Fault, StoreError> {
+    let shown = path::shown(&join(usage::path_of(view, parent)?, name));
+    Ok(ErrorCode::Exists.because(format!("{shown} is in the way of the trash")).into())
 }
 
 /// Moves an item back.

@@ -212,3 +212,32 @@ fn something_else_may_be_in_the_way() {
     assert!(refused.to_string().contains("/.trash is in the way"), "{refused}");
     assert!(world.stat("f").is_ok());
 }
+
+#[test]
+fn what_a_user_makes_in_the_trash_is_never_an_item() {
+    let mut world = World::keeping();
+    world.cred = user(7);
+    world.create("first").unwrap();
+    world.discard("first").unwrap();
+    let next = world.next_inode();
+    let taken = [next + 5, next + 6];
+    let files = taken.map(|number| {
+        world.mkdir(&format!(".trash/7/{number}")).unwrap();
+        world.create(&format!(".trash/7/{number}/f")).unwrap().inode
+    });
+    world.create("f").unwrap();
+    assert_eq!(world.next_inode(), taken[0]);
+    let item = world.discard("f").unwrap().item;
+    assert_eq!(item, taken[1] + 1);
+    world.assert_sound();
+    world.time_ns += KEEP;
+    while let Some(due) = world.due() {
+        world.purge(due, true).unwrap();
+    }
+    for (number, file) in taken.into_iter().zip(files) {
+        assert_eq!(world.stat(&format!(".trash/7/{number}/f")).unwrap().inode, file);
+        let chunk = world.allocate();
+        world.commit(file, vec![extent(0, chunk, 0, 10)]).unwrap();
+    }
+    world.assert_sound();
+}
