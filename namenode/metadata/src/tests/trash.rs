@@ -55,7 +55,7 @@ impl World {
     }
 
     fn due(&self) -> Option<u64> {
-        self.view(|view| due(view, self.time_ns).unwrap())
+        self.view(|view| due(view, self.time_ns, 0).unwrap())
     }
 }
 
@@ -155,6 +155,7 @@ fn what_is_old_goes_once_and_in_parts() {
     assert_eq!(world.purge(big, true).unwrap(), TrashPurged { names: 0, end: true }, "not yet");
     world.time_ns += 100;
     assert_eq!(world.due(), Some(big));
+    assert_eq!(world.view(|view| due(view, world.time_ns + KEEP, big).unwrap()), Some(young));
     let first = world.purge(big, true).unwrap();
     assert!(!first.end && first.names == 1024, "{first:?}");
     assert_eq!(code(world.restore(big, None, false)), ErrorCode::NotFound);
