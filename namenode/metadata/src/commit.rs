@@ -120,6 +120,7 @@ fn place(
     extent: &Extent,
 ) -> Fallible<u64> {
     chunk::admit(core, session, extent)?;
+    chunk::raise_replication(core, extent.chunk, inode.replication)?;
     let start = base.checked_add(extent.file_offset);
     let end = start.and_then(|start| start.checked_add(extent.length)).filter(|&end| end <= MAX_FILE_SIZE);
     let (Some(start), Some(end)) = (start, end) else {
