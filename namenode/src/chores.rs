@@ -87,7 +87,7 @@ impl Chore for EmptyTrash {
     fn was_done(&self, outcome: &outcome::Result) -> Option<bool> {
         match outcome {
             // Of an item that is not due by the log's time there is nothing to do yet.
-            outcome::Result::TrashPurged(done) => Some(done.names > 0),
+            outcome::Result::TrashPurged(done) => Some(done.names > 0 || !done.end),
             _ => None,
         }
     }

@@ -26,8 +26,8 @@ use crate::{key, records, snapshot, usage};
 
 /// The name of the trash in the root directory.
 const NAME: &[u8] = b".trash";
-/// Most names that one command removes: the log waits for it.
-const MAX_PURGED: u64 = 1024;
+/// Most names and snapshots that one command removes: the log waits for it.
+const MAX_PURGED: usize = 1024;
 /// Most numbers that are passed over for an item: the log waits for it.
 const MAX_TAKEN: usize = 1024;
 /// Items looked at for one page.
@@ -185,10 +185,11 @@ pub(crate) fn purge_due(core: &mut Core, item: u64) -> Fallible<outcome::Result>
 fn purge(core: &mut Core, item: u64, record: Trash) -> Fallible<outcome::Result> {
     core.set_record(Table::Trash, &key::one(item), &Trash { going: true, ..record });
     let mut done = TrashPurged::default();
+    let mut left = MAX_PURGED;
     // Directories on the way down, each with the last name that was removed from it.
     let mut way: Vec<(u64, Vec<u8>)> = vec![(item, Vec::new())];
     while let Some((directory, last)) = way.last_mut() {
-        if done.names >= MAX_PURGED {
+        if left == 0 {
             return Ok(outcome::Result::TrashPurged(done));
         }
         let directory = *directory;
@@ -204,11 +205,17 @@ fn purge(core: &mut Core, item: u64, record: Trash) -> Fallible<outcome::Result>
                 remove_entry(core, &mut parent, &name, &mut file)?;
                 link::lose_name(core, file)?;
                 done.names += 1;
+                left -= 1;
             }
             None => {
-                remove_directory(core, directory)?;
-                way.pop();
-                done.names += 1;
+                // Nobody can look for them where it is, and its time is over.
+                left -= snapshot::remove_all_of(core, directory, left)?;
+                if left > 0 {
+                    remove_directory(core, directory)?;
+                    way.pop();
+                    done.names += 1;
+                    left -= 1;
+                }
             }
         }
     }
@@ -220,8 +227,7 @@ fn purge(core: &mut Core, item: u64, record: Trash) -> Fallible<outcome::Result>
 fn remove_directory(core: &mut Core, id: u64) -> Fallible<()> {
     // What went out of it a moment ago must not be taken out of its parents again with it.
     usage::settle(core)?;
-    // Nobody can look for them where it is, and its time is over.
-    snapshot::remove_all_of(core, id)?;
+    snapshot::remove_all_of(core, id, usize::MAX)?;
     let tree = usage::tree(core, id)?;
     let mut parent = Found { id: tree.parent, inode: core.inode(tree.parent)? };
     let mut directory = Found { id, inode: core.inode(id)? };
