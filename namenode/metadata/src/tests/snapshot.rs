@@ -261,6 +261,27 @@ fn snapshots_go_from_the_trash_in_steps() {
 }
 
 #[test]
+fn what_lies_too_deep_to_be_looked_for_is_kept() {
+    let mut world = World::new();
+    let chunk = world.allocate();
+    let mut path = "d".to_string();
+    world.mkdir(&path).unwrap();
+    for _ in 0..crate::snapshot::purge::MAX_DEPTH + 2 {
+        path.push_str("/d");
+        world.mkdir(&path).unwrap();
+    }
+    let file = world.file(&format!("{path}/f"), vec![extent(0, chunk, 0, 10)]);
+    world.snapshot("d", "old").unwrap();
+    world.snapshot("d", "new").unwrap();
+    let before = world.bytes_at(&format!("d/.snapshot/old/{}/f", &path[2..]));
+    world.commit(file, vec![extent(0, chunk, 20, 10)]).unwrap();
+    world.remove_snapshot("d", "new").unwrap();
+    world.purge_snapshots();
+    assert_eq!(world.bytes_at(&format!("d/.snapshot/old/{}/f", &path[2..])), before);
+    world.assert_sound();
+}
+
+#[test]
 fn what_snapshots_have_is_no_garbage() {
     let mut world = World::new();
     let chunk = world.allocate();
