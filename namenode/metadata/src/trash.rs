@@ -1,8 +1,8 @@
 //! The trash: what was discarded is moved below `/.trash` in one step, and goes for good when its time is over.
 //!
 //! Each user has a directory there that only they can look into, and each item one of its own in it, named by its number,
-//! so that names never collide. [`Table::Trash`] knows where the item was. An item that somebody moves or removes by hand
-//! is none any more, and what else is done in the trash is done to ordinary files.
+//! so that names never collide. [`Table::Trash`] knows where the item was. An item that somebody moves or removes by hand,
+//! alone or with a directory above it, is none any more, and what else is done in the trash is done to ordinary files.
 
 use std::ops::ControlFlow;
 
@@ -156,6 +156,9 @@ pub(crate) fn restore(core: &mut Core, cred: &Cred, ask: &Restore) -> Fallible<o
 /// The record of an item that is the asker's, or root asks.
 fn own(view: &dyn View, cred: &Cred, item: u64) -> Fallible<Trash> {
     let record = record(view, item)?.ok_or_else(|| ErrorCode::NotFound.because(format!("item {item}")))?;
+    if !is_in_place(view, item, &record)? {
+        return Err(ErrorCode::NotFound.because("somebody took it out of the trash").into());
+    }
     if cred.uid != 0 && cred.uid != record.uid {
         return Err(ErrorCode::NotPermitted.because("it is in somebody else's trash").into());
     }
@@ -167,6 +170,12 @@ fn record(view: &dyn View, item: u64) -> Result<Option<Trash>, StoreError> {
     value.map(|value| records::decode(Table::Trash, &value)).transpose()
 }
 
+/// Whether an item lies in the trash still. With a directory above it, it may have been moved anywhere.
+fn is_in_place(view: &dyn View, item: u64, record: &Trash) -> Result<bool, StoreError> {
+    let own = [b"/", NAME, b"/", record.uid.to_string().as_bytes()].concat();
+    Ok(usage::path_of(view, usage::tree(view, item)?.parent)? == own)
+}
+
 /// Removes a part of an item before its time, for whoever discarded it.
 pub(crate) fn purge_own(core: &mut Core, cred: &Cred, item: u64) -> Fallible<outcome::Result> {
     let record = own(core, cred, item)?;
@@ -174,10 +183,17 @@ pub(crate) fn purge_own(core: &mut Core, cred: &Cred, item: u64) -> Fallible<out
 }
 
 /// Removes a part of an item whose time is over. One that is gone, or whose time is not over after all, is left alone: an
-/// earlier leader may have asked, or the time may just have been changed.
+/// earlier leader may have asked, or the time may just have been changed. One that was moved away is only forgotten.
 pub(crate) fn purge_due(core: &mut Core, item: u64) -> Fallible<outcome::Result> {
     match record(core, item)? {
-        Some(record) if is_over(&core.meta, record.time_ns, core.now) => purge(core, item, record),
+        Some(record) if is_over(&core.meta, record.time_ns, core.now) => {
+            if is_in_place(core, item, &record)? {
+                return purge(core, item, record);
+            }
+            forget(core, item);
+            // The record counts as one, so that the leader goes on at once.
+            Ok(outcome::Result::TrashPurged(TrashPurged { names: 1, end: true }))
+        }
         _ => Ok(outcome::Result::TrashPurged(TrashPurged { names: 0, end: true })),
     }
 }
@@ -276,7 +292,7 @@ pub(crate) fn list(view: &dyn View, cred: &Cred, ask: &ListTrash) -> Fallible<an
     })?;
     for (item, value) in rows {
         let record: Trash = records::decode(Table::Trash, &value)?;
-        if ask.all || record.uid == cred.uid {
+        if (ask.all || record.uid == cred.uid) && is_in_place(view, item, &record)? {
             page.items.push(shown(view, item, &record)?);
         }
     }

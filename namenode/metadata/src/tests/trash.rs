@@ -242,3 +242,21 @@ fn what_a_user_makes_in_the_trash_is_never_an_item() {
     }
     world.assert_sound();
 }
+
+#[test]
+fn what_was_moved_away_with_all_of_a_trash_is_kept() {
+    let mut world = World::keeping();
+    world.create("a").unwrap();
+    let item = world.discard("a").unwrap().item;
+    let rename = Rename { from: at(".trash/0"), to: at("rescued"), mode: 0 };
+    world.run(Op::Rename(rename)).unwrap();
+    assert!(world.trash(true).unwrap().items.is_empty());
+    assert_eq!(code(world.restore(item, None, false)), ErrorCode::NotFound);
+    assert_eq!(code(world.purge(item, false)), ErrorCode::NotFound);
+    world.time_ns += KEEP;
+    assert_eq!(world.due(), Some(item));
+    assert!(world.purge(item, true).unwrap().end);
+    assert_eq!(world.due(), None);
+    assert!(world.stat(&format!("rescued/{item}/a")).is_ok());
+    world.assert_sound();
+}
