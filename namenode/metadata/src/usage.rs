@@ -164,8 +164,8 @@ pub(crate) fn settle(core: &mut Core) -> Fallible<()> {
         tree.bytes = tree.bytes.saturating_add_signed(sum.bytes);
         match &mut core.decided {
             // Its client has been told that it is done.
-            Some(decided) => decided.limited |= quota::is_limited(&tree),
-            None => quota::admit(core, id, &tree, sum)?,
+            Some(decided) if !decided.held => decided.limited |= quota::is_limited(&tree),
+            _ => quota::admit(core, id, &tree, sum)?,
         }
         set_tree(core, id, &tree);
     }
