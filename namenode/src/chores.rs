@@ -23,8 +23,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Something that is done step by step.
 pub trait Chore: Send + Sync + 'static {
-    /// The next step, if there is something to do.
-    fn step(&self, view: &dyn View) -> Result<Option<mutation::Op>, StoreError>;
+    /// The next step, if there is something to do, and the number of what it is done to. That is above `after`, if there
+    /// is an order to it in which one can be passed over.
+    fn step(&self, view: &dyn View, after: u64) -> Result<Option<(u64, mutation::Op)>, StoreError>;
 
     /// Whether the step that ended so was one, so that the next one may follow; nothing if its outcome is none of a step.
     fn was_done(&self, outcome: &outcome::Result) -> Option<bool>;
@@ -39,6 +40,8 @@ pub async fn attend_to(
     alarm: Alarm,
 ) {
     let mut pause = EVERY;
+    // What was refused last. It is passed over until all after it had their turn, so that it holds up none of them.
+    let mut refused = 0;
     loop {
         tokio::time::sleep(pause).await;
         pause = EVERY;
@@ -47,18 +50,24 @@ pub async fn attend_to(
         }
         let mut step = None;
         let read = store.read(&mut |view| {
-            step = chore.step(view)?;
+            step = chore.step(view, refused)?;
             Ok(())
         });
         if let Err(error) = read {
             return alarm.raise(error.to_string());
         }
-        let Some(op) = step else { continue };
+        let Some((number, op)) = step else {
+            refused = 0;
+            continue;
+        };
         match proposer.propose(own(op)).await.map(|outcome| outcome.result) {
             Ok(Some(result)) => match chore.was_done(&result) {
                 Some(true) => pause = PAUSE,
                 Some(false) => {}
-                None => tracing::warn!(?result, "a chore of the leader's is not done"),
+                None => {
+                    tracing::warn!(?result, number, "a chore of the leader's is not done");
+                    refused = number;
+                }
             },
             Ok(None) => tracing::warn!("a chore of the leader's has no outcome"),
             Err(error) => tracing::debug!(%error, "a chore of the leader's waits"),
@@ -70,15 +79,15 @@ pub async fn attend_to(
 pub struct EmptyTrash(pub Arc<dyn Clock>);
 
 impl Chore for EmptyTrash {
-    fn step(&self, view: &dyn View) -> Result<Option<mutation::Op>, StoreError> {
-        let due = trash::due(view, self.0.now_ns())?;
-        Ok(due.map(|item| mutation::Op::PurgeTrash(PurgeTrash { item })))
+    fn step(&self, view: &dyn View, after: u64) -> Result<Option<(u64, mutation::Op)>, StoreError> {
+        let due = trash::due(view, self.0.now_ns(), after)?;
+        Ok(due.map(|item| (item, mutation::Op::PurgeTrash(PurgeTrash { item }))))
     }
 
     fn was_done(&self, outcome: &outcome::Result) -> Option<bool> {
         match outcome {
             // Of an item that is not due by the log's time there is nothing to do yet.
-            outcome::Result::TrashPurged(done) => Some(done.names > 0),
+            outcome::Result::TrashPurged(done) => Some(done.names > 0 || !done.end),
             _ => None,
         }
     }
@@ -88,9 +97,9 @@ impl Chore for EmptyTrash {
 pub struct ReleaseSnapshots;
 
 impl Chore for ReleaseSnapshots {
-    fn step(&self, view: &dyn View) -> Result<Option<mutation::Op>, StoreError> {
+    fn step(&self, view: &dyn View, _: u64) -> Result<Option<(u64, mutation::Op)>, StoreError> {
         let going = snapshot::going(view)?;
-        Ok(going.map(|seq| mutation::Op::PurgeSnapshot(PurgeSnapshot { seq })))
+        Ok(going.map(|seq| (seq, mutation::Op::PurgeSnapshot(PurgeSnapshot { seq }))))
     }
 
     fn was_done(&self, outcome: &outcome::Result) -> Option<bool> {

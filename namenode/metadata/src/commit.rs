@@ -13,7 +13,7 @@ use crate::core::Core;
 use crate::fault::{Fallible, settle};
 use crate::permission::{SETGID, SETUID, WRITE, require};
 use crate::resolve::Found;
-use crate::{chunk, extents, namespace, records, usage};
+use crate::{chunk, delegation, extents, namespace, records, usage};
 
 /// Commits several files. Each is committed whole or refused alone.
 pub(crate) fn commit(
@@ -45,6 +45,7 @@ fn commit_file(core: &mut Core, cred: &Cred, session: u64, ask: &FileCommit) -> 
         return Err(ErrorCode::TooLarge.because(format!("{} extents", ask.extents.len())).into());
     }
     let (id, mut inode) = target(core, cred, session, ask)?;
+    delegation::hold_to_quotas(core, session, &inode)?;
     let allocated = inode.allocated;
     let base = if ask.mode() == CommitMode::Append { inode.size } else { 0 };
     let mut size = inode.size.max(ask.size.unwrap_or(0));
@@ -120,6 +121,7 @@ fn place(
     extent: &Extent,
 ) -> Fallible<u64> {
     chunk::admit(core, session, extent)?;
+    chunk::raise_replication(core, extent.chunk, inode.replication)?;
     let start = base.checked_add(extent.file_offset);
     let end = start.and_then(|start| start.checked_add(extent.length)).filter(|&end| end <= MAX_FILE_SIZE);
     let (Some(start), Some(end)) = (start, end) else {

@@ -23,7 +23,7 @@ use crate::apply::{self, NOTHING};
 use crate::core::Core;
 use crate::fault::Fallible;
 use crate::permission::SETGID;
-use crate::store::{Table, View};
+use crate::store::{StoreError, Table, View};
 use crate::{key, quota, records, resolve};
 
 /// Ranges of numbers that a session may hold at once.
@@ -35,6 +35,8 @@ pub(crate) struct Decided {
     pub time_ns: i64,
     inode: u64,
     reserved: Vec<InodeRange>,
+    /// What is being done is held to quotas all the same.
+    pub held: bool,
     /// Quotas hold where deeds were done.
     pub limited: bool,
 }
@@ -111,7 +113,7 @@ pub(crate) fn series(core: &mut Core, cred: &Cred, session: u64, ask: &Series) -
     let mut outcomes = Vec::with_capacity(ask.deeds.len());
     for deed in &ask.deeds {
         if let Some(decided) = &mut core.decided {
-            (decided.time_ns, decided.inode) = (deed.time_ns, deed.inode);
+            (decided.time_ns, decided.inode, decided.held) = (deed.time_ns, deed.inode, false);
         }
         outcomes.push(apply::attempt(core, |core| perform(core, cred, session, deed))?);
     }
@@ -151,6 +153,18 @@ fn perform(core: &mut Core, cred: &Cred, session: u64, deed: &Deed) -> Fallible<
 
 fn is_plain(file: &FileCommit) -> bool {
     matches!(file.target, Some(file_commit::Target::Inode(_))) && file.mode() == CommitMode::Set
+}
+
+/// Holds what is written into a file to quotas as if it were no deed, unless it lies in a directory of the session.
+pub(crate) fn hold_to_quotas(core: &mut Core, session: u64, file: &Inode) -> Result<(), StoreError> {
+    if core.decided.is_none() {
+        return Ok(());
+    }
+    let parent = records::inode(core, file.parent)?;
+    if let Some(decided) = &mut core.decided {
+        decided.held = parent.is_none_or(|parent| parent.delegate != session);
+    }
+    Ok(())
 }
 
 /// Names are only made, moved and removed in directories that are the session's.

@@ -41,7 +41,11 @@ pub(crate) fn lose(core: &mut Core, directory: u64, file: &mut Found) -> Result<
     if let [(last, 1)] = left[..] {
         count(core, file.id, last, 0);
     }
-    move_to(core, file, left.first().map_or(0, |(first, _)| *first));
+    let (before, heir) = (file.inode.parent, left.first().map_or(0, |(first, _)| *first));
+    move_to(core, file, heir);
+    if heir != before && heir != 0 {
+        core.ledger.inherit(file.id, heir, file.inode.allocated as i64);
+    }
     Ok(())
 }
 
@@ -50,6 +54,7 @@ fn move_to(core: &mut Core, file: &mut Found, home: u64) {
     if before == home {
         return;
     }
+    core.ledger.disinherit(file.id);
     let bytes = file.inode.allocated as i64;
     if before != 0 {
         core.ledger.bytes(before, -bytes);

@@ -46,13 +46,14 @@ pub(crate) fn is_limited(tree: &Tree) -> bool {
     tree.max_names.is_some() || tree.max_bytes.is_some()
 }
 
-/// Refuses a directory that grew by `change` to more than it may hold. One that shrinks, or did before, never is.
+/// Refuses a directory that grew by `change` to more than it may hold. One that shrinks, only inherited, or was over its
+/// limit before and did not grow, never is.
 pub(crate) fn admit(view: &dyn View, id: u64, grown: &Tree, change: Change) -> Fallible<()> {
     let detail = match (grown.max_names, grown.max_bytes) {
         (Some(most), _) if change.names > 0 && grown.names > most => {
             format!("would have {} names of at most {most}", grown.names)
         }
-        (_, Some(most)) if change.bytes > 0 && grown.bytes > most => {
+        (_, Some(most)) if change.bytes > change.inherited && grown.bytes > most => {
             format!("would hold {} bytes of at most {most}", grown.bytes)
         }
         _ => return Ok(()),

@@ -1,8 +1,8 @@
 //! The trash: what was discarded is moved below `/.trash` in one step, and goes for good when its time is over.
 //!
 //! Each user has a directory there that only they can look into, and each item one of its own in it, named by its number,
-//! so that names never collide. [`Table::Trash`] knows where the item was. An item that somebody moves or removes by hand
-//! is none any more, and what else is done in the trash is done to ordinary files.
+//! so that names never collide. [`Table::Trash`] knows where the item was. An item that somebody moves or removes by hand,
+//! alone or with a directory above it, is none any more, and what else is done in the trash is done to ordinary files.
 
 use std::ops::ControlFlow;
 
@@ -15,7 +15,7 @@ use cairn_proto::{ErrorCode, ROOT_INODE, path};
 
 use crate::apply::NOTHING;
 use crate::core::Core;
-use crate::fault::Fallible;
+use crate::fault::{Fallible, Fault};
 use crate::namespace::create::{self, Maker};
 use crate::namespace::{link, remove_entry, rename};
 use crate::permission::{WRITE, require, require_add, require_remove};
@@ -26,8 +26,10 @@ use crate::{key, records, snapshot, usage};
 
 /// The name of the trash in the root directory.
 const NAME: &[u8] = b".trash";
-/// Most names that one command removes: the log waits for it.
-const MAX_PURGED: u64 = 1024;
+/// Most names and snapshots that one command removes: the log waits for it.
+const MAX_PURGED: usize = 1024;
+/// Most numbers that are passed over for an item: the log waits for it.
+const MAX_TAKEN: usize = 1024;
 /// Items looked at for one page.
 const PAGE: usize = 1024;
 
@@ -63,9 +65,9 @@ pub(crate) fn discard(core: &mut Core, cred: &Cred, ask: &Discard) -> Fallible<o
     let kind = moved.inode.kind;
     let top = directory(core, ROOT_INODE, NAME, (0, 0), 0o755)?;
     let own = directory(core, top, cred.uid.to_string().as_bytes(), (cred.uid, cred.gid), 0o700)?;
-    let name = core.meta.next_inode.to_string();
-    let item = directory(core, own, name.as_bytes(), (cred.uid, cred.gid), 0o700)?;
+    let item = item_directory(core, own, (cred.uid, cred.gid))?;
     let to = Place { parent: Found { id: item, inode: core.inode(item)? }, name: from.name.clone() };
+    create::refuse_existing(core, &to)?;
     rename::shift(core, from, to, moved)?;
     let record = Trash { path: was.into(), uid: cred.uid, time_ns: core.now, kind, going: false };
     core.set_record(Table::Trash, &key::one(item), &record);
@@ -85,8 +87,7 @@ fn join(mut directory: Vec<u8>, name: &[u8]) -> Vec<u8> {
 fn directory(core: &mut Core, parent: u64, name: &[u8], owner: (u32, u32), mode: u32) -> Fallible<u64> {
     if let Some(found) = child(core, parent, name)? {
         if found.inode.kind() != FileKind::Directory || found.inode.uid != owner.0 {
-            let shown = path::shown(&join(usage::path_of(core, parent)?, name));
-            return Err(ErrorCode::Exists.because(format!("{shown} is in the way of the trash")).into());
+            return Err(in_the_way(core, parent, name)?);
         }
         return Ok(found.id);
     }
@@ -94,6 +95,24 @@ fn directory(core: &mut Core, parent: u64, name: &[u8], owner: (u32, u32), mode:
     let maker = Maker { uid: owner.0, gid: owner.1, umask: 0 };
     let made = create::make(core, &Cred::default(), place, create::directory(mode), &maker)?;
     Ok(made.inode)
+}
+
+/// The directory of a new item. Its owner may have made anything above it: a number that is taken there is passed over,
+/// since what has it already is none of the trash's business.
+fn item_directory(core: &mut Core, own: u64, owner: (u32, u32)) -> Fallible<u64> {
+    for _ in 0..MAX_TAKEN {
+        let name = core.meta.next_inode.to_string();
+        if child(core, own, name.as_bytes())?.is_none() {
+            return directory(core, own, name.as_bytes(), owner, 0o700);
+        }
+        core.meta.next_inode += 1;
+    }
+    Err(in_the_way(core, own, core.meta.next_inode.to_string().as_bytes())?)
+}
+
+fn in_the_way(view: &dyn View, parent: u64, name: &[u8]) -> Result<Fault, StoreError> {
+    let shown = path::shown(&join(usage::path_of(view, parent)?, name));
+    Ok(ErrorCode::Exists.because(format!("{shown} is in the way of the trash")).into())
 }
 
 /// Moves an item back.
@@ -137,6 +156,9 @@ pub(crate) fn restore(core: &mut Core, cred: &Cred, ask: &Restore) -> Fallible<o
 /// The record of an item that is the asker's, or root asks.
 fn own(view: &dyn View, cred: &Cred, item: u64) -> Fallible<Trash> {
     let record = record(view, item)?.ok_or_else(|| ErrorCode::NotFound.because(format!("item {item}")))?;
+    if !is_in_place(view, item, &record)? {
+        return Err(ErrorCode::NotFound.because("somebody took it out of the trash").into());
+    }
     if cred.uid != 0 && cred.uid != record.uid {
         return Err(ErrorCode::NotPermitted.because("it is in somebody else's trash").into());
     }
@@ -148,6 +170,12 @@ fn record(view: &dyn View, item: u64) -> Result<Option<Trash>, StoreError> {
     value.map(|value| records::decode(Table::Trash, &value)).transpose()
 }
 
+/// Whether an item lies in the trash still. With a directory above it, it may have been moved anywhere.
+fn is_in_place(view: &dyn View, item: u64, record: &Trash) -> Result<bool, StoreError> {
+    let own = [b"/", NAME, b"/", record.uid.to_string().as_bytes()].concat();
+    Ok(usage::path_of(view, usage::tree(view, item)?.parent)? == own)
+}
+
 /// Removes a part of an item before its time, for whoever discarded it.
 pub(crate) fn purge_own(core: &mut Core, cred: &Cred, item: u64) -> Fallible<outcome::Result> {
     let record = own(core, cred, item)?;
@@ -155,10 +183,17 @@ pub(crate) fn purge_own(core: &mut Core, cred: &Cred, item: u64) -> Fallible<out
 }
 
 /// Removes a part of an item whose time is over. One that is gone, or whose time is not over after all, is left alone: an
-/// earlier leader may have asked, or the time may just have been changed.
+/// earlier leader may have asked, or the time may just have been changed. One that was moved away is only forgotten.
 pub(crate) fn purge_due(core: &mut Core, item: u64) -> Fallible<outcome::Result> {
     match record(core, item)? {
-        Some(record) if is_over(&core.meta, record.time_ns, core.now) => purge(core, item, record),
+        Some(record) if is_over(&core.meta, record.time_ns, core.now) => {
+            if is_in_place(core, item, &record)? {
+                return purge(core, item, record);
+            }
+            forget(core, item);
+            // The record counts as one, so that the leader goes on at once.
+            Ok(outcome::Result::TrashPurged(TrashPurged { names: 1, end: true }))
+        }
         _ => Ok(outcome::Result::TrashPurged(TrashPurged { names: 0, end: true })),
     }
 }
@@ -166,10 +201,11 @@ pub(crate) fn purge_due(core: &mut Core, item: u64) -> Fallible<outcome::Result>
 fn purge(core: &mut Core, item: u64, record: Trash) -> Fallible<outcome::Result> {
     core.set_record(Table::Trash, &key::one(item), &Trash { going: true, ..record });
     let mut done = TrashPurged::default();
+    let mut left = MAX_PURGED;
     // Directories on the way down, each with the last name that was removed from it.
     let mut way: Vec<(u64, Vec<u8>)> = vec![(item, Vec::new())];
     while let Some((directory, last)) = way.last_mut() {
-        if done.names >= MAX_PURGED {
+        if left == 0 {
             return Ok(outcome::Result::TrashPurged(done));
         }
         let directory = *directory;
@@ -185,11 +221,17 @@ fn purge(core: &mut Core, item: u64, record: Trash) -> Fallible<outcome::Result>
                 remove_entry(core, &mut parent, &name, &mut file)?;
                 link::lose_name(core, file)?;
                 done.names += 1;
+                left -= 1;
             }
             None => {
-                remove_directory(core, directory)?;
-                way.pop();
-                done.names += 1;
+                // Nobody can look for them where it is, and its time is over.
+                left -= snapshot::remove_all_of(core, directory, left)?;
+                if left > 0 {
+                    remove_directory(core, directory)?;
+                    way.pop();
+                    done.names += 1;
+                    left -= 1;
+                }
             }
         }
     }
@@ -201,8 +243,7 @@ fn purge(core: &mut Core, item: u64, record: Trash) -> Fallible<outcome::Result>
 fn remove_directory(core: &mut Core, id: u64) -> Fallible<()> {
     // What went out of it a moment ago must not be taken out of its parents again with it.
     usage::settle(core)?;
-    // Nobody can look for them where it is, and its time is over.
-    snapshot::remove_all_of(core, id)?;
+    snapshot::remove_all_of(core, id, usize::MAX)?;
     let tree = usage::tree(core, id)?;
     let mut parent = Found { id: tree.parent, inode: core.inode(tree.parent)? };
     let mut directory = Found { id, inode: core.inode(id)? };
@@ -251,7 +292,7 @@ pub(crate) fn list(view: &dyn View, cred: &Cred, ask: &ListTrash) -> Fallible<an
     })?;
     for (item, value) in rows {
         let record: Trash = records::decode(Table::Trash, &value)?;
-        if ask.all || record.uid == cred.uid {
+        if (ask.all || record.uid == cred.uid) && is_in_place(view, item, &record)? {
             page.items.push(shown(view, item, &record)?);
         }
     }

@@ -27,25 +27,50 @@ use crate::{key, records};
 pub(crate) struct Change {
     pub names: i64,
     pub bytes: i64,
+    /// Of the bytes, those that nobody put here: their file lost its name in an older directory.
+    pub inherited: i64,
 }
 
 /// What a command has put right into directories and taken out of them so far.
 #[derive(Debug, Default)]
-pub(crate) struct Ledger(BTreeMap<u64, Change>);
+pub(crate) struct Ledger {
+    changes: BTreeMap<u64, Change>,
+    /// Files that lost their name in their oldest directory, with the one that has inherited their bytes, and how many.
+    inherited: BTreeMap<u64, (u64, i64)>,
+}
 
 impl Ledger {
     pub fn names(&mut self, directory: u64, names: i64) {
-        self.note(directory, Change { names, bytes: 0 });
+        self.note(directory, Change { names, ..Change::default() });
     }
 
     pub fn bytes(&mut self, directory: u64, bytes: i64) {
-        self.note(directory, Change { names: 0, bytes });
+        self.note(directory, Change { bytes, ..Change::default() });
+    }
+
+    /// Of the bytes of a directory, so many are there only because their file lost a name.
+    pub fn inherit(&mut self, file: u64, directory: u64, bytes: i64) {
+        self.inherited.insert(file, (directory, bytes));
+    }
+
+    /// The bytes of a file lie elsewhere than where they were inherited.
+    pub fn disinherit(&mut self, file: u64) {
+        self.inherited.remove(&file);
     }
 
     fn note(&mut self, directory: u64, change: Change) {
-        let noted = self.0.entry(directory).or_default();
+        let noted = self.changes.entry(directory).or_default();
         noted.names += change.names;
         noted.bytes += change.bytes;
+        noted.inherited += change.inherited;
+    }
+
+    /// The change of each directory.
+    fn summed(mut self) -> BTreeMap<u64, Change> {
+        for (directory, inherited) in std::mem::take(&mut self.inherited).into_values() {
+            self.note(directory, Change { inherited, ..Change::default() });
+        }
+        self.changes
     }
 }
 
@@ -73,7 +98,8 @@ pub(crate) fn enter(core: &mut Core, directory: u64, name: &[u8], child: &mut Fo
     if moved.parent != 0 {
         core.covering.forget();
     }
-    core.ledger.note(directory, Change { names: moved.names as i64, bytes: moved.bytes as i64 });
+    core.ledger.names(directory, moved.names as i64);
+    core.ledger.bytes(directory, moved.bytes as i64);
     set_tree(core, child.id, &Tree { parent: directory, name: name.to_vec().into(), ..moved });
     child.inode.parent = directory;
     Ok(())
@@ -94,7 +120,8 @@ pub(crate) fn leave(core: &mut Core, directory: u64, child: &mut Found) -> Falli
         set_tree(core, child.id, &moved);
         core.covering.forget();
     }
-    core.ledger.note(directory, Change { names: -(moved.names as i64), bytes: -(moved.bytes as i64) });
+    core.ledger.names(directory, -(moved.names as i64));
+    core.ledger.bytes(directory, -(moved.bytes as i64));
     Ok(())
 }
 
@@ -106,10 +133,11 @@ pub(crate) fn resized(core: &mut Core, file: &Found, allocated_before: u64) {
     }
 }
 
-/// Carries what the command did up to the root. Refused if a directory grew over its limit.
+/// Carries what the command did up to the root. Refused if a directory grew over its limit, other than by bytes that it
+/// inherited: whoever takes a name away need not have room elsewhere.
 pub(crate) fn settle(core: &mut Core) -> Fallible<()> {
     let mut sums: BTreeMap<u64, (Tree, Change)> = BTreeMap::new();
-    for (directory, change) in std::mem::take(&mut core.ledger).0 {
+    for (directory, change) in std::mem::take(&mut core.ledger).summed() {
         if change == Change::default() {
             continue;
         }
@@ -121,6 +149,7 @@ pub(crate) fn settle(core: &mut Core) -> Fallible<()> {
             };
             sum.names += change.names;
             sum.bytes += change.bytes;
+            sum.inherited += change.inherited;
             if at == ROOT_INODE {
                 break;
             }
@@ -128,15 +157,15 @@ pub(crate) fn settle(core: &mut Core) -> Fallible<()> {
         }
     }
     for (id, (mut tree, sum)) in sums {
-        if sum == Change::default() {
+        if (sum.names, sum.bytes) == (0, 0) {
             continue;
         }
         tree.names = tree.names.saturating_add_signed(sum.names);
         tree.bytes = tree.bytes.saturating_add_signed(sum.bytes);
         match &mut core.decided {
             // Its client has been told that it is done.
-            Some(decided) => decided.limited |= quota::is_limited(&tree),
-            None => quota::admit(core, id, &tree, sum)?,
+            Some(decided) if !decided.held => decided.limited |= quota::is_limited(&tree),
+            _ => quota::admit(core, id, &tree, sum)?,
         }
         set_tree(core, id, &tree);
     }

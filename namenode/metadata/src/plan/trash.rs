@@ -12,12 +12,12 @@ pub(crate) fn is_over(meta: &Meta, time_ns: i64, now_ns: i64) -> bool {
     meta.trash_keep_ns > 0 && now_ns.saturating_sub(time_ns) >= meta.trash_keep_ns
 }
 
-/// The item that is to go next, if the time of any is over. Numbers only grow and time never runs backwards in the log,
-/// so the first item is the oldest.
-pub fn due(view: &dyn View, now_ns: i64) -> Result<Option<u64>, StoreError> {
+/// The item that is to go next, of those with a number above `after`, if the time of any is over. Numbers only grow and
+/// time never runs backwards in the log, so the first item is the oldest.
+pub fn due(view: &dyn View, now_ns: i64, after: u64) -> Result<Option<u64>, StoreError> {
     let Some(meta) = records::meta(view)?.filter(|meta| meta.trash_keep_ns > 0) else { return Ok(None) };
     let mut first = None;
-    view.scan(Table::Trash, &[], &[], &mut |at, value| {
+    view.scan(Table::Trash, &key::one(after.saturating_add(1)), &[], &mut |at, value| {
         first = Some((key::number(at, 0).unwrap_or(0), value.to_vec()));
         ControlFlow::Break(())
     })?;

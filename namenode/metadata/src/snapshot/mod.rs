@@ -88,27 +88,48 @@ pub(crate) fn remove(core: &mut Core, cred: &Cred, ask: &RemoveSnapshot) -> Fall
     Ok(outcome::Result::Snapshot(info))
 }
 
-/// Gives up all snapshots of a directory that goes for good.
-pub(crate) fn remove_all_of(core: &mut Core, directory: u64) -> Fallible<()> {
+/// Gives up at most so many snapshots of a directory that goes for good. Returns how many; fewer: none is left.
+pub(crate) fn remove_all_of(core: &mut Core, directory: u64, most: usize) -> Fallible<usize> {
     if core.meta.snapshots == 0 {
-        return Ok(());
+        return Ok(0);
     }
-    while let Some((seq, snapshot)) = newest_of(core, directory)? {
-        give_up(core, seq, snapshot)?;
+    let (names, _) = names(core, directory, b"", usize::MAX)?;
+    // From the oldest on: what is left after a part of them has the same newest one.
+    let mut seqs: Vec<u64> = names.into_iter().map(|(_, seq)| seq).collect();
+    seqs.sort_unstable();
+    let going = seqs.len().min(most);
+    for &seq in &seqs[..going] {
+        let gone = || StoreError::Damaged(format!("the name of snapshot {seq} leads nowhere"));
+        let snapshot = records::snapshot(core, seq)?.ok_or_else(gone)?;
+        take_away(core, seq, snapshot);
     }
-    Ok(())
+    if going > 0 && going == seqs.len() {
+        set_newest(core, directory, 0)?;
+    }
+    Ok(going)
 }
 
 fn give_up(core: &mut Core, seq: u64, snapshot: Snapshot) -> Fallible<()> {
     let directory = snapshot.directory;
-    core.remove(Table::SnapshotName, &key::named(directory, &snapshot.name));
+    take_away(core, seq, snapshot);
+    let newest = newest_of(core, directory)?.map_or(0, |(seq, _)| seq);
+    set_newest(core, directory, newest)
+}
+
+/// Takes a snapshot's name away, and has what was kept for it go.
+fn take_away(core: &mut Core, seq: u64, snapshot: Snapshot) {
+    core.remove(Table::SnapshotName, &key::named(snapshot.directory, &snapshot.name));
     let going = Snapshot { going: true, ..snapshot };
     core.set(Table::Snapshot, &key::descending(seq), going.encode_to_vec());
     core.meta.snapshots = core.meta.snapshots.saturating_sub(1);
     core.meta.snapshots_going += 1;
     core.meta.snapshot_changes += 1;
+    core.covering.forget();
+}
+
+fn set_newest(core: &mut Core, directory: u64, newest: u64) -> Fallible<()> {
     let mut tree = usage::tree(core, directory)?;
-    tree.snapshot = newest_of(core, directory)?.map_or(0, |(seq, _)| seq);
+    tree.snapshot = newest;
     usage::set_tree(core, directory, &tree);
     core.covering.forget();
     Ok(())

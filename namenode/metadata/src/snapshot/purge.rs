@@ -23,8 +23,8 @@ const MAX_SEEN: usize = 8192;
 const MAX_DONE: usize = 1024;
 /// Older snapshots that are asked whether they have something, before one is taken to.
 const MAX_ASKED: usize = 16;
-/// A directory lies no deeper than this; a chain of parents that is longer is damage.
-const MAX_DEPTH: usize = 4096;
+/// Directories that are looked at on the way up.
+pub(crate) const MAX_DEPTH: usize = if cfg!(test) { 32 } else { 4096 };
 
 /// A value that was kept for the snapshot.
 struct Kept {
@@ -154,23 +154,21 @@ fn has(
     }
     let mut at = if is_directory { owner } else { inode.parent };
     let mut way = Vec::new();
-    let mut answer = false;
-    while way.len() < MAX_DEPTH {
+    let answer = loop {
         if let Some(known) = asked.get(&(seq, at)) {
-            answer = *known;
-            break;
+            break *known;
         }
-        if at == snapshot.directory {
-            answer = true;
-            break;
+        // It is not known what is further up than that. What is kept for a snapshot that does not have it does no harm.
+        if at == snapshot.directory || way.len() >= MAX_DEPTH {
+            break true;
         }
         way.push(at);
         if at == ROOT_INODE || at == 0 {
-            break;
+            break false;
         }
-        let Some(inode) = records::inode(&view, at)? else { break };
+        let Some(inode) = records::inode(&view, at)? else { break false };
         at = inode.parent;
-    }
+    };
     way.into_iter().for_each(|at| _ = asked.insert((seq, at), answer));
     Ok(answer)
 }

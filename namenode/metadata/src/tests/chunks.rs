@@ -1,7 +1,8 @@
 use cairn_proto::ErrorCode;
 use cairn_proto::fs::mutation::Op;
 use cairn_proto::fs::{
-    AddReplica, CommitMode, DropReplica, ForgetReplica, PurgeChunk, RecordDigest, SealChunk, SetAttr, Unlink,
+    AddReplica, CommitMode, DropReplica, ForgetReplica, PurgeChunk, RecordDigest, SealChunk, SetAttr,
+    SetReplication, Unlink,
 };
 
 use super::*;
@@ -18,6 +19,20 @@ fn overwriting_trims_what_lies_below() {
         vec![extent(0, chunk, 0, 400), extent(400, chunk, 1000, 200), extent(600, chunk, 600, 400)];
     assert_eq!(world.extents(file.inode), expected);
     assert_eq!(world.chunk(chunk).unwrap().live_bytes, 1000);
+    world.assert_sound();
+}
+
+#[test]
+fn a_chunk_is_kept_as_often_as_what_is_committed_to_it_wants() {
+    let mut world = World::new();
+    world.create("f").unwrap();
+    world.run(Op::SetReplication(SetReplication { at: at("f"), replication: 5 })).unwrap();
+    let chunk = world.allocate();
+    let create = CreateFile { at: at("f"), ..CreateFile::default() };
+    let target = Some(file_commit::Target::Create(create));
+    let extents = vec![extent(0, chunk, 0, 10)];
+    world.commit_file(FileCommit { target, extents, ..FileCommit::default() }).unwrap();
+    assert_eq!(world.chunk(chunk).unwrap().replication, 5);
     world.assert_sound();
 }
 

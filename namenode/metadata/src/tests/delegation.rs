@@ -249,6 +249,31 @@ fn a_quota_that_comes_later_holds_once_it_is_handed_back() {
 }
 
 #[test]
+fn what_is_written_elsewhere_is_held_to_quotas() {
+    let mut shop = Shop::new();
+    shop.world.mkdir("q").unwrap();
+    let elsewhere = shop.world.filled("q/f", 10).unwrap();
+    let own = shop.create("f");
+    for path in ["q", "d"] {
+        let quota = SetQuota { at: at(path), max_bytes: Some(10), ..SetQuota::default() };
+        shop.world.run(Op::SetQuota(quota)).unwrap();
+    }
+    let chunk = shop.world.allocate();
+    let file = |inode, offset| FileCommit {
+        target: Some(file_commit::Target::Inode(inode)),
+        extents: vec![extent(10, chunk, offset, 20)],
+        ..FileCommit::default()
+    };
+    let files = vec![file(own, 0), file(elsewhere, 20), file(own, 40)];
+    let done = shop.perform(Op::Commit(CommitExtents { files })).unwrap();
+    let outcome::Result::Commit(done) = done else { panic!("{done:?}") };
+    let refused = done.files.iter().map(|file| matches!(file.result, Some(file_outcome::Result::Error(_))));
+    assert_eq!(refused.collect::<Vec<_>>(), [false, true, false]);
+    assert_eq!(shop.world.usage("q").unwrap().tree.unwrap().bytes, 10);
+    shop.world.assert_sound();
+}
+
+#[test]
 fn a_file_stored_whole_waits_like_anybody() {
     let mut shop = Shop::new();
     let other = shop.world.begin();

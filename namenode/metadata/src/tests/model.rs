@@ -104,8 +104,19 @@ impl Model {
 
     /// Names below a directory, and the bytes of the files that have their oldest directory there.
     fn usage(&self, directory: &str) -> (u64, u64) {
-        let below = |path: &str| path.starts_with(&format!("{directory}/")) || directory.is_empty();
-        let names = self.paths.keys().filter(|path| below(path)).count() as u64;
+        let names =
+            self.paths.keys().filter(|path| *path != directory && lies_in(path, directory)).count() as u64;
+        let homes = self.homes();
+        let here = homes.iter().filter(|(_, home)| lies_in(home, directory));
+        (names, here.map(|(file, _)| self.held(*file)).sum())
+    }
+
+    fn held(&self, file: usize) -> u64 {
+        self.files[file].iter().flatten().count() as u64
+    }
+
+    /// The oldest directory of each file.
+    fn homes(&self) -> BTreeMap<usize, &str> {
         let mut homes: BTreeMap<usize, (usize, &str)> = BTreeMap::new();
         for (path, node) in &self.paths {
             let Some(file) = node else { continue };
@@ -114,10 +125,23 @@ impl Model {
             let oldest = homes.entry(*file).or_insert((age, home));
             *oldest = (*oldest).min((age, home));
         }
-        let held = |file: usize| self.files[file].iter().flatten().count() as u64;
-        let here = |home: &str| home == directory || below(home);
-        let bytes = homes.iter().filter(|(_, (_, home))| here(home)).map(|(file, _)| held(*file)).sum();
-        (names, bytes)
+        homes.into_iter().map(|(file, (_, home))| (file, home)).collect()
+    }
+
+    /// Bytes that lie below a directory, which was called `old`, only because their file lost its name elsewhere since
+    /// it was as `before`.
+    fn inherited(&self, before: &Model, old: &str, directory: &str) -> u64 {
+        let was = before.homes();
+        let had_name = |file: usize, home: &str| {
+            let mut names =
+                before.paths.iter().filter(|(path, node)| **node == Some(file) && parent(path) == home);
+            names.any(|(path, node)| self.paths.get(path) == Some(node))
+        };
+        let homes = self.homes().into_iter().filter(|(file, home)| {
+            let came = was.get(file).is_some_and(|was| !lies_in(was, old));
+            came && lies_in(home, directory) && had_name(*file, home)
+        });
+        homes.map(|(file, _)| self.held(file)).sum()
     }
 
     /// Whether a directory with a quota has grown over it since it was as `before`.
@@ -131,7 +155,8 @@ impl Model {
             let Some(now) = now else { return false };
             let (was, is) = (before.usage(old), self.usage(now));
             let over = |was: u64, is: u64, most: &Option<u64>| is > was && most.is_some_and(|most| is > most);
-            over(was.0, is.0, max_names) || over(was.1, is.1, max_bytes)
+            let inherited = self.inherited(before, old, now);
+            over(was.0, is.0, max_names) || over(was.1 + inherited, is.1, max_bytes)
         })
     }
 }
@@ -144,6 +169,11 @@ fn move_keys<V>(map: &mut BTreeMap<String, V>, from: &str, to: &str) {
         let value = map.remove(&path).unwrap();
         map.insert(format!("{to}{}", &path[from.len()..]), value);
     }
+}
+
+/// Whether a path is that of a directory, or leads below it.
+fn lies_in(path: &str, directory: &str) -> bool {
+    directory.is_empty() || path == directory || path.starts_with(&format!("{directory}/"))
 }
 
 fn parent(path: &str) -> &str {

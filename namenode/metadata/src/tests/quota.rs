@@ -3,8 +3,8 @@ use std::ops::ControlFlow;
 use cairn_proto::ErrorCode;
 use cairn_proto::fs::mutation::Op;
 use cairn_proto::fs::{
-    ClearRange, FileKind, Link, ListQuotas, OpenInode, Rename, RenameMode, Rmdir, SetAttr, SetQuota, StatFs,
-    TreeUsage, Unlink,
+    ClearRange, Discard, FileKind, Link, ListQuotas, OpenInode, PurgeTrash, Rename, RenameMode, Rmdir,
+    SetAttr, SetQuota, SetTrash, StatFs, TreeUsage, Unlink,
 };
 use cairn_proto::store::{Inode, Meta};
 use prost::Message;
@@ -28,7 +28,7 @@ impl World {
     }
 
     /// A file of so many bytes.
-    fn filled(&mut self, path: &str, bytes: u64) -> Result<u64, Error> {
+    pub(super) fn filled(&mut self, path: &str, bytes: u64) -> Result<u64, Error> {
         let inode = self.create(path)?.inode;
         let chunk = self.allocate();
         self.commit(inode, vec![extent(0, chunk, 0, bytes)])?;
@@ -160,6 +160,57 @@ fn a_file_with_several_names_is_counted_in_its_oldest_directory() {
     world.unlink("new/f");
     world.unlink("new/g");
     assert_eq!(world.counts(""), (2, 0));
+    world.assert_sound();
+}
+
+/// A file of 50 bytes with a name in `a`, which counts them, and one in `b`, where only 10 may lie.
+fn shared() -> World {
+    let mut world = World::new();
+    world.mkdir("a").unwrap();
+    world.mkdir("b").unwrap();
+    world.filled("a/f", 50).unwrap();
+    world.run(Op::Link(Link { from: at("a/f"), at: at("b/g") })).unwrap();
+    world.limit("b", None, Some(10)).unwrap();
+    world
+}
+
+#[test]
+fn taking_a_name_away_is_never_refused() {
+    let mut world = shared();
+    world.unlink("a/f");
+    assert_eq!((world.counts("a"), world.counts("b")), ((0, 0), (1, 50)));
+    refused(world.filled("b/h", 1));
+    world.assert_sound();
+    let mut world = shared();
+    world.filled("a/other", 5).unwrap();
+    world.rename("a/other", "a/f", RenameMode::Replace).expect("what is replaced loses a name");
+    assert_eq!((world.counts("a"), world.counts("b")), ((1, 5), (1, 50)));
+    world.assert_sound();
+    let mut world = shared();
+    world.run(Op::SetTrash(SetTrash { keep_ns: 1 << 60 })).unwrap();
+    world.run(Op::Discard(Discard { at: at("a") })).unwrap();
+    let item = world.trash(false).unwrap().items[0].item;
+    world.run(Op::PurgeTrash(PurgeTrash { item })).unwrap();
+    assert_eq!(world.counts("b"), (1, 50));
+    world.assert_sound();
+}
+
+#[test]
+fn what_is_put_where_a_name_was_lost_is_checked() {
+    let mut world = World::new();
+    for path in ["oldest", "x", "q"] {
+        world.mkdir(path).unwrap();
+    }
+    world.rename("x", "q/x", RenameMode::Replace).unwrap();
+    world.filled("q/x/f", 50).unwrap();
+    world.run(Op::Link(Link { from: at("q/x/f"), at: at("q/g") })).unwrap();
+    world.filled("oldest/h", 80).unwrap();
+    world.limit("q", None, Some(60)).unwrap();
+    // For a moment the bytes of `f` belong to `q`; then they lie in the oldest directory.
+    refused(world.rename("q/x/f", "oldest/h", RenameMode::Exchange));
+    world.limit("q", None, Some(80)).unwrap();
+    world.rename("q/x/f", "oldest/h", RenameMode::Exchange).unwrap();
+    assert_eq!((world.counts("q"), world.counts("oldest")), ((3, 80), (1, 50)));
     world.assert_sound();
 }
 

@@ -238,6 +238,50 @@ fn a_directory_with_snapshots_stays_where_it_is() {
 }
 
 #[test]
+fn snapshots_go_from_the_trash_in_steps() {
+    let mut world = World::new();
+    world.run(Op::SetTrash(SetTrash { keep_ns: 1 << 60 })).unwrap();
+    world.mkdir("a").unwrap();
+    world.mkdir("a/b").unwrap();
+    for number in 0..1500 {
+        world.snapshot("a/b", &format!("{}", number * 7919 % 1500)).unwrap();
+    }
+    world.run(Op::Discard(Discard { at: at("a") })).unwrap();
+    let item = world.trash(false).unwrap().items[0].item;
+    let purge = cairn_proto::fs::PurgeTrash { item };
+    let left = |world: &World| world.view(|view| crate::meta(view).unwrap().unwrap().snapshots);
+    for (end, snapshots) in [(false, 1500 - 1024), (true, 0)] {
+        match world.run(Op::PurgeTrash(purge)).unwrap() {
+            outcome::Result::TrashPurged(done) => assert_eq!(done.end, end),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(left(&world), snapshots);
+        world.assert_sound();
+    }
+}
+
+#[test]
+fn what_lies_too_deep_to_be_looked_for_is_kept() {
+    let mut world = World::new();
+    let chunk = world.allocate();
+    let mut path = "d".to_string();
+    world.mkdir(&path).unwrap();
+    for _ in 0..crate::snapshot::purge::MAX_DEPTH + 2 {
+        path.push_str("/d");
+        world.mkdir(&path).unwrap();
+    }
+    let file = world.file(&format!("{path}/f"), vec![extent(0, chunk, 0, 10)]);
+    world.snapshot("d", "old").unwrap();
+    world.snapshot("d", "new").unwrap();
+    let before = world.bytes_at(&format!("d/.snapshot/old/{}/f", &path[2..]));
+    world.commit(file, vec![extent(0, chunk, 20, 10)]).unwrap();
+    world.remove_snapshot("d", "new").unwrap();
+    world.purge_snapshots();
+    assert_eq!(world.bytes_at(&format!("d/.snapshot/old/{}/f", &path[2..])), before);
+    world.assert_sound();
+}
+
+#[test]
 fn what_snapshots_have_is_no_garbage() {
     let mut world = World::new();
     let chunk = world.allocate();

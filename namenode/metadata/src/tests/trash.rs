@@ -55,7 +55,7 @@ impl World {
     }
 
     fn due(&self) -> Option<u64> {
-        self.view(|view| due(view, self.time_ns).unwrap())
+        self.view(|view| due(view, self.time_ns, 0).unwrap())
     }
 }
 
@@ -155,6 +155,7 @@ fn what_is_old_goes_once_and_in_parts() {
     assert_eq!(world.purge(big, true).unwrap(), TrashPurged { names: 0, end: true }, "not yet");
     world.time_ns += 100;
     assert_eq!(world.due(), Some(big));
+    assert_eq!(world.view(|view| due(view, world.time_ns + KEEP, big).unwrap()), Some(young));
     let first = world.purge(big, true).unwrap();
     assert!(!first.end && first.names == 1024, "{first:?}");
     assert_eq!(code(world.restore(big, None, false)), ErrorCode::NotFound);
@@ -211,4 +212,51 @@ fn something_else_may_be_in_the_way() {
     let refused = world.discard("f").unwrap_err();
     assert!(refused.to_string().contains("/.trash is in the way"), "{refused}");
     assert!(world.stat("f").is_ok());
+}
+
+#[test]
+fn what_a_user_makes_in_the_trash_is_never_an_item() {
+    let mut world = World::keeping();
+    world.cred = user(7);
+    world.create("first").unwrap();
+    world.discard("first").unwrap();
+    let next = world.next_inode();
+    let taken = [next + 5, next + 6];
+    let files = taken.map(|number| {
+        world.mkdir(&format!(".trash/7/{number}")).unwrap();
+        world.create(&format!(".trash/7/{number}/f")).unwrap().inode
+    });
+    world.create("f").unwrap();
+    assert_eq!(world.next_inode(), taken[0]);
+    let item = world.discard("f").unwrap().item;
+    assert_eq!(item, taken[1] + 1);
+    world.assert_sound();
+    world.time_ns += KEEP;
+    while let Some(due) = world.due() {
+        world.purge(due, true).unwrap();
+    }
+    for (number, file) in taken.into_iter().zip(files) {
+        assert_eq!(world.stat(&format!(".trash/7/{number}/f")).unwrap().inode, file);
+        let chunk = world.allocate();
+        world.commit(file, vec![extent(0, chunk, 0, 10)]).unwrap();
+    }
+    world.assert_sound();
+}
+
+#[test]
+fn what_was_moved_away_with_all_of_a_trash_is_kept() {
+    let mut world = World::keeping();
+    world.create("a").unwrap();
+    let item = world.discard("a").unwrap().item;
+    let rename = Rename { from: at(".trash/0"), to: at("rescued"), mode: 0 };
+    world.run(Op::Rename(rename)).unwrap();
+    assert!(world.trash(true).unwrap().items.is_empty());
+    assert_eq!(code(world.restore(item, None, false)), ErrorCode::NotFound);
+    assert_eq!(code(world.purge(item, false)), ErrorCode::NotFound);
+    world.time_ns += KEEP;
+    assert_eq!(world.due(), Some(item));
+    assert!(world.purge(item, true).unwrap().end);
+    assert_eq!(world.due(), None);
+    assert!(world.stat(&format!("rescued/{item}/a")).is_ok());
+    world.assert_sound();
 }
