@@ -213,6 +213,24 @@ fn a_clean_stop_is_believed_and_an_unclean_one_is_checked() {
 }
 
 #[test]
+fn what_cannot_be_checked_on_a_full_disk_is_checked_later() {
+    let dir = TempDir::new().unwrap();
+    let data = bytes(3, 100_000);
+    drop(with_chunk(dir.path(), 5, &data, 50_000));
+    let store = open(&[dir.path()], None).unwrap();
+    let faults = &store.dirs()[0].faults.write;
+    for errno in [libc::ENOSPC, libc::EMFILE] {
+        faults.store(errno, Ordering::Relaxed);
+        assert!(!store.check_all(|| false), "there is something left to check");
+        assert_eq!(store.get(5).unwrap().phase(), Phase::Unchecked);
+        assert!(store.inventory_of(5).replicas[0].unchecked && !store.notices().is_bad(5));
+    }
+    faults.store(0, Ordering::Relaxed);
+    assert!(store.check_all(|| false));
+    assert_eq!(read(&store.get(5).unwrap(), 0, data.len()).unwrap(), data);
+}
+
+#[test]
 fn torn_records_and_lost_data_cost_the_tail_only() {
     let dir = TempDir::new().unwrap();
     let data = bytes(4, 3 * BLOCK_SIZE);
