@@ -376,6 +376,31 @@ fn a_full_datanode_refuses_appends_and_gets_its_space_back() {
 }
 
 #[test]
+fn what_a_failed_disk_or_a_damaged_replica_held_counts_no_more() {
+    let (one, two) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let store = open(&[one.path(), two.path()], Some(100_000)).unwrap();
+    let (ours, _theirs) = stream();
+    let mut first = store.open_appender(1, 0, &ours).unwrap();
+    append(&mut first, &bytes(1, 60_000)).unwrap();
+    let mut second = store.open_appender(2, 0, &ours).unwrap();
+    append(&mut second, &bytes(2, 30_000)).unwrap();
+    let dir = second.replica().dir().clone();
+    dir.faults.sync.store(libc::ENOSPC, Ordering::Relaxed);
+    second.sync().unwrap_err();
+    dir.faults.sync.store(0, Ordering::Relaxed);
+    assert_eq!((second.replica().phase(), store.space().used), (Phase::Damaged, 60_000));
+    first.replica().dir().fence("test");
+    assert_eq!(store.space().used, 0);
+    let mut incoming = store.incoming(1, 60_000, &[], true).unwrap().unwrap();
+    incoming.write(&bytes(1, 60_000)).unwrap();
+    incoming.finish(&store, &[]).unwrap();
+    assert_eq!(store.space().used, 60_000);
+    store.delete(1).unwrap();
+    store.delete(2).unwrap();
+    assert_eq!((store.space().used, store.space().available), (0, 100_000));
+}
+
+#[test]
 fn a_failed_disk_takes_its_own_chunks_only() {
     let (one, two) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let store = open(&[one.path(), two.path()], None).unwrap();
