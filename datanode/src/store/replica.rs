@@ -163,6 +163,15 @@ impl Replica {
         self.length.load(Ordering::Acquire)
     }
 
+    /// Bytes that are on the disk, under a name that is.
+    pub fn synced(&self) -> u64 {
+        match &*self.lock() {
+            State::Open(log) if log.named => log.synced,
+            State::Sealed(sealed) => sealed.seal.length,
+            _ => 0,
+        }
+    }
+
     /// What it is now.
     pub fn phase(&self) -> Phase {
         Phase::from_number(self.phase.load(Ordering::Acquire))

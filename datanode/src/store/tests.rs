@@ -213,6 +213,23 @@ fn a_clean_stop_is_believed_and_an_unclean_one_is_checked() {
 }
 
 #[test]
+fn a_replica_says_how_much_of_it_is_on_the_disk() {
+    let dir = TempDir::new().unwrap();
+    let (store, mut appender, _peer) = with_chunk(dir.path(), 5, &bytes(3, 1000), 1000);
+    assert_eq!(appender.replica().synced(), 0);
+    appender.sync().unwrap();
+    append(&mut appender, b"more").unwrap();
+    assert_eq!(appender.replica().synced(), 1000);
+    drop((appender, store));
+    let store = open(&[dir.path()], None).unwrap();
+    assert_eq!(store.get(5).unwrap().synced(), 0, "nobody knows yet");
+    store.check_all(|| false);
+    assert_eq!(store.get(5).unwrap().synced(), 1004, "what a check found is on the disk");
+    store.seal(5, 900).unwrap();
+    assert_eq!(store.get(5).unwrap().synced(), 900);
+}
+
+#[test]
 fn what_cannot_be_checked_on_a_full_disk_is_checked_later() {
     let dir = TempDir::new().unwrap();
     let data = bytes(3, 100_000);

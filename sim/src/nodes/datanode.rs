@@ -219,5 +219,6 @@ fn stat(shared: &Shared, ask: &StatReplica) -> Result<ReplicaStat, Error> {
         sealed: seal.is_some(),
         blake3: seal.map(|seal| bytes::Bytes::copy_from_slice(&seal.blake3)).unwrap_or_default(),
         path: String::new(),
+        synced: replica.synced(),
     })
 }
