@@ -36,7 +36,8 @@ const FAULTS: usize = 1_000_000;
 pub(super) enum Fault {
     /// Its datanode read it and the checksums did not hold. A seal made earlier proves nothing against that.
     Corrupt,
-    /// It is short, gone, or of other content. A check that succeeds later clears it.
+    /// It is short, gone, or of other content. A check that succeeds later clears it; there is one when its datanode
+    /// reports it whole.
     Unfit,
 }
 
@@ -236,6 +237,21 @@ impl Leading {
             attendee.account = Account::default();
         }
         has_room
+    }
+
+    /// Has a datanode look again at a replica that was found unfit and that it now reports whole: its disk may have been
+    /// away. Only then, or those that are gone would be asked about for ever. Those that wait for a place come again with
+    /// the next inventory.
+    pub fn reconsider(&mut self, node: u32, chunk: u64, length: u64) {
+        if self.faults.get(&(chunk, node)) != Some(&Fault::Unfit) {
+            return;
+        }
+        if let Some(attendee) = self.roster.attendees.get_mut(&node)
+            && attendee.stream.is_some()
+            && attendee.checks.len() < QUEUE
+        {
+            attendee.checks.entry(chunk).or_insert(length);
+        }
     }
 
     /// Whether a replica that the log counts on is known to be there: its datanode has said all that it has, and nothing
