@@ -204,6 +204,7 @@ fn serve_stat(stream: &Socket, shared: &Shared, ask: &StatReplica) -> Result<()>
         sealed: seal.is_some(),
         blake3: seal.map(|seal| bytes::Bytes::copy_from_slice(&seal.blake3)).unwrap_or_default(),
         path: replica.dir().data_path(ask.chunk).display().to_string(),
+        synced: replica.synced(),
     };
     answer(stream, shared, response::Kind::Stat(stat))
 }

@@ -29,7 +29,7 @@ pub mod trust;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cairn_host::tls::peer::Kind;
 use cairn_host::tls::{self, Tls};
@@ -54,6 +54,10 @@ use trust::Trust;
 
 /// How long a stop lets connections finish.
 const GRACE: Duration = Duration::from_secs(2);
+/// Between two attempts to verify what could not be verified after an unclean stop.
+const CHECK_AGAIN: Duration = Duration::from_secs(30);
+/// How often that wait looks whether the datanode stops.
+const CHECK_STOP: Duration = Duration::from_millis(100);
 
 /// Runs a datanode until `shutdown` turns true, or until it turns out that it must not run: wrong settings,
 /// directories of another cluster, an address that is taken. Namenodes need not be up.
@@ -112,7 +116,7 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
     let stopping = Arc::new(AtomicBool::new(false));
     let checker = {
         let (store, stopping) = (store.clone(), stopping.clone());
-        tokio::task::spawn_blocking(move || store.check_all(|| stopping.load(Ordering::Acquire)))
+        tokio::task::spawn_blocking(move || check(&store, &|| stopping.load(Ordering::Acquire)))
     };
     let ended = tokio::select! {
         ended = attendance.run(shutdown.clone()) => ended,
@@ -132,6 +136,19 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
     let _ = closed.await;
     tracing::info!("datanode stopped");
     ended
+}
+
+/// Verifies what an unclean stop left, until nothing is left of it.
+fn check(store: &Store, stop: &dyn Fn() -> bool) {
+    while !store.check_all(stop) {
+        let again = Instant::now() + CHECK_AGAIN;
+        while Instant::now() < again {
+            if stop() {
+                return;
+            }
+            std::thread::sleep(CHECK_STOP);
+        }
+    }
 }
 
 /// Clients on this host read by themselves if they can; without it, everything is as before and slower.

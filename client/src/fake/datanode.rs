@@ -41,6 +41,8 @@ pub(crate) struct Datanode {
     pub(crate) mood: Arc<Mutex<Mood>>,
     pub(crate) chunks: Chunks,
     pub(crate) sealed: Arc<AtomicBool>,
+    /// How much it says of each replica is on disk, where it was not asked for here.
+    pub(crate) recovered: Arc<AtomicU64>,
     /// Bytes on disk, over all chunks written through this datanode.
     pub(crate) on_disk: Arc<AtomicU64>,
 }
@@ -58,12 +60,14 @@ impl Datanode {
             mood: Arc::new(Mutex::new(mood)),
             chunks,
             sealed: Arc::default(),
+            recovered: Arc::default(),
             on_disk: Arc::default(),
         };
         let shared = Shared {
             mood: Arc::clone(&node.mood),
             chunks: Arc::clone(&node.chunks),
             sealed: Arc::clone(&node.sealed),
+            recovered: Arc::clone(&node.recovered),
             on_disk: Arc::clone(&node.on_disk),
         };
         tokio::spawn(async move {
@@ -133,11 +137,12 @@ struct Shared {
     mood: Arc<Mutex<Mood>>,
     chunks: Chunks,
     sealed: Arc<AtomicBool>,
+    recovered: Arc<AtomicU64>,
     on_disk: Arc<AtomicU64>,
 }
 
 async fn serve(mut stream: TcpStream, shared: Shared) {
-    let Shared { mood, chunks, sealed, on_disk } = shared;
+    let Shared { mood, chunks, sealed, recovered, on_disk } = shared;
     let mut chunk = 0;
     let mut crc = BlockCrc::default();
     let mut synced = 0;
@@ -194,7 +199,8 @@ async fn serve(mut stream: TcpStream, shared: Shared) {
             request::Kind::Stat(stat) => {
                 let length = chunks.lock().unwrap()[&stat.chunk].len() as u64;
                 let sealed = sealed.load(Ordering::Relaxed);
-                let stat = ReplicaStat { chunk: stat.chunk, length, sealed, ..Default::default() };
+                let synced = recovered.load(Ordering::Relaxed);
+                let stat = ReplicaStat { chunk: stat.chunk, length, sealed, synced, ..Default::default() };
                 reply(&mut stream, response::Kind::Stat(stat)).await;
             }
             request::Kind::List(list) => {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use cairn_proto::data::ReplicaStat;
 use cairn_proto::limits::MAX_LAYOUT_PAGE;
 use cairn_proto::{Error, ErrorCode, Result, fs};
 
@@ -124,7 +125,7 @@ impl crate::engine::Engine {
     }
 
     /// Through its chain while that lives. Afterwards the chunk is being sealed, and a replica is sealed only
-    /// when it is on disk: wait until those that live say so. False: it is sealed and no file names it.
+    /// when it is on disk: wait until those that count say so. False: it is sealed and no file names it.
     async fn make_chunk_durable(&self, chunk: u64, length: u64) -> Result<bool> {
         if self.lanes.sync(chunk, length).await {
             return Ok(true);
@@ -140,14 +141,12 @@ impl crate::engine::Engine {
             if info.state() == fs::ChunkState::Sealed && info.live_bytes == 0 && info.kept_bytes == 0 {
                 return Ok(false);
             }
-            let living: Vec<_> =
-                info.replicas.iter().filter(|replica| replica.liveness() != fs::Liveness::Dead).collect();
-            let stats = living.iter().map(|replica| self.reader.pool().stat(replica, chunk));
+            let stats =
+                counted(&info.replicas).into_iter().map(|replica| self.reader.pool().stat(replica, chunk));
             let stats = futures::future::join_all(stats).await;
-            let on_disk = |stat: &Result<cairn_proto::data::ReplicaStat>| {
-                stat.as_ref().is_ok_and(|stat| stat.sealed && stat.length >= length)
-            };
-            if !stats.is_empty() && stats.iter().all(on_disk) {
+            if !stats.is_empty()
+                && stats.iter().all(|stat| stat.as_ref().is_ok_and(|stat| is_on_disk(stat, length)))
+            {
                 return Ok(true);
             }
             if tokio::time::Instant::now() >= deadline {
@@ -156,5 +155,37 @@ impl crate::engine::Engine {
             }
             tokio::time::sleep(backoff.pause()).await;
         }
+    }
+}
+
+/// The replicas that have to be on disk: those on datanodes that live, without the bad ones while others are good.
+fn counted(replicas: &[fs::ReplicaInfo]) -> Vec<&fs::ReplicaInfo> {
+    let living = || replicas.iter().filter(|replica| replica.liveness() != fs::Liveness::Dead);
+    let good: Vec<_> = living().filter(|replica| !replica.bad).collect();
+    if good.is_empty() { living().collect() } else { good }
+}
+
+/// A chunk of which all replicas have lost what was not synced is never sealed, but what they have is on disk.
+fn is_on_disk(stat: &ReplicaStat, length: u64) -> bool {
+    stat.synced >= length || (stat.sealed && stat.length >= length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_replicas_are_waited_for_only_if_none_is_good() {
+        let replica = |node, bad, dead| {
+            let liveness = if dead { fs::Liveness::Dead } else { fs::Liveness::Live };
+            fs::ReplicaInfo { node, bad, liveness: liveness.into(), ..Default::default() }
+        };
+        let of = |replicas: &[fs::ReplicaInfo]| {
+            counted(replicas).into_iter().map(|replica| replica.node).collect::<Vec<_>>()
+        };
+        let (good, bad, dead) = (replica(1, false, false), replica(2, true, false), replica(3, false, true));
+        assert_eq!(of(&[good.clone(), bad.clone(), dead.clone()]), [1]);
+        assert_eq!(of(&[bad, dead.clone()]), [2]);
+        assert!(of(&[dead]).is_empty());
     }
 }

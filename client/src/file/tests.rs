@@ -223,6 +223,24 @@ async fn a_sync_does_not_wait_for_a_sealed_chunk_that_no_file_names() {
     assert_eq!(seen_by_others(&group, file.inode()).await, b"what stays");
 }
 
+/// The replicas of the file's chunk can never be sealed: all of them lost what another file had at its end.
+#[tokio::test]
+async fn a_sync_takes_what_is_on_the_disks_of_a_chunk_that_cannot_be_sealed() {
+    let (group, datanodes) = small_cluster().await;
+    let cluster = group.client().await;
+    let file = make(&cluster, "f").await;
+    // More than a chunk: the first one ends.
+    file.write_at(0, Bytes::from(vec![1; 5 << 20])).await.unwrap();
+    datanodes.iter().for_each(|datanode| datanode.sealed.store(false, Ordering::Relaxed));
+    let limit = std::time::Duration::from_secs(2);
+    assert!(tokio::time::timeout(limit, file.sync()).await.is_err(), "nobody says that it is on disk");
+    datanodes[0].recovered.store(1 << 20, Ordering::Relaxed);
+    assert!(tokio::time::timeout(limit, file.sync()).await.is_err(), "one replica is not all");
+    datanodes[1].recovered.store(1 << 20, Ordering::Relaxed);
+    let synced = tokio::time::timeout(std::time::Duration::from_secs(30), file.sync()).await;
+    synced.expect("the sync ends").unwrap();
+}
+
 #[tokio::test]
 async fn a_big_file_goes_through_and_comes_back() {
     let (group, _datanodes) = small_cluster().await;

@@ -33,7 +33,7 @@ pub(super) struct Chain {
     pub(super) chunk: u64,
     pub(super) replicas: Vec<fs::ReplicaInfo>,
     capacity: u64,
-    session: u64,
+    pub(super) session: u64,
     state: Mutex<State>,
     wake: Notify,
 }

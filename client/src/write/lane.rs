@@ -1,6 +1,7 @@
 //! A lane: always a chain to write into, whatever happens to the chains.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cairn_host::net::Network;
@@ -30,6 +31,7 @@ pub(super) struct Yard {
     pub(super) pace: Pace,
     pub(super) counters: Arc<Counters>,
     pub(super) chains: Chains,
+    pub(super) closed: AtomicBool,
     excluded: Mutex<BTreeMap<u32, Instant>>,
     /// When there was no room for a chunk the last time it was asked for one, and what the namenode said.
     full: Mutex<Option<(Instant, Error)>>,
@@ -228,7 +230,7 @@ impl Supervisor {
                     let abandoned = Arc::clone(&chain);
                     let burying = Arc::clone(&yard);
                     // Sealing must not hold up the next attempt.
-                    tokio::spawn(async move { burying.seal(abandoned.chunk, 0).await });
+                    tokio::spawn(async move { burying.seal(&abandoned, 0).await });
                     yard.blame(&chain.replicas, node).await;
                     return Err(Error::new(ErrorCode::ChainBroken, error.to_string()));
                 }
@@ -322,7 +324,7 @@ impl Supervisor {
                         yard.blame(&end.chain.replicas, 0).await;
                     }
                 };
-                futures::join!(yard.seal(chunk, end.acked), probes);
+                futures::join!(yard.seal(&end.chain, end.acked), probes);
             }
             .boxed(),
         );
@@ -342,6 +344,7 @@ impl Yard {
             pace,
             counters,
             chains: Chains::default(),
+            closed: AtomicBool::new(false),
             excluded: Mutex::default(),
             full: Mutex::default(),
         }
@@ -385,10 +388,18 @@ impl Yard {
         excluded.extend(nodes.into_iter().filter(|&node| node != NOBODY).map(|node| (node, until)));
     }
 
-    /// Seals as well as it goes: if it fails for good, the session's end seals the chunk.
-    async fn seal(&self, chunk: u64, length: u64) {
-        if let Err(error) = self.control.seal(chunk, length).await {
+    /// Seals, however long the namenodes are away: until it is sealed, a chunk is not repaired, and only the session's
+    /// end would seal it otherwise.
+    async fn seal(&self, chain: &Chain, length: u64) {
+        let (chunk, session) = (chain.chunk, chain.session);
+        let mut backoff = Backoff::new();
+        while let Err(error) = self.control.seal(session, chunk, length).await {
             tracing::debug!(chunk, length, %error, "the chunk was not sealed by its writer");
+            let is_final = error.code.reaction() != Reaction::Retry;
+            if is_final || self.closed.load(Ordering::Relaxed) || self.control.session() != session {
+                return;
+            }
+            tokio::time::sleep(backoff.pause()).await;
         }
     }
 }

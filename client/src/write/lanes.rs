@@ -109,6 +109,7 @@ impl Lanes {
 
     /// Ends all lanes; what is not placed fails.
     pub(crate) fn close(&self) {
+        self.yard.closed.store(true, Ordering::Relaxed);
         for berth in std::mem::take(&mut *self.berths()).into_values() {
             berth.shared.iter().chain(&berth.free).for_each(|lane| lane.close());
         }

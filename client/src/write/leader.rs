@@ -58,9 +58,14 @@ impl Control for Leader {
         .boxed()
     }
 
-    fn seal(&self, chunk: u64, length: u64) -> BoxFuture<'_, Result<()>> {
+    fn seal(&self, session: u64, chunk: u64, length: u64) -> BoxFuture<'_, Result<()>> {
         let op = fs::mutation::Op::Seal(fs::SealChunk { chunk, length });
-        async move { self.channel.mutate(&root(), op).await.map(drop) }.boxed()
+        async move {
+            let live = self.channel.live_session().filter(|live| live.id() == session);
+            let live = live.ok_or_else(|| ErrorCode::SessionExpired.because(format!("session {session}")))?;
+            self.channel.mutate_in(&live, &root(), op).await.map(drop)
+        }
+        .boxed()
     }
 
     fn fenced(&self) -> bool {

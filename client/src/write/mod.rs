@@ -44,8 +44,8 @@ pub(crate) struct Allocated {
 pub(crate) trait Control: Send + Sync + 'static {
     /// One new chunk, not on the datanodes `exclude` if that can be.
     fn allocate(&self, replication: u32, exclude: Vec<u32>) -> BoxFuture<'_, Result<Allocated>>;
-    /// Ends the growth of a chunk.
-    fn seal(&self, chunk: u64, length: u64) -> BoxFuture<'_, Result<()>>;
+    /// Ends the growth of a chunk of the session given.
+    fn seal(&self, session: u64, chunk: u64, length: u64) -> BoxFuture<'_, Result<()>>;
     /// Whether writing must pause because the session may be about to expire.
     fn fenced(&self) -> bool;
     /// The session there is now; 0: none. Chunks of another one are lost to this client.

@@ -25,6 +25,9 @@ struct Chunks {
     session: AtomicU64,
     seals: Mutex<BTreeMap<u64, u64>>,
     refusal: Mutex<Option<ErrorCode>>,
+    /// What seals are answered with, before they succeed, and how often they were asked for.
+    seal_refusal: Mutex<Option<ErrorCode>>,
+    seals_asked: AtomicU64,
 }
 
 impl Chunks {
@@ -40,6 +43,8 @@ impl Chunks {
             session: AtomicU64::new(1),
             seals: Mutex::default(),
             refusal: Mutex::default(),
+            seal_refusal: Mutex::default(),
+            seals_asked: AtomicU64::new(0),
         })
     }
 
@@ -74,7 +79,11 @@ impl Control for Chunks {
         .boxed()
     }
 
-    fn seal(&self, chunk: u64, length: u64) -> BoxFuture<'_, Result<()>> {
+    fn seal(&self, _session: u64, chunk: u64, length: u64) -> BoxFuture<'_, Result<()>> {
+        self.seals_asked.fetch_add(1, Ordering::Relaxed);
+        if let Some(code) = *self.seal_refusal.lock().unwrap() {
+            return async move { Err(code.because("test")) }.boxed();
+        }
         self.seals.lock().unwrap().insert(chunk, length);
         async { Ok(()) }.boxed()
     }
@@ -187,6 +196,56 @@ async fn a_sync_covers_what_was_appended() {
     let places = append(&lanes, pattern(1, 5000)).await.unwrap().unwrap();
     assert!(lanes.sync(places[0].chunk, 5000).await);
     assert!(!lanes.sync(4711, 1).await, "a chunk nobody wrote here cannot be synced here");
+}
+
+/// Lanes whose chain of chunk 1 has ended while its seal is answered with `code`.
+async fn refused_seal(code: ErrorCode) -> (Arc<Chunks>, Arc<Lanes>) {
+    let chunks = Chunks::new(5000, &[Mood::Well]).await;
+    *chunks.seal_refusal.lock().unwrap() = Some(code);
+    let (lanes, _) = lanes(&chunks);
+    append(&lanes, pattern(1, 5000)).await.unwrap().unwrap();
+    while chunks.seals_asked.load(Ordering::Relaxed) == 0 {
+        // What comes next needs another chunk, and so the first one's end.
+        append(&lanes, pattern(2, 10)).await.unwrap().unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    (chunks, lanes)
+}
+
+/// How often a seal is asked for from now on, in a time that is enough for some attempts.
+async fn asked_from_now(chunks: &Chunks) -> u64 {
+    // One that is under way.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let before = chunks.seals_asked.load(Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    chunks.seals_asked.load(Ordering::Relaxed) - before
+}
+
+#[tokio::test]
+async fn a_seal_is_tried_until_the_namenodes_are_back() {
+    let (chunks, _lanes) = refused_seal(ErrorCode::Timeout).await;
+    while chunks.seals_asked.load(Ordering::Relaxed) < 4 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(chunks.seals.lock().unwrap().is_empty());
+    *chunks.seal_refusal.lock().unwrap() = None;
+    while chunks.seals.lock().unwrap().get(&1) != Some(&5000) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(asked_from_now(&chunks).await, 0);
+}
+
+#[tokio::test]
+async fn a_seal_is_given_up_when_it_is_refused_or_its_session_or_its_client_ends() {
+    let (chunks, _lanes) = refused_seal(ErrorCode::ChunkNotOwned).await;
+    assert_eq!(asked_from_now(&chunks).await, 0);
+    let (chunks, _lanes) = refused_seal(ErrorCode::NoLeader).await;
+    assert!(asked_from_now(&chunks).await > 0);
+    chunks.session.store(2, Ordering::Relaxed);
+    assert_eq!(asked_from_now(&chunks).await, 0);
+    let (chunks, lanes) = refused_seal(ErrorCode::NoLeader).await;
+    lanes.close();
+    assert_eq!(asked_from_now(&chunks).await, 0);
 }
 
 #[tokio::test]

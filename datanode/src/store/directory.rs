@@ -176,6 +176,8 @@ impl Directory {
     pub fn fence(&self, cause: &str) {
         if self.fenced.set(cause.to_owned()).is_ok() {
             tracing::error!(directory = %self.path.display(), cause, "data directory failed; it is used no more");
+            // What it held is copied elsewhere, and needs the room there.
+            self.lost(self.used());
             self.notices.everything();
         }
     }
@@ -222,10 +224,11 @@ impl Directory {
         self.ledger.used.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Counts bytes that a replica lost.
+    /// Counts bytes that a replica lost. Those of a failed disk were counted when it failed.
     pub fn lost(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
-        self.ledger.used.fetch_sub(bytes, Ordering::Relaxed);
+        let less = |used: u64| Some(used.saturating_sub(bytes));
+        let before = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).unwrap_or_default();
+        self.ledger.used.fetch_sub(before.min(bytes), Ordering::Relaxed);
         self.room.fetch_add(bytes as i64, Ordering::Relaxed);
     }
 

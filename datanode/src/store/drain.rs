@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cairn_proto::fs::DrainingDirectory;
 use cairn_proto::limits::MAX_PAYLOAD;
-use cairn_proto::{ErrorCode, Result};
+use cairn_proto::{Error, ErrorCode, Result};
 
 use super::{Incoming, Phase, Replica, Scratch, Seal, Store, read_locked};
 
@@ -67,17 +67,46 @@ impl Store {
             if !go_on(length) {
                 return Ok(None);
             }
-            let read = replica.read(incoming.held(), length, &mut scratch)?;
+            let read = replica.read(incoming.held(), length, &mut scratch);
+            let read = read.inspect_err(|error| self.accuse_for(replica, error))?;
             incoming.write(scratch.bytes(read))?;
         }
-        incoming.finish(self, &seal.blake3).map(Some)
+        let moved = incoming.finish(self, &seal.blake3);
+        moved.map(Some).inspect_err(|error| {
+            // An error of the disk would be the other directory's.
+            if error.code == ErrorCode::Corrupt {
+                self.accuse_for(replica, error);
+            }
+        })
+    }
+
+    /// A replica that cannot be read whole is made up for by the namenode; it is not offered for moving again.
+    fn accuse_for(&self, replica: &Arc<Replica>, error: &Error) {
+        if matches!(error.code, ErrorCode::Corrupt | ErrorCode::DiskFailed) {
+            self.accuse(replica, &format!("moving it: {error}"));
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{append, bytes, open, stream};
+    use super::super::tests::{append, bytes, flip, open, stream, with_chunk};
     use super::*;
+
+    #[test]
+    fn a_replica_that_cannot_be_read_is_accused_and_not_offered_again() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (store, appender, _peer) = with_chunk(one.path(), 5, &bytes(1, 100_000), 50_000);
+        drop(appender);
+        store.seal(5, 100_000).unwrap();
+        drop(store);
+        let store = open(&[one.path(), other.path()], None).unwrap();
+        store.set_draining(&[one.path().to_owned()]);
+        let replica = store.next_to_drain(0).unwrap();
+        flip(&replica.dir().data_path(5), 70_000);
+        assert_eq!(store.move_away(&replica, &mut |_| true).unwrap_err().code, ErrorCode::Corrupt);
+        assert!(store.notices().is_bad(5) && store.next_to_drain(0).is_none());
+    }
 
     #[test]
     fn a_drained_directory_is_empty_and_everything_is_in_the_other() {

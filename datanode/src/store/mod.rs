@@ -355,10 +355,13 @@ impl Store {
             return Ok(());
         }
         let checked = recover::check(replica);
-        if let Err(error) = &checked {
+        // A full disk or too few descriptors say nothing of what lies there: it is looked at again later.
+        if let Err(error) = &checked
+            && matches!(error.code, ErrorCode::Corrupt | ErrorCode::DiskFailed)
+        {
             let mut state = replica.lock();
             if matches!(*state, State::Unchecked) {
-                replica.enter(&mut state, State::Damaged(error.to_string()));
+                replica.condemn(&mut state, error.to_string());
             }
         }
         self.notices.changed(replica.chunk());
@@ -366,12 +369,12 @@ impl Store {
     }
 
     /// Verifies everything an unclean stop left unchecked, and removes second replicas. Meant for a thread of its own;
-    /// `stop` is asked between replicas.
-    pub fn check_all(&self, stop: impl Fn() -> bool) {
+    /// `stop` is asked between replicas. False: some could not be verified now, and nothing speaks against them.
+    pub fn check_all(&self, stop: impl Fn() -> bool) -> bool {
         let all: Vec<_> = read_locked(&self.replicas).values().cloned().collect();
         for replica in all.iter().filter(|replica| replica.phase() == Phase::Unchecked) {
             if stop() {
-                return;
+                return true;
             }
             let Ok(_claim) = self.claim(replica.chunk()) else { continue };
             if let Err(error) = self.check_claimed(replica) {
@@ -379,6 +382,7 @@ impl Store {
             }
         }
         self.settle_doubles(&stop);
+        !all.iter().any(|replica| replica.phase() == Phase::Unchecked && !replica.dir().is_fenced())
     }
 
     /// The sealed replica with the least chunk from `first` on, on disks that work.

@@ -106,6 +106,9 @@ pub struct Replica {
     chunk: u64,
     dir: Arc<Directory>,
     state: Mutex<State>,
+    /// Held while its files are synced or sealed: Linux tells of an error in writing back once for each open file, and
+    /// another that syncs would hear that all is well.
+    syncing: Mutex<()>,
     // The report is kept beside the lock: a disk that stalls under it must not stall a heartbeat.
     length: AtomicU64,
     phase: AtomicU8,
@@ -135,6 +138,7 @@ impl Replica {
             chunk,
             dir,
             state: Mutex::new(State::Gone),
+            syncing: Mutex::default(),
             length: AtomicU64::new(claimed),
             phase: AtomicU8::new(Phase::Gone as u8),
             digest: OnceLock::new(),
@@ -157,6 +161,15 @@ impl Replica {
     /// Valid bytes.
     pub fn length(&self) -> u64 {
         self.length.load(Ordering::Acquire)
+    }
+
+    /// Bytes that are on the disk, under a name that is.
+    pub fn synced(&self) -> u64 {
+        match &*self.lock() {
+            State::Open(log) if log.named => log.synced,
+            State::Sealed(sealed) => sealed.seal.length,
+            _ => 0,
+        }
     }
 
     /// What it is now.
@@ -187,6 +200,11 @@ impl Replica {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         locked(&self.state)
+    }
+
+    /// Waits until nobody else syncs or seals it. Taken before the state's lock.
+    pub(super) fn alone_at_the_disk(&self) -> MutexGuard<'_, ()> {
+        locked(&self.syncing)
     }
 
     /// Moves to another state and publishes it.
@@ -234,6 +252,7 @@ impl Replica {
     /// Makes what an open replica holds durable and says how much that is. A sync that fails is final: the
     /// kernel may have dropped the pages, and a second call would wrongly succeed.
     fn sync(&self) -> Result<u64> {
+        let _alone = self.alone_at_the_disk();
         let (data, sums, length, named) = match &*self.lock() {
             State::Open(log) if log.synced == log.tail.length() && log.named => return Ok(log.synced),
             State::Open(log) => (log.data.clone(), log.sums.clone(), log.tail.length(), log.named),
@@ -252,9 +271,13 @@ impl Replica {
             self.fail_sync(&mut state, &error);
             return Err(error);
         }
-        if let State::Open(log) = &mut *state {
-            log.synced = log.synced.max(length);
-            log.named = true;
+        match &mut *state {
+            State::Open(log) => {
+                log.synced = log.synced.max(length);
+                log.named = true;
+            }
+            State::Sealed(_) => {}
+            other => return Err(other.refusal(self.chunk)),
         }
         Ok(length)
     }
@@ -264,8 +287,14 @@ impl Replica {
         if matches!(state, State::Open(_)) {
             let reason = format!("a sync failed: {error}");
             self.dir.notices().bad(self.chunk, &reason);
-            self.enter(state, State::Damaged(reason));
+            self.condemn(state, reason);
         }
+    }
+
+    /// From now on it only waits for being deleted, and its bytes count no more.
+    pub(super) fn condemn(&self, state: &mut State, reason: String) {
+        self.dir.lost(self.length());
+        self.enter(state, State::Damaged(reason));
     }
 
     /// Ends all appending, and makes what is held durable: for a clean stop.

@@ -213,6 +213,41 @@ fn a_clean_stop_is_believed_and_an_unclean_one_is_checked() {
 }
 
 #[test]
+fn a_replica_says_how_much_of_it_is_on_the_disk() {
+    let dir = TempDir::new().unwrap();
+    let (store, mut appender, _peer) = with_chunk(dir.path(), 5, &bytes(3, 1000), 1000);
+    assert_eq!(appender.replica().synced(), 0);
+    appender.sync().unwrap();
+    append(&mut appender, b"more").unwrap();
+    assert_eq!(appender.replica().synced(), 1000);
+    drop((appender, store));
+    let store = open(&[dir.path()], None).unwrap();
+    assert_eq!(store.get(5).unwrap().synced(), 0, "nobody knows yet");
+    store.check_all(|| false);
+    assert_eq!(store.get(5).unwrap().synced(), 1004, "what a check found is on the disk");
+    store.seal(5, 900).unwrap();
+    assert_eq!(store.get(5).unwrap().synced(), 900);
+}
+
+#[test]
+fn what_cannot_be_checked_on_a_full_disk_is_checked_later() {
+    let dir = TempDir::new().unwrap();
+    let data = bytes(3, 100_000);
+    drop(with_chunk(dir.path(), 5, &data, 50_000));
+    let store = open(&[dir.path()], None).unwrap();
+    let faults = &store.dirs()[0].faults.write;
+    for errno in [libc::ENOSPC, libc::EMFILE] {
+        faults.store(errno, Ordering::Relaxed);
+        assert!(!store.check_all(|| false), "there is something left to check");
+        assert_eq!(store.get(5).unwrap().phase(), Phase::Unchecked);
+        assert!(store.inventory_of(5).replicas[0].unchecked && !store.notices().is_bad(5));
+    }
+    faults.store(0, Ordering::Relaxed);
+    assert!(store.check_all(|| false));
+    assert_eq!(read(&store.get(5).unwrap(), 0, data.len()).unwrap(), data);
+}
+
+#[test]
 fn torn_records_and_lost_data_cost_the_tail_only() {
     let dir = TempDir::new().unwrap();
     let data = bytes(4, 3 * BLOCK_SIZE);
@@ -355,6 +390,31 @@ fn a_full_datanode_refuses_appends_and_gets_its_space_back() {
     assert!(!dir.is_fenced());
     dir.faults.write.store(0, Ordering::Relaxed);
     append(&mut appender, b"x").unwrap();
+}
+
+#[test]
+fn what_a_failed_disk_or_a_damaged_replica_held_counts_no_more() {
+    let (one, two) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let store = open(&[one.path(), two.path()], Some(100_000)).unwrap();
+    let (ours, _theirs) = stream();
+    let mut first = store.open_appender(1, 0, &ours).unwrap();
+    append(&mut first, &bytes(1, 60_000)).unwrap();
+    let mut second = store.open_appender(2, 0, &ours).unwrap();
+    append(&mut second, &bytes(2, 30_000)).unwrap();
+    let dir = second.replica().dir().clone();
+    dir.faults.sync.store(libc::ENOSPC, Ordering::Relaxed);
+    second.sync().unwrap_err();
+    dir.faults.sync.store(0, Ordering::Relaxed);
+    assert_eq!((second.replica().phase(), store.space().used), (Phase::Damaged, 60_000));
+    first.replica().dir().fence("test");
+    assert_eq!(store.space().used, 0);
+    let mut incoming = store.incoming(1, 60_000, &[], true).unwrap().unwrap();
+    incoming.write(&bytes(1, 60_000)).unwrap();
+    incoming.finish(&store, &[]).unwrap();
+    assert_eq!(store.space().used, 60_000);
+    store.delete(1).unwrap();
+    store.delete(2).unwrap();
+    assert_eq!((store.space().used, store.space().available), (0, 100_000));
 }
 
 #[test]

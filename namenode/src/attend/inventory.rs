@@ -76,6 +76,9 @@ pub(super) fn read(store: &dyn Store, node: u32, page: &Inventory, from: u64) ->
 /// Acts on what a comparison found. False if more replicas are in doubt than are remembered.
 pub(super) fn act(leading: &mut Leading, node: u32, findings: Findings, now_ms: u64) -> bool {
     let (mut is_complete, mut is_remembered) = (findings.unchecked + findings.unclear == 0, true);
+    for (chunk, length) in findings.redeemable {
+        leading.reconsider(node, chunk, length);
+    }
     for action in findings.actions {
         let chunk = action.chunk();
         if let Action::Check { length, .. } = action

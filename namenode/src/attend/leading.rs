@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use cairn_metadata::plan::backoff::Backoff;
-use cairn_metadata::plan::garbage::{Grace, Steady, is_purgeable};
+use cairn_metadata::plan::garbage::{Ahead, Grace, Steady};
 use cairn_metadata::plan::problems::{Problems, Rank};
 use cairn_metadata::plan::repair::Flights;
 use cairn_metadata::plan::verdict::Holding;
@@ -36,7 +36,8 @@ const FAULTS: usize = 1_000_000;
 pub(super) enum Fault {
     /// Its datanode read it and the checksums did not hold. A seal made earlier proves nothing against that.
     Corrupt,
-    /// It is short, gone, or of other content. A check that succeeds later clears it.
+    /// It is short, gone, or of other content. A check that succeeds later clears it; there is one when its datanode
+    /// reports it whole.
     Unfit,
 }
 
@@ -87,6 +88,8 @@ pub(super) struct Leading {
     pub term: u64,
     pub since_ms: u64,
     pub steady: Steady,
+    /// Chunks that died in the future, and since when that is known.
+    pub ahead: Ahead,
     pub settings: Settings,
     pub meta: Meta,
     pub roster: Roster,
@@ -124,6 +127,7 @@ impl Leading {
             term,
             since_ms: now_ms,
             steady: Steady::new(now_ms),
+            ahead: Ahead::default(),
             settings,
             meta: Meta::default(),
             roster: Roster::default(),
@@ -189,6 +193,7 @@ impl Leading {
             self.problems.forget(id);
             if record.is_none() {
                 self.forget_faults(id);
+                self.ahead.forget(id);
             }
             return;
         };
@@ -203,7 +208,7 @@ impl Leading {
         let grace_ns = i64::try_from(self.settings.garbage_grace.as_nanos()).unwrap_or(i64::MAX);
         let grace = Grace { now_ns, grace_ns, steady_ns: self.steady.look(now_ms, now_ns) };
         let is_wanted = self.flights.targets_of(id).next().is_some() || self.compactor.makes(id);
-        if is_purgeable(record, grace) && !is_wanted {
+        if self.ahead.is_purgeable(id, record, grace, now_ms) && !is_wanted {
             let holders = record.replicas.iter().chain(&record.dropping).copied().collect();
             self.offer(Proposal { chunk: id, node: 0, change: Change::Purge { holders } }, now_ms);
         }
@@ -236,6 +241,21 @@ impl Leading {
             attendee.account = Account::default();
         }
         has_room
+    }
+
+    /// Has a datanode look again at a replica that was found unfit and that it now reports whole: its disk may have been
+    /// away. Only then, or those that are gone would be asked about for ever. Those that wait for a place come again with
+    /// the next inventory.
+    pub fn reconsider(&mut self, node: u32, chunk: u64, length: u64) {
+        if self.faults.get(&(chunk, node)) != Some(&Fault::Unfit) {
+            return;
+        }
+        if let Some(attendee) = self.roster.attendees.get_mut(&node)
+            && attendee.stream.is_some()
+            && attendee.checks.len() < QUEUE
+        {
+            attendee.checks.entry(chunk).or_insert(length);
+        }
     }
 
     /// Whether a replica that the log counts on is known to be there: its datanode has said all that it has, and nothing

@@ -258,6 +258,7 @@ fn copy(leading: &mut Leading, now_ms: u64) {
 mod tests {
     use bytes::Bytes;
     use cairn_metadata::plan::Node;
+    use cairn_metadata::plan::reconcile::Findings;
     use cairn_proto::ErrorCode;
     use cairn_proto::control::OrderDone;
     use cairn_proto::fs::{AdminState, ChunkState, Liveness};
@@ -266,6 +267,7 @@ mod tests {
 
     use super::*;
     use crate::attend::answers::order_done;
+    use crate::attend::inventory;
     use crate::attend::leading::Fault;
     use crate::attend::roster::{Account, Stream};
     use crate::attend::settings::Settings;
@@ -378,6 +380,40 @@ mod tests {
             leading.pending.clear();
             assert_eq!(leading.is_vouched_for(9, 4, 200_000), is_over);
             dispatch(&mut leading, 200_000);
+        }
+    }
+
+    #[test]
+    fn an_unfit_replica_that_is_reported_whole_is_asked_about_again() {
+        let record =
+            Chunk { state: ChunkState::Sealed as i32, length: 7, replicas: vec![4], ..Chunk::default() };
+        let gone = Some(ErrorCode::ChunkUnknown.because("not mounted").into());
+        for (fault, error, is_asked, is_cleared) in [
+            (Fault::Unfit, None, true, true),
+            (Fault::Unfit, gone, true, false),
+            (Fault::Corrupt, None, false, false),
+        ] {
+            let (mut leading, _guards) = leading();
+            leading.mark(9, 4, fault);
+            leading.want_check(4, 9, 7, 0);
+            dispatch(&mut leading, 0);
+            assert!(!leading.orders.concerns(4, 9), "nothing speaks for it");
+            inventory::act(&mut leading, 4, Findings { redeemable: vec![(9, 7)], ..Findings::default() }, 0);
+            dispatch(&mut leading, 0);
+            assert_eq!(leading.orders.concerns(4, 9), is_asked);
+            for sent in leading.orders.take_node(4) {
+                let done = OrderDone {
+                    error: error.clone(),
+                    length: 7,
+                    blake3: vec![1; 32].into(),
+                    ..OrderDone::default()
+                };
+                order_done(&mut leading, sent, done, Some(&record), 0);
+            }
+            assert_eq!(leading.faults.is_empty(), is_cleared);
+            leading.pending.clear();
+            dispatch(&mut leading, 100_000);
+            assert!(!leading.orders.concerns(4, 9), "not in a loop");
         }
     }
 

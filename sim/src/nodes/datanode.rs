@@ -27,6 +27,8 @@ use super::frames::{self, Writer};
 const PIECE: u64 = 16 << 10;
 /// From the accept to a whole greeting.
 const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Between two attempts to verify what could not be verified after an unclean stop.
+const CHECK_AGAIN: Duration = Duration::from_secs(30);
 
 /// The data directories on a datanode's disk.
 pub fn directories() -> Vec<PathBuf> {
@@ -100,10 +102,18 @@ pub async fn run(setup: Setup, mut stop: watch::Receiver<bool>) -> Result<()> {
             tokio::spawn(serve(accepting.clone(), stream));
         }
     });
-    let checked = store.clone();
+    let (checked, mut stopped) = (store.clone(), stop.clone());
     tokio::spawn(async move {
-        tokio::time::sleep(setup.check_after).await;
-        checked.check_all(|| false);
+        let check = async {
+            tokio::time::sleep(setup.check_after).await;
+            while !checked.check_all(|| false) {
+                tokio::time::sleep(CHECK_AGAIN).await;
+            }
+        };
+        tokio::select! {
+            () = check => {}
+            _ = stopped.wait_for(|&stop| stop) => {}
+        }
     });
     let attendance = Attendance {
         trust: Arc::default(),
@@ -209,5 +219,6 @@ fn stat(shared: &Shared, ask: &StatReplica) -> Result<ReplicaStat, Error> {
         sealed: seal.is_some(),
         blake3: seal.map(|seal| bytes::Bytes::copy_from_slice(&seal.blake3)).unwrap_or_default(),
         path: String::new(),
+        synced: replica.synced(),
     })
 }

@@ -183,6 +183,7 @@ pub fn responses() -> Vec<(Response, Bytes)> {
         sealed: true,
         blake3: Bytes::from(vec![3; 32]),
         path: "/data/chunks/09/0000000000000009.data".into(),
+        ..Default::default()
     };
     [
         (response::Kind::Hello(HelloReply { version: 1, node: 1, ..Default::default() }), Bytes::new()),

@@ -68,6 +68,8 @@ pub enum Action {
 pub struct Findings {
     /// In order of chunk id.
     pub actions: Vec<Action>,
+    /// Chunks whose replica is known to be bad and is reported whole, with their sealed lengths: a check may clear it.
+    pub redeemable: Vec<(u64, u64)>,
     /// Replicas that would have been judged were they checked: worth asking again soon.
     pub unchecked: usize,
     /// Replicas that nobody counts on and that may be needed all the same: worth asking again, too.
@@ -127,10 +129,12 @@ fn present(
         findings.actions.push(Action::Review { chunk: id });
     } else if record.replicas.contains(&node) {
         let same = report.blake3.is_empty() || record.blake3.is_empty() || report.blake3 == record.blake3;
-        if report.sealed && report.length == record.length && same {
-            return;
+        let is_fine = report.sealed && report.length == record.length && same;
+        if !is_fine {
+            findings.actions.push(check);
+        } else if (stretch.bad)(id, node) {
+            findings.redeemable.push((id, record.length));
         }
-        findings.actions.push(check);
     } else if report.unchecked {
         findings.unchecked += 1;
     } else if is_whole && judge(&holding, nodes).lack > 0 {
@@ -253,6 +257,18 @@ mod tests {
         assert_eq!(find(listed(), of(digest(1)), 5).actions, nothing());
         assert_eq!(find(listed(), of(bytes::Bytes::new()), 5).actions, nothing());
         assert_eq!(find(listed(), of(digest(2)), 5).actions, [CHECK]);
+    }
+
+    #[test]
+    fn a_bad_replica_that_is_reported_whole_may_be_cleared() {
+        let of = |report, bad: bool| {
+            let found = find_with(Some(sealed(&[1, 2, 3], &[])), report, 5, &|_, _| bad, &|_, _| true);
+            (found.actions, found.redeemable)
+        };
+        assert_eq!(of(Some(report(100, true)), true), (nothing(), vec![(7, 100)]));
+        assert_eq!(of(Some(report(100, true)), false), (nothing(), vec![]));
+        assert_eq!(of(Some(report(99, true)), true), (vec![CHECK], vec![]));
+        assert_eq!(of(None, true), (vec![CHECK], vec![]));
     }
 
     #[test]
