@@ -11,7 +11,7 @@ use crate::budget::Budget;
 use crate::channel::Channel;
 use crate::config::Config;
 use crate::delegation::{self, Delegations};
-use crate::file::Inode;
+use crate::file::{Inode, OnDisk};
 use crate::metrics::Counters;
 use crate::read::{Local, Pool, Reader};
 use crate::write::{Lanes, Leader, Pace};
@@ -41,6 +41,7 @@ pub(crate) struct Engine {
     spans: AtomicUsize,
     /// How often something was changed through this client.
     changes: AtomicU64,
+    pub(crate) durable: OnDisk,
     inodes: Mutex<BTreeMap<u64, Weak<Inode>>>,
     /// Inodes with uncommitted writes, kept alive for them.
     dirty: Mutex<BTreeMap<u64, Arc<Inode>>>,
@@ -71,6 +72,7 @@ impl Engine {
             layout_bytes: Arc::default(),
             spans: AtomicUsize::new(0),
             changes: AtomicU64::new(0),
+            durable: OnDisk::default(),
             inodes: Mutex::default(),
             dirty: Mutex::default(),
             channel,

@@ -4,7 +4,8 @@
 //! be in a chunk that this client still has open, or that was sealed a moment ago: the layout says so, and is asked
 //! once. Chunks that another client has open are its own to sync.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 
 use cairn_proto::data::ReplicaStat;
 use cairn_proto::limits::MAX_LAYOUT_PAGE;
@@ -16,6 +17,28 @@ use crate::namespace::root;
 
 /// Chunks whose disks are waited for at the same time.
 const SYNCS_AT_ONCE: usize = 8;
+/// Chunks that are known to be on disk.
+const MAX_KNOWN: usize = 64 << 10;
+
+/// Sealed chunks all replicas of which were on disk once: nobody has to ask again. Copies made later are on disk before
+/// they count.
+#[derive(Default)]
+pub(crate) struct OnDisk(Mutex<BTreeSet<u64>>);
+
+impl OnDisk {
+    fn knows(&self, chunk: u64) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&chunk)
+    }
+
+    fn note(&self, chunk: u64) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_KNOWN {
+            // The oldest chunks have the lowest numbers.
+            known.pop_first();
+        }
+        known.insert(chunk);
+    }
+}
 
 impl State {
     /// The committed bytes at `offset` may not be on disk.
@@ -88,8 +111,8 @@ impl Inode {
                 .iter()
                 .filter(|chunk| match chunk.state() {
                     fs::ChunkState::Open => Some(chunk.session) == session,
-                    // A digest is taken of a replica that is sealed, and a replica is sealed when it is on disk.
-                    _ => chunk.blake3.is_empty(),
+                    // Its digest would say that one replica is on disk, not that all are.
+                    _ => true,
                 })
                 .map(|chunk| chunk.chunk)
                 .collect();
@@ -127,7 +150,7 @@ impl crate::engine::Engine {
     /// Through its chain while that lives. Afterwards the chunk is being sealed, and a replica is sealed only
     /// when it is on disk: wait until those that count say so. False: it is sealed and no file names it.
     async fn make_chunk_durable(&self, chunk: u64, length: u64) -> Result<bool> {
-        if self.lanes.sync(chunk, length).await {
+        if self.durable.knows(chunk) || self.lanes.sync(chunk, length).await {
             return Ok(true);
         }
         let deadline = tokio::time::Instant::now() + self.config.operation_timeout;
@@ -144,9 +167,10 @@ impl crate::engine::Engine {
             let stats =
                 counted(&info.replicas).into_iter().map(|replica| self.reader.pool().stat(replica, chunk));
             let stats = futures::future::join_all(stats).await;
-            if !stats.is_empty()
-                && stats.iter().all(|stat| stat.as_ref().is_ok_and(|stat| is_on_disk(stat, length)))
-            {
+            if are_on_disk(&stats, length, !info.blake3.is_empty()) {
+                if stats.iter().all(|stat| stat.as_ref().is_ok_and(|stat| stat.sealed)) {
+                    self.durable.note(chunk);
+                }
                 return Ok(true);
             }
             if tokio::time::Instant::now() >= deadline {
@@ -165,6 +189,20 @@ fn counted(replicas: &[fs::ReplicaInfo]) -> Vec<&fs::ReplicaInfo> {
     if good.is_empty() { living().collect() } else { good }
 }
 
+/// Whether all replicas are on disk that say anything. `hashed`: one was sealed some time, and then nobody waits for those
+/// that do not answer, as they do not when a datanode has died.
+fn are_on_disk(stats: &[Result<ReplicaStat>], length: u64, hashed: bool) -> bool {
+    let mut some = false;
+    for stat in stats {
+        match stat {
+            Ok(stat) if is_on_disk(stat, length) => some = true,
+            Err(_) if hashed => {}
+            Ok(_) | Err(_) => return false,
+        }
+    }
+    some
+}
+
 /// A chunk of which all replicas have lost what was not synced is never sealed, but what they have is on disk.
 fn is_on_disk(stat: &ReplicaStat, length: u64) -> bool {
     stat.synced >= length || (stat.sealed && stat.length >= length)
@@ -173,6 +211,19 @@ fn is_on_disk(stat: &ReplicaStat, length: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_chunk_with_a_digest_only_replicas_that_answer_are_waited_for() {
+        let sealed = || Ok(ReplicaStat { length: 7, sealed: true, ..ReplicaStat::default() });
+        let open = || Ok(ReplicaStat { length: 7, ..ReplicaStat::default() });
+        let silent = || Err(ErrorCode::Unavailable.into());
+        let are = |stats: &[Result<ReplicaStat>]| (are_on_disk(stats, 7, false), are_on_disk(stats, 7, true));
+        assert_eq!(are(&[sealed(), sealed()]), (true, true));
+        assert_eq!(are(&[sealed(), open()]), (false, false));
+        assert_eq!(are(&[sealed(), silent()]), (false, true));
+        assert_eq!(are(&[silent(), silent()]), (false, false));
+        assert_eq!(are(&[]), (false, false));
+    }
 
     #[test]
     fn bad_replicas_are_waited_for_only_if_none_is_good() {

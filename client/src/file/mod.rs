@@ -20,6 +20,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cairn_proto::{Error, Result, fs};
 
+pub(crate) use durable::OnDisk;
 pub(crate) use inode::Inode;
 
 /// One file of a cluster. Clones, and all files of one inode, share their state. Dropping flushes nothing.
