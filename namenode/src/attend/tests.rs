@@ -448,9 +448,12 @@ async fn a_loss_that_is_reported_while_a_proposal_waits_is_not_forgotten() {
     bed.disk(2).lock().unwrap().clear();
     fakes.push(bed.start(2).await.unwrap());
     bed.until("its inventory was looked at", |bed| {
-        let in_doubt =
-            |leading: &mut super::Leading, _| leading.roster.attendees[&2].checks.contains_key(&chunk);
-        bed.datanodes.0.with(None, in_doubt).unwrap()
+        let seen = |leading: &mut super::Leading, _| {
+            // The check may have been answered already.
+            leading.roster.attendees[&2].checks.contains_key(&chunk)
+                || leading.faults.contains_key(&(chunk, 2))
+        };
+        bed.datanodes.0.with(None, seen).unwrap()
     })
     .await;
     bed.datanodes
