@@ -391,14 +391,16 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), vec![7u8; 100_000]);
     }
 
+    /// Everything in a store.
+    fn content(store: &RedbStore) -> Result<Vec<u8>, StoreError> {
+        let mut bytes = Vec::new();
+        super::super::stream::write(&*store.snapshot().unwrap(), &mut bytes).map(|_| bytes)
+    }
+
     #[test]
     fn a_flipped_bit_is_never_read_as_content() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        let content = |store: &RedbStore| {
-            let mut bytes = Vec::new();
-            super::super::stream::write(&*store.snapshot().unwrap(), &mut bytes).map(|_| bytes)
-        };
         let expected = {
             let store = RedbStore::open(&path, 1 << 20, real()).unwrap();
             for number in 0..500u64 {
@@ -428,10 +430,6 @@ mod tests {
     fn a_flipped_bit_of_the_first_page_never_brings_back_an_older_state() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        let content = |store: &RedbStore| {
-            let mut bytes = Vec::new();
-            super::super::stream::write(&*store.snapshot().unwrap(), &mut bytes).map(|_| bytes)
-        };
         let expected = {
             let store = RedbStore::open(&path, 1 << 20, real()).unwrap();
             for round in 0..5u8 {
