@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cairn_client::Cluster;
 use cairn_proto::fs::{Attr, FileRead, MarkRead, mutation};
-use tokio::sync::{Mutex, MutexGuard as TellingGuard};
+use tokio::sync::{RwLock, RwLockReadGuard};
 
 use crate::mount::Atime;
 use crate::view::ROOT;
@@ -36,8 +36,8 @@ pub(crate) struct Accesses {
     noted: StdMutex<HashMap<u64, Noted>>,
     /// How many are noted, so that nobody who has nothing to find takes the lock.
     count: AtomicUsize,
-    /// Held while the namenode is being told: a time that is set must not be overtaken.
-    telling: Mutex<()>,
+    /// Written while the namenode is being told, read while a time is set, which must not be overtaken.
+    telling: RwLock<()>,
 }
 
 /// Whether a read at `now` is to be remembered for an inode with these times.
@@ -106,8 +106,8 @@ impl Accesses {
 
     /// Forgets what is noted of an inode whose times are about to be set, and keeps anything from being told until the
     /// returned guard is dropped.
-    pub(crate) async fn forget(&self, inode: u64) -> TellingGuard<'_, ()> {
-        let guard = self.telling.lock().await;
+    pub(crate) async fn forget(&self, inode: u64) -> RwLockReadGuard<'_, ()> {
+        let guard = self.telling.read().await;
         let mut noted = self.lock();
         noted.remove(&inode);
         self.count.store(noted.len(), Ordering::Release);
@@ -120,7 +120,8 @@ impl Accesses {
         if self.count.load(Ordering::Acquire) == 0 {
             return;
         }
-        let _telling = self.telling.lock().await;
+        // Times that are being set may wait for the namenodes: rather later than to hold up those that come next.
+        let Ok(_telling) = self.telling.try_write() else { return };
         loop {
             let files = self.untold();
             if files.is_empty() {

@@ -109,9 +109,12 @@ impl Holds {
             held.map(|(&inode, hold)| (inode, hold.registered.clone())).collect()
         };
         let (mut kept, mut gone) = (0, 0);
-        for (inode, registered) in open {
-            let mut registered = registered.lock().await;
-            while registered.opens > 0 && !registered.stands(cluster) {
+        for (inode, hold) in open {
+            loop {
+                let mut registered = hold.lock().await;
+                if registered.opens == 0 || registered.stands(cluster) {
+                    break;
+                }
                 match register(cluster, inode, &mut registered).await {
                     Ok(_) => kept += 1,
                     Err(error) if error.code == ErrorCode::Stale => {
@@ -121,6 +124,8 @@ impl Holds {
                     // The cluster is away, or this session was lost as well.
                     Err(error) => {
                         tracing::debug!(inode, %error, "registering an open file again failed");
+                        // Whoever opens it now need not wait for this.
+                        drop(registered);
                         tokio::time::sleep(LINGER).await;
                     }
                 }
