@@ -55,7 +55,7 @@ use trust::Trust;
 /// How long a stop lets connections finish.
 const GRACE: Duration = Duration::from_secs(2);
 /// Between two attempts to verify what could not be verified after an unclean stop.
-const CHECK_AGAIN: Duration = Duration::from_secs(30);
+pub const CHECK_AGAIN: Duration = Duration::from_secs(30);
 /// How often that wait looks whether the datanode stops.
 const CHECK_STOP: Duration = Duration::from_millis(100);
 

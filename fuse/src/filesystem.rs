@@ -610,7 +610,7 @@ impl Filesystem for CairnFs {
     fn access(&self, request: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
         let caller = Caller::from(request);
         self.serve(request, |view| async move {
-            finish(reply, "access", ino.0, view.access(caller, ino.0, mask).await);
+            finish(reply, "access", ino.0, view.require(caller, ino.0, mask).await);
         });
     }
 

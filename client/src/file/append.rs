@@ -56,8 +56,7 @@ impl Inode {
     /// Where nobody else can append, the file ends where this client says.
     async fn append_here(self: &Arc<Inode>, cred: &fs::Cred, data: &Bytes) -> Result<Option<u64>> {
         let length = data.len() as u64;
-        let defers = self.engine.delegations.defers(self.number()) && self.engine.lanes.full().is_none();
-        if data.is_empty() || data.len() > MAX_PAYLOAD || !defers {
+        if data.is_empty() || data.len() > MAX_PAYLOAD || !self.can_wait() {
             return Ok(None);
         }
         self.engine.admit(length).await?;

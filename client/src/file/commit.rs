@@ -38,10 +38,13 @@ impl Inode {
         }
     }
 
-    /// Of a file that nobody else can see, the commit can wait for others, unless there may be no room for its bytes.
     pub(crate) async fn leave(self: &Arc<Inode>) -> Result<()> {
-        let defers = self.engine.delegations.defers(self.number()) && self.engine.lanes.full().is_none();
-        if defers { Ok(()) } else { self.commit_all_owned().await }
+        if self.can_wait() { Ok(()) } else { self.commit_all_owned().await }
+    }
+
+    /// Of a file that nobody else can see, the commit can wait for others, unless there may be no room for its bytes.
+    pub(super) fn can_wait(&self) -> bool {
+        self.engine.delegations.defers(self.number()) && self.engine.lanes.full().is_none()
     }
 
     pub(crate) fn forget_loss(&self) {

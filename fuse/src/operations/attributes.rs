@@ -157,12 +157,8 @@ impl View {
         Ok(())
     }
 
-    /// The answer to `access`, which the kernel only asks for when it does not check permissions itself.
-    pub(crate) async fn access(&self, caller: Caller, inode: u64, mask: AccessFlags) -> Result<()> {
-        self.require(caller, inode, mask).await
-    }
-
-    /// Refuses what the caller may not do, where the kernel has not done so. The namenode knows the access control lists.
+    /// Refuses what the caller may not do, where the kernel has not done so; it only asks for `access` then. The namenode
+    /// knows the access control lists.
     pub(crate) async fn require(&self, caller: Caller, inode: u64, mask: AccessFlags) -> Result<()> {
         if mask.contains(AccessFlags::W_OK) && is_inside(inode) {
             return Err(ErrorCode::ReadOnly.because("a snapshot"));

@@ -26,9 +26,7 @@ pub(crate) struct Line<'a> {
 impl View {
     /// Opens a directory.
     pub(crate) async fn opendir(&self, caller: Caller, inode: u64) -> Result<u64> {
-        if !self.options.default_permissions {
-            self.access(caller, inode, AccessFlags::R_OK).await?;
-        }
+        self.require(caller, inode, AccessFlags::R_OK).await?;
         Ok(self.directories.insert(Mutex::new(DirectoryStream::default())))
     }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use cairn_datanode::attend::Attendance;
 use cairn_datanode::orders::Executor;
-use cairn_datanode::recognize_cluster;
 use cairn_datanode::store::{Phase, Scratch, Store, StoreConfig};
+use cairn_datanode::{CHECK_AGAIN, recognize_cluster};
 use cairn_host::disk::SharedDisk;
 use cairn_host::net::{Network, Stream};
 use cairn_proto::data::{Data, HelloReply, Read, ReplicaStat, Request, StatReplica, request, response};
@@ -27,8 +27,6 @@ use super::frames::{self, Writer};
 const PIECE: u64 = 16 << 10;
 /// From the accept to a whole greeting.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Between two attempts to verify what could not be verified after an unclean stop.
-const CHECK_AGAIN: Duration = Duration::from_secs(30);
 
 /// The data directories on a datanode's disk.
 pub fn directories() -> Vec<PathBuf> {
