@@ -20,7 +20,7 @@ use crate::link::recognize_cluster;
 use crate::server::{Guest, Shared};
 use crate::settings::PROTOCOL_VERSION;
 use crate::socket::{self, FrameReader, Patience, Socket};
-use crate::store::{Phase, Scratch};
+use crate::store::{Phase, Scratch, speaks_against};
 
 /// Replicas of one page: it is a frame's head, of 64 KiB at most.
 const LISTED: usize = 1024;
@@ -152,7 +152,7 @@ fn serve_read(stream: &Socket, shared: &Shared, read: &Read, scratch: &mut Scrat
         let range = match replica.read(at, length, scratch) {
             Ok(range) => range,
             Err(error) => {
-                if matches!(error.code, ErrorCode::Corrupt | ErrorCode::DiskFailed) {
+                if speaks_against(error.code) {
                     shared.store.accuse(&replica, &error.to_string());
                 }
                 return Ok(Some(error));

@@ -10,7 +10,7 @@ use cairn_proto::{Error, ErrorCode, Result};
 use crate::pace::Pace;
 use crate::peer::Peer;
 use crate::settings::Settings;
-use crate::store::{Incoming, Scratch, Seal, Store};
+use crate::store::{Incoming, Scratch, Seal, Store, speaks_against};
 
 /// Bytes asked of a peer at a time.
 const REQUEST: u64 = 8 * MAX_PAYLOAD as u64;
@@ -119,7 +119,7 @@ impl<'a> Gathering<'a> {
             self.go_on().map_err(Trouble::Own)?;
             let size = length.min(MAX_PAYLOAD as u64);
             let range = replica.read(offset, size as usize, &mut self.scratch).map_err(|error| {
-                if matches!(error.code, ErrorCode::Corrupt | ErrorCode::DiskFailed) {
+                if speaks_against(error.code) {
                     self.store.accuse(&replica, &error.to_string());
                 }
                 Trouble::Source(error)

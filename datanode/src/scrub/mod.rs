@@ -16,7 +16,7 @@ use cairn_proto::fs::ScrubInfo;
 use cairn_proto::{ErrorCode, Result};
 
 use crate::pace::Pace;
-use crate::store::{Phase, Replica, Store, locked};
+use crate::store::{Phase, Replica, Store, locked, speaks_against};
 use progress::Progress;
 
 /// Between two looks at whether a pass is due.
@@ -185,7 +185,7 @@ impl Shared {
         match result {
             Ok(whole) => whole,
             Err(error) => {
-                let is_bad = matches!(error.code, ErrorCode::Corrupt | ErrorCode::DiskFailed);
+                let is_bad = speaks_against(error.code);
                 if is_bad && replica.phase() == Phase::Sealed {
                     self.store.accuse(replica, &format!("scrubbing: {error}"));
                 } else {

@@ -7,7 +7,7 @@ use cairn_proto::fs::DrainingDirectory;
 use cairn_proto::limits::MAX_PAYLOAD;
 use cairn_proto::{Error, ErrorCode, Result};
 
-use super::{Incoming, Phase, Replica, Scratch, Seal, Store, read_locked};
+use super::{Incoming, Phase, Replica, Scratch, Seal, Store, read_locked, speaks_against};
 
 /// Directories that are told of.
 const TOLD: usize = 64;
@@ -82,7 +82,7 @@ impl Store {
 
     /// A replica that cannot be read whole is made up for by the namenode; it is not offered for moving again.
     fn accuse_for(&self, replica: &Arc<Replica>, error: &Error) {
-        if matches!(error.code, ErrorCode::Corrupt | ErrorCode::DiskFailed) {
+        if speaks_against(error.code) {
             self.accuse(replica, &format!("moving it: {error}"));
         }
     }

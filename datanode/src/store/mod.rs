@@ -108,6 +108,11 @@ pub(crate) struct Claim<'a> {
     chunk: u64,
 }
 
+/// Whether an error speaks against the replica that it was met at; a full disk, say, does not.
+pub(crate) fn speaks_against(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::Corrupt | ErrorCode::DiskFailed)
+}
+
 impl Store {
     /// What its directories are on.
     pub fn disk(&self) -> &SharedDisk {
@@ -241,7 +246,7 @@ impl Store {
             return Err(ErrorCode::Corrupt.because(format!("chunk {chunk}: found bad since it was sealed")));
         }
         replica.seal(length).inspect_err(|error| {
-            if matches!(error.code, ErrorCode::Corrupt | ErrorCode::DiskFailed) {
+            if speaks_against(error.code) {
                 self.notices.bad(chunk, &error.to_string());
             }
         })
@@ -357,7 +362,7 @@ impl Store {
         let checked = recover::check(replica);
         // A full disk or too few descriptors say nothing of what lies there: it is looked at again later.
         if let Err(error) = &checked
-            && matches!(error.code, ErrorCode::Corrupt | ErrorCode::DiskFailed)
+            && speaks_against(error.code)
         {
             let mut state = replica.lock();
             if matches!(*state, State::Unchecked) {
