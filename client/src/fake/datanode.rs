@@ -27,6 +27,8 @@ pub(crate) enum Mood {
     ClosesAt(usize),
     /// Accepts connections and says nothing.
     Frozen,
+    /// Greets, and never answers anything that needs its disk.
+    Hung,
     /// Its disk gives other bytes than were written.
     Rotten,
     /// These of its first 64 blocks do not match their checksums, which it notices itself.
@@ -149,6 +151,9 @@ async fn serve(mut stream: TcpStream, shared: Shared) {
     while let Some((kind, payload)) = read_frame(&mut stream).await {
         let now = *mood.lock().unwrap();
         if now == Mood::Frozen {
+            std::future::pending::<()>().await;
+        }
+        if now == Mood::Hung && !matches!(kind, request::Kind::Hello(_)) {
             std::future::pending::<()>().await;
         }
         match kind {

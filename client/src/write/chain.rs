@@ -137,7 +137,7 @@ impl Chain {
                 _ => Err(blame_head(ErrorCode::Malformed.because("no answer to opening a chain"))),
             }
         };
-        match timeout(pace.connect_timeout * 2, exchange).await {
+        match timeout(pace.opening_timeout(self.replicas.len()), exchange).await {
             Ok(result) => result.map(|()| connection),
             Err(_) => Err((ErrorCode::Timeout.because(format!("opening chunk {}", self.chunk)), 0)),
         }

@@ -369,7 +369,8 @@ impl Yard {
         excluded.keys().copied().collect()
     }
 
-    /// Remembers who failed; when nobody knows, whoever of the chain does not answer now.
+    /// Remembers who failed; when nobody knows, whoever of the chain does not answer now. If all do, it is the first: it
+    /// greets, and would have said by now which of the others keeps it waiting, but its own disk hangs.
     async fn blame(&self, replicas: &[fs::ReplicaInfo], node: u32) {
         if node != 0 {
             return self.exclude([node]);
@@ -379,7 +380,11 @@ impl Yard {
             wire::dial(&*self.network, &replica.address, &cluster_id, self.pace.probe_timeout())
                 .map(|dialed| dialed.is_err().then_some(replica.node))
         });
-        self.exclude(futures::future::join_all(probes).await.into_iter().flatten());
+        let mut silent: Vec<u32> = futures::future::join_all(probes).await.into_iter().flatten().collect();
+        if silent.is_empty() {
+            silent.extend(replicas.first().map(|head| head.node));
+        }
+        self.exclude(silent);
     }
 
     fn exclude(&self, nodes: impl IntoIterator<Item = u32>) {

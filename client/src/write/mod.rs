@@ -70,4 +70,10 @@ impl Pace {
     fn probe_timeout(&self) -> Duration {
         self.connect_timeout / 4
     }
+
+    /// How long a chain of so many datanodes may take to open. Each waits half a connection's time for each one below it,
+    /// and must be heard when it says which of them is silent.
+    fn opening_timeout(&self, datanodes: usize) -> Duration {
+        self.connect_timeout * (datanodes.max(3) as u32 + 1) / 2
+    }
 }

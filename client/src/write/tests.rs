@@ -190,6 +190,20 @@ async fn a_frozen_datanode_does_not_stop_a_chain_from_opening_elsewhere() {
 }
 
 #[tokio::test]
+async fn a_datanode_that_greets_and_whose_disk_hangs_is_asked_once() {
+    let chunks = Chunks::new(40_000, &[Mood::Hung, Mood::Well]).await;
+    let counters = appends_survive(chunks).await;
+    assert_eq!(counters.reading().chain_failures, 1, "every chunk after the first is somewhere else");
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_under_a_chain_is_left_out_of_the_next() {
+    let chunks = Chunks::new(1 << 20, &[Mood::StallsAt(10_000), Mood::Well]).await;
+    let counters = appends_survive(chunks).await;
+    assert_eq!(counters.reading().chain_failures, 1);
+}
+
+#[tokio::test]
 async fn a_sync_covers_what_was_appended() {
     let chunks = Chunks::new(1 << 20, &[Mood::Well]).await;
     let (lanes, _) = lanes(&chunks);
