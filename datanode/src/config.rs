@@ -29,7 +29,7 @@ cairn_ops::settings! {
         namenodes: Vec<String> = Vec::new(), "";
         /// Failure domain; replicas are spread over racks.
         rack: String = "default".into(), "";
-        /// Name of this machine; a client on a host of the same name gets its replicas here.
+        /// Name of this machine, else its hostname: replicas are spread over machines, and a client on a host of the same name gets one here.
         host: String = String::new(), "";
         /// Bytes of each file system that are left free.
         reserve_bytes: u64 = 1 << 30, "bytes";

@@ -27,6 +27,7 @@ pub mod store;
 mod tests;
 pub mod trust;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -56,6 +57,8 @@ use trust::Trust;
 const GRACE: Duration = Duration::from_secs(2);
 /// Between two attempts to verify what could not be verified after an unclean stop.
 pub const CHECK_AGAIN: Duration = Duration::from_secs(30);
+/// Between two looks at whether the disks answer.
+const LOOK: Duration = Duration::from_secs(1);
 /// How often that wait looks whether the datanode stops.
 const CHECK_STOP: Duration = Duration::from_millis(100);
 
@@ -121,6 +124,7 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
     let ended = tokio::select! {
         ended = attendance.run(shutdown.clone()) => ended,
         () = stopped(&mut shutdown) => Ok(()),
+        never = look_at_disks(&store) => match never {},
     };
     stopping.store(true, Ordering::Release);
     executor.stop();
@@ -148,6 +152,14 @@ fn check(store: &Store, stop: &dyn Fn() -> bool) {
             }
             std::thread::sleep(CHECK_STOP);
         }
+    }
+}
+
+/// Looks again and again whether all disks answer.
+async fn look_at_disks(store: &Store) -> Infallible {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        store.look_at_disks();
     }
 }
 

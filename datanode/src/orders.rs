@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_host::work::blocking;
@@ -10,6 +11,7 @@ use cairn_proto::fs::ScrubInfo;
 use cairn_proto::{ErrorCode, Result};
 use futures::future::BoxFuture;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::timeout;
 
 use crate::copy;
 use crate::gather;
@@ -21,6 +23,8 @@ use crate::store::{Seal, Store};
 const WAITING: usize = 4096;
 /// Seals and deletions that run at once: a seal reads the whole chunk.
 const QUICK: usize = 2;
+/// How long one of those keeps others waiting. What takes longer has a disk that hangs, or nearly so.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Gets sealed replicas from other datanodes.
 pub trait Copier: Send + Sync + 'static {
@@ -156,12 +160,10 @@ impl Inner {
         let store = self.store.clone();
         match kind {
             order::Kind::Seal(seal) => {
-                let work = move || store.seal(seal.chunk, seal.length).map(Some);
-                blocking(self.store.disk(), work).await.map_err(panicked)?
+                self.quickly(seal.chunk, move || store.seal(seal.chunk, seal.length).map(Some)).await
             }
             order::Kind::Delete(delete) => {
-                let work = move || store.delete(delete.chunk).map(|()| None);
-                blocking(self.store.disk(), work).await.map_err(panicked)?
+                self.quickly(delete.chunk, move || store.delete(delete.chunk).map(|()| None)).await
             }
             order::Kind::Copy(order) => {
                 let chunk = order.chunk;
@@ -180,6 +182,30 @@ impl Inner {
                 }
                 None => Err(ErrorCode::NotSupported.because("this datanode does not scrub")),
             },
+        }
+    }
+
+    /// What is not done in time goes on by itself, and is told as news when it is done.
+    async fn quickly(
+        &self,
+        chunk: u64,
+        work: impl FnOnce() -> Result<Option<Seal>> + Send + 'static,
+    ) -> Result<Option<Seal>> {
+        let given_up = Arc::new(AtomicBool::new(false));
+        let (store, late) = (self.store.clone(), given_up.clone());
+        let doing = blocking(self.store.disk(), move || {
+            let done = work();
+            if late.load(Ordering::Acquire) {
+                store.notices().changed(chunk);
+            }
+            done
+        });
+        match timeout(PATIENCE, doing).await {
+            Ok(done) => done.map_err(panicked)?,
+            Err(_) => {
+                given_up.store(true, Ordering::Release);
+                Err(ErrorCode::Timeout.because(format!("chunk {chunk}: the disk has not answered yet")))
+            }
         }
     }
 

@@ -14,6 +14,7 @@ use cairn_proto::{Error, ErrorCode, Result};
 use super::locked;
 use super::notices::Notices;
 use super::replica::Replica;
+use super::watch::{Watch, WatchedDisk};
 
 /// Sealed chunks whose files are kept open between reads, in each directory.
 const OPEN_FILES: usize = 256;
@@ -58,8 +59,13 @@ pub struct Directory {
     notices: Arc<Notices>,
     used: AtomicU64,
     room: AtomicI64,
+    /// What its disk is asked for.
+    pub(super) watch: Arc<Watch>,
     /// Why its disk was given up.
     fenced: OnceLock<String>,
+    /// Its disk does not answer, and this is what it was asked for.
+    hung: Mutex<Option<&'static str>>,
+    is_hung: AtomicBool,
     /// What it holds is moved to the others.
     draining: AtomicBool,
     /// Held by the one that probes.
@@ -91,8 +97,9 @@ impl Directory {
         notices: Arc<Notices>,
     ) -> Directory {
         let device = disk.space(&path).map(|space| space.device).unwrap_or(0);
+        let watch = Arc::new(Watch::default());
         Directory {
-            disk,
+            disk: Arc::new(WatchedDisk::new(disk, watch.clone())),
             path,
             device,
             reserve,
@@ -100,7 +107,10 @@ impl Directory {
             notices,
             used: AtomicU64::new(0),
             room: AtomicI64::new(0),
+            watch,
             fenced: OnceLock::new(),
+            hung: Mutex::default(),
+            is_hung: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             probing: Mutex::default(),
             open: Mutex::new(VecDeque::new()),
@@ -157,6 +167,35 @@ impl Directory {
         self.fenced.get().is_some()
     }
 
+    /// Whether its disk does not answer. What it holds is as it was, but nobody can get at it.
+    pub fn is_hung(&self) -> bool {
+        self.is_hung.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is neither given up nor waited for in vain.
+    pub fn is_usable(&self) -> bool {
+        !self.is_fenced() && !self.is_hung()
+    }
+
+    /// Finds out whether its disk answers; asked once a second. One that hangs is left alone, as if it had failed, until
+    /// it has answered everything: a disk, or a network to it, may come back.
+    pub fn look(&self) {
+        let now = self.watch.look();
+        let before = std::mem::replace(&mut *locked(&self.hung), now);
+        let (directory, hangs) = (self.path.display(), now.is_some());
+        if before.is_some() == hangs {
+            return;
+        }
+        self.is_hung.store(hangs, Ordering::Relaxed);
+        match now {
+            Some(asked) => {
+                tracing::error!(%directory, asked, "the disk does not answer; it is left alone until it does")
+            }
+            None => tracing::info!(%directory, "the disk answers again; it is used again"),
+        }
+        self.notices.everything();
+    }
+
     /// From now on it takes no new replicas, and what it holds is moved.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
@@ -167,9 +206,10 @@ impl Directory {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Why its disk was given up.
-    pub fn failure(&self) -> Option<&str> {
-        self.fenced.get().map(String::as_str)
+    /// Why it is not used.
+    pub fn failure(&self) -> Option<String> {
+        let hung = || locked(&self.hung).map(|asked| format!("the disk does not answer: {asked}"));
+        self.fenced.get().cloned().or_else(hung)
     }
 
     /// Gives the disk up until the next start: its replicas are reported gone.
@@ -182,8 +222,18 @@ impl Directory {
         }
     }
 
-    /// Refuses when the disk was given up.
+    /// Refuses when the disk was given up, or hangs. The latter says nothing against what it holds.
     pub fn usable(&self) -> Result<()> {
+        self.working()?;
+        if self.is_hung() {
+            let detail = format!("{}: the disk does not answer", self.path.display());
+            return Err(ErrorCode::Unavailable.because(detail));
+        }
+        Ok(())
+    }
+
+    /// Refuses when the disk was given up. For what has waited for a disk that hung, and has its answer.
+    pub fn working(&self) -> Result<()> {
         if self.is_fenced() {
             return Err(ErrorCode::DiskFailed.because(self.path.display().to_string()));
         }
@@ -234,7 +284,7 @@ impl Directory {
 
     /// Asks the file system for its space, and takes the reserve off what is available.
     pub fn measure(&self) -> Space {
-        if self.is_fenced() {
+        if !self.is_usable() {
             return Space::default();
         }
         let mut space = self.disk.space(&self.path).unwrap_or_default();

@@ -29,7 +29,7 @@ impl Store {
         let is_wanted = |replica: &&Arc<Replica>| {
             let dir = replica.dir();
             dir.is_draining()
-                && !dir.is_fenced()
+                && dir.is_usable()
                 && replica.phase() == Phase::Sealed
                 && !self.notices.is_bad(replica.chunk())
         };

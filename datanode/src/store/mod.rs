@@ -23,6 +23,7 @@ mod seal;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
@@ -185,6 +186,7 @@ impl Store {
         upstream: &Arc<U>,
     ) -> Result<Appender> {
         self.takes_appends()?;
+        self.answers(chunk)?;
         let _claim = self.claim(chunk)?;
         let replica = match self.get(chunk) {
             Ok(replica) => replica,
@@ -224,7 +226,7 @@ impl Store {
                 ErrorCode::DiskFull.because(format!("capacity limit, {} bytes used", self.ledger.used()))
             );
         }
-        let alive = self.dirs.iter().filter(|dir| !dir.is_fenced() && !dir.is_draining());
+        let alive = self.dirs.iter().filter(|dir| dir.is_usable() && !dir.is_draining());
         let measured: Vec<_> = alive.map(|dir| (dir.measure().available, dir)).collect();
         let best = room::most_room(&measured, bytes, |dir| dir.used());
         let Some((room, dir)) = best else {
@@ -238,6 +240,7 @@ impl Store {
 
     /// Makes a replica immutable at `length`.
     pub fn seal(&self, chunk: u64, length: u64) -> Result<Seal> {
+        self.answers(chunk)?;
         let _claim = self.claim(chunk)?;
         let replica = self.get(chunk)?;
         self.check_claimed(&replica)?;
@@ -254,8 +257,20 @@ impl Store {
 
     /// Removes a replica; that there is none is no error.
     pub fn delete(&self, chunk: u64) -> Result<()> {
+        self.answers(chunk)?;
         let _claim = self.claim(chunk)?;
         self.retire(chunk)
+    }
+
+    /// Refuses what would have to wait for a disk that hangs, and keep others waiting meanwhile.
+    fn answers(&self, chunk: u64) -> Result<()> {
+        let hung = read_locked(&self.replicas).get(&chunk).filter(|replica| replica.dir().is_hung()).cloned();
+        hung.map_or(Ok(()), |replica| replica.dir().usable())
+    }
+
+    /// Finds out which disks answer; asked once a second.
+    pub fn look_at_disks(&self) {
+        self.dirs.iter().for_each(|dir| dir.look());
     }
 
     /// Starts to take in a copy of a sealed chunk; the seal if it is here already, whole. `replace`: what is here is
@@ -393,19 +408,19 @@ impl Store {
     /// The sealed replica with the least chunk from `first` on, on disks that work.
     pub fn sealed_from(&self, first: u64) -> Option<Arc<Replica>> {
         let replicas = read_locked(&self.replicas);
-        let sealed = |replica: &&Arc<Replica>| replica.phase() == Phase::Sealed && !replica.dir().is_fenced();
+        let sealed = |replica: &&Arc<Replica>| replica.phase() == Phase::Sealed && replica.dir().is_usable();
         replicas.range(first..).map(|(_, replica)| replica).find(sealed).cloned()
     }
 
     /// What [`Store::save_scrub`] kept, if it can be read.
     pub fn load_scrub(&self) -> Option<Vec<u8>> {
-        let dir = self.dirs.iter().find(|dir| !dir.is_fenced())?;
+        let dir = self.dirs.iter().find(|dir| dir.is_usable())?;
         disk::read(dir.disk(), &dir.path().join(SCRUB)).ok()
     }
 
     /// Keeps how far scrubbing is, in the first directory that works.
     pub fn save_scrub(&self, text: &[u8]) -> Result<()> {
-        let Some(dir) = self.dirs.iter().find(|dir| !dir.is_fenced()) else {
+        let Some(dir) = self.dirs.iter().find(|dir| dir.is_usable()) else {
             return Err(ErrorCode::DiskFailed.because("all data directories failed"));
         };
         dir.replace(&dir.path().join(SCRUB), text).map(drop)
@@ -420,7 +435,7 @@ impl Store {
         };
         let (mut devices, mut open) = (BTreeSet::new(), BTreeSet::new());
         for dir in &self.dirs {
-            if dir.is_fenced() {
+            if !dir.is_usable() {
                 space.failed_dirs += 1;
                 continue;
             }
@@ -442,17 +457,16 @@ impl Store {
 
     /// The directories that are not used any more, and why, as a heartbeat tells them.
     pub fn failed_directories(&self) -> Vec<FailedDirectory> {
-        let fenced = self.dirs.iter().filter_map(|dir| {
-            let cause = dir.failure()?;
-            Some(FailedDirectory { path: dir.path().display().to_string(), cause: cause.to_owned() })
+        let failed = self.dirs.iter().filter_map(|dir| {
+            Some(FailedDirectory { path: dir.path().display().to_string(), cause: dir.failure()? })
         });
-        self.lost.iter().cloned().chain(fenced).collect()
+        self.lost.iter().cloned().chain(failed).collect()
     }
 
     /// Replicas on disks that work.
     pub fn replica_count(&self) -> u64 {
         let replicas = read_locked(&self.replicas);
-        replicas.values().filter(|replica| !replica.dir().is_fenced()).count() as u64
+        replicas.values().filter(|replica| replica.dir().is_usable()).count() as u64
     }
 
     /// The page of the inventory that starts at chunk `first`; its `next` says where the one after it does.
@@ -482,7 +496,7 @@ impl Store {
         let mut dirty: BTreeSet<PathBuf> = BTreeSet::new();
         for replica in all {
             let clean = match replica.phase() {
-                Phase::Open => replica.settle(),
+                Phase::Open => replica.dir().usable().and_then(|()| replica.settle()),
                 Phase::Unchecked => Err(ErrorCode::Unchecked.because(format!("chunk {}", replica.chunk()))),
                 // Perhaps because a sync failed: what its files seem to hold must not be believed.
                 Phase::Damaged => Err(ErrorCode::Corrupt.because(format!("chunk {}", replica.chunk()))),
@@ -493,7 +507,7 @@ impl Store {
                 dirty.insert(replica.dir().path().to_owned());
             }
         }
-        for dir in self.dirs.iter().filter(|dir| !dir.is_fenced() && !dirty.contains(dir.path())) {
+        for dir in self.dirs.iter().filter(|dir| dir.is_usable() && !dirty.contains(dir.path())) {
             if let Err(error) = identity::leave_clean_mark(dir.disk(), dir.path()) {
                 tracing::warn!(directory = %dir.path().display(), %error, "no mark of a clean stop");
             }
@@ -523,7 +537,7 @@ fn wait_for_dead_writer(replica: &Arc<Replica>, writer: &replica::Writer) -> Res
 
 fn report(replica: &Replica) -> Option<ReplicaReport> {
     let phase = replica.phase();
-    if phase == Phase::Gone || replica.dir().is_fenced() {
+    if phase == Phase::Gone || !replica.dir().is_usable() {
         return None;
     }
     Some(ReplicaReport {

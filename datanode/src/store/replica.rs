@@ -265,7 +265,7 @@ impl Replica {
         if done.is_ok() && !named {
             done = dir.sync_names(&dir.shelf(self.chunk));
         }
-        done = done.and_then(|()| dir.usable());
+        done = done.and_then(|()| dir.working());
         let mut state = self.lock();
         if let Err(error) = done {
             self.fail_sync(&mut state, &error);

@@ -60,7 +60,7 @@ impl Replica {
             self.fail_sync(&mut self.lock(), &error);
             return Err(error);
         }
-        dir.usable()?;
+        dir.working()?;
         let content = encode_file(chunk, seal.length, crcs, Some(&seal));
         dir.replace(&dir.sums_path(chunk), &content)?;
         let mut state = self.lock();
