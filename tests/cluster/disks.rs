@@ -203,7 +203,8 @@ fn a_namenode_whose_disk_fails_stops_and_the_others_go_on() {
     }
 }
 
-fn all_reachable(status: &Value) -> bool {
+/// Three namenodes vote and are there.
+pub fn all_reachable(status: &Value) -> bool {
     let namenodes = status["namenodes"].as_array().cloned().unwrap_or_default();
     namenodes.len() == 3
         && namenodes

@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -18,7 +19,12 @@ use fuser::{
     WriteFlags,
 };
 
-/// The error that each kind of request is answered with; 0: it is carried out.
+/// In the place of an error: there is no answer as long as this stands.
+pub const HANGS: i32 = -1;
+/// Between two looks at whether a disk that hangs answers again.
+const STEP: Duration = Duration::from_millis(20);
+
+/// The error that each kind of request is answered with; 0: it is carried out; [`HANGS`].
 #[derive(Debug, Default)]
 pub struct Faults {
     pub read: AtomicI32,
@@ -30,7 +36,18 @@ pub struct Faults {
 impl Faults {
     /// Nothing is wrong any more.
     pub fn clear(&self) {
-        [&self.read, &self.write, &self.sync].into_iter().for_each(|fault| fault.store(0, Ordering::SeqCst));
+        self.all(0);
+    }
+
+    /// Nobody is answered any more.
+    pub fn hang(&self) {
+        self.all(HANGS);
+    }
+
+    fn all(&self, fault: i32) {
+        [&self.read, &self.write, &self.sync]
+            .into_iter()
+            .for_each(|kind| kind.store(fault, Ordering::SeqCst));
     }
 }
 
@@ -75,9 +92,12 @@ struct PassThrough {
 }
 
 fn check(fault: &AtomicI32) -> Result<(), Errno> {
-    match fault.load(Ordering::SeqCst) {
-        0 => Ok(()),
-        errno => Err(Errno::from_i32(errno)),
+    loop {
+        match fault.load(Ordering::SeqCst) {
+            0 => return Ok(()),
+            HANGS => thread::sleep(STEP),
+            errno => return Err(Errno::from_i32(errno)),
+        }
     }
 }
 

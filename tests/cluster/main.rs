@@ -13,6 +13,7 @@ mod faulty_disk;
 mod fsck;
 mod healing;
 mod http;
+mod hung_disk;
 mod identities;
 mod locking;
 mod membership;
