@@ -19,14 +19,14 @@ cairn_ops::settings! {
         dir: PathBuf = PathBuf::new(), "";
         /// Where it listens.
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7400)), "";
-        /// Its address as others reach it, `host:port`.
+        /// Its address as others reach it, `host:port`; else `listen`, unless that is 0.0.0.0.
         advertise: String = String::new(), "";
         /// The advertised addresses of all namenodes, this one among them. Only a namenode with an empty directory looks
-        /// at the others: to form a cluster with them, or to join theirs.
+        /// at the others: to form a cluster with them, or to join theirs. Without them it forms one of its own.
         peers: Vec<String> = Vec::new(), "";
-        /// Replicas of a chunk, for a cluster that is being formed.
+        /// Replicas of a chunk, for a cluster that is being formed; 1 to 16.
         default_replication: u32 = REPLICATION, "";
-        /// Bytes of a chunk, for a cluster that is being formed.
+        /// Bytes of a chunk, for a cluster that is being formed; 1 MiB to 1 GiB.
         chunk_size: u64 = CHUNK_SIZE, "bytes";
         /// Where metrics and the dashboard are served over HTTP; nowhere unless it is given.
         http: Option<SocketAddr> = None, "";
@@ -36,21 +36,21 @@ cairn_ops::settings! {
         tls: Option<PathBuf> = None, "";
         /// Let everybody in, from other machines, too, when there is no TLS.
         insecure: bool = false, "";
-        /// Connections at once, of clients, datanodes and namenodes; strangers make room for them.
+        /// Connections at once, of clients, datanodes and namenodes; strangers make room for them. At least 16.
         max_connections: usize = 4096, "";
         /// Memory for the store's cache, in bytes.
         cache_bytes: usize = 256 << 20, "bytes";
-        /// Shortest and longest silence of the leader before another one is elected, in milliseconds.
+        /// Shortest and longest silence of the leader before another one is elected, in milliseconds; the former at least twice `heartbeat_ms`.
         election_timeout_ms: (u64, u64) = (150, 300), "ms";
         /// How often the leader is heard, in milliseconds.
         heartbeat_ms: u64 = 50, "ms";
-        /// How long a client's session lives without a renewal, in milliseconds.
+        /// How long a client's session lives without a renewal, in milliseconds; at least 1000.
         session_lease_ms: u64 = SESSION_LEASE_MS, "ms";
         /// How long a datanode is silent before it gets no new chunks, in milliseconds.
         suspect_after_ms: u64 = attend::Settings::default().suspect_after.as_millis() as u64, "ms";
-        /// How long a datanode is silent before its replicas are made up for, in milliseconds.
+        /// How long a datanode is silent before its replicas are made up for, in milliseconds; at least `suspect_after_ms`.
         dead_after_ms: u64 = attend::Settings::default().dead_after.as_millis() as u64, "ms";
-        /// How long a sealed chunk without live bytes is kept, in milliseconds: three times as long as clients wait with an operation (`timeout`), since one that takes longer than this may fail.
+        /// How long a sealed chunk without live bytes is kept, in milliseconds: three times as long as clients wait with an operation (`timeout`), since one that takes longer than this may fail. At least `session_lease_ms`.
         garbage_grace_ms: u64 = attend::Settings::default().garbage_grace.as_millis() as u64, "ms";
         /// Copies one datanode takes part in at once while chunks are repaired.
         repair_copies_per_node: usize = attend::Settings::default().copies_per_node, "";
@@ -58,7 +58,7 @@ cairn_ops::settings! {
         repair_bytes_per_second: u64 = attend::Settings::default().copy_bytes_per_second, "bytes/s";
         /// Whether chunks that are mostly garbage, or many and small, are compacted.
         compaction: bool = attend::Settings::default().compaction, "";
-        /// A sealed chunk is mostly garbage when less of it is alive than this, in percent.
+        /// A sealed chunk is mostly garbage when less of it is alive than this, in percent, 1 to 90.
         compaction_live_percent: u32 = attend::Settings::default().compaction_live_percent, "percent";
         /// Bytes a second compaction may write for each live datanode; 0: no limit.
         compaction_bytes_per_second: u64 = attend::Settings::default().compaction_bytes_per_second, "bytes/s";
@@ -70,7 +70,7 @@ cairn_ops::settings! {
         snapshot_every: u64 = 10_000, "";
         /// Log entries kept for followers that lag, although the store has them.
         log_keep: u64 = 5_000, "";
-        /// Bytes of one segment file of the log.
+        /// Bytes of one segment file of the log, 16 MiB to 1 GiB.
         log_segment_bytes: u32 = 32 << 20, "bytes";
         /// Bytes of recent log entries kept in memory.
         log_recent_bytes: usize = 32 << 20, "bytes";

@@ -6,7 +6,8 @@ use crate::config::{ClientSection, MountSection, TraceSection};
 
 /// What the file is.
 pub const ABOUT: &str = "One file in TOML serves all roles; each reads its own section, and flags override it. Every \
-                         section and every key may be left out. A key that is not known is an error.";
+                         section and every key may be left out, but `dir` of a namenode and `dirs` of a datanode where \
+                         no flag gives them. A key that is not known is an error.";
 
 /// A section of the file.
 pub struct Section {
@@ -38,12 +39,14 @@ pub fn sections() -> [Section; 5] {
         },
         Section {
             name: "mount",
-            about: "Read by `cairn mount` and the mount helper; `options` are as mount(8) has them.",
+            about: "Read by `cairn mount`; `options` are as mount(8) has them, and win over the other keys and the command's \
+                    flags, but for `-o`. The mount helper of mount(8) and /etc/fstab takes its options from there alone.",
             keys: MountSection::keys(),
         },
         Section {
             name: "trace",
-            about: "Read by namenodes, datanodes and mounts: how requests are followed from one to the next.",
+            about: "Read by namenodes, datanodes, mounts and commands (which log nothing slow): how requests are followed \
+                    from one to the next.",
             keys: TraceSection::keys(),
         },
     ]
@@ -55,7 +58,8 @@ fn page() -> String {
     let mut page = format!(
         "<!-- Written by `just reference` out of the definitions in the code. -->\n\n# Configuration\n\n{ABOUT}\n\n\
          A command looks for the file where `--config` or `CAIRN_CONFIG` say, else in `~/.config/cairn/cairn.toml`, \
-         else in\n`/etc/cairn/cairn.toml`. `cairn namenode` and `cairn datanode` read only a file that is named.\n\
+         else in\n`/etc/cairn/cairn.toml`. `cairn namenode` and `cairn datanode` read only a file that is named;\n\
+         a datanode that is told no namenodes looks for those of `[client]` as commands do.\n\
          `cairn doctor` checks the file and what it says; `man cairn.toml` has this page.\n"
     );
     for Section { name, about, keys } in sections() {
