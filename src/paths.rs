@@ -11,6 +11,8 @@ use cairn_client::fs;
 use cairn_proto::ROOT_INODE;
 use clap::builder::{OsStringValueParser, TypedValueParser, ValueParserFactory};
 
+use crate::exit::Usage;
+
 /// A normalised absolute path: `/`, or `/a/b` without a trailing slash.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterPath {
@@ -37,6 +39,15 @@ impl ClusterPath {
             bytes.push(b'/');
         }
         ClusterPath { bytes, directory_meant: text.ends_with(b"/") }
+    }
+
+    /// The path that a person wrote as an argument. An empty one is what an unset variable leaves, and would mean the
+    /// root.
+    pub fn named(text: &OsStr) -> Result<ClusterPath, Usage> {
+        if text.is_empty() {
+            return Err(Usage("a path is empty (the root is /)".into()));
+        }
+        Ok(ClusterPath::new(text.as_bytes()))
     }
 
     /// The path of `name` in this directory.
@@ -94,17 +105,11 @@ impl fmt::Display for ClusterPath {
     }
 }
 
-impl From<&OsStr> for ClusterPath {
-    fn from(text: &OsStr) -> ClusterPath {
-        ClusterPath::new(text.as_bytes())
-    }
-}
-
 impl ValueParserFactory for ClusterPath {
     type Parser = clap::builder::ValueParser;
 
     fn value_parser() -> Self::Parser {
-        OsStringValueParser::new().map(|text| ClusterPath::from(text.as_os_str())).into()
+        OsStringValueParser::new().try_map(|text| ClusterPath::named(&text)).into()
     }
 }
 
@@ -134,6 +139,12 @@ mod tests {
         assert_eq!(normal(""), "/");
         assert_eq!(normal("/a/../b"), "/a/../b");
     }
+    #[test]
+    fn an_empty_argument_is_not_the_root() {
+        assert!(ClusterPath::named(OsStr::new("")).is_err());
+        assert!(ClusterPath::named(OsStr::new("/")).unwrap().is_root());
+    }
+
 
     #[test]
     fn a_trailing_slash_is_remembered() {

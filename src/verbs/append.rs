@@ -29,7 +29,13 @@ pub struct Append {
 /// Appends. Each piece of up to 1 MiB goes to the end as it is then, so that several commands may append to one file:
 /// their pieces do not overwrite each other.
 pub async fn run(client: Arc<Client>, mut args: Append) -> Result<()> {
-    let path = ClusterPath::from(args.paths.pop().unwrap_or_default().as_os_str());
+    let path = ClusterPath::named(&args.paths.pop().unwrap_or_default())?;
+    let mut sources = args.paths;
+    sources.retain(|source| is_readable(&client, source));
+    if sources.is_empty() {
+        return Ok(());
+    }
+    client.look_for_file(&path).await?;
     let ask = fs::CreateFile {
         at: Some(path.node()),
         mode: 0o666,

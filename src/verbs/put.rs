@@ -46,8 +46,8 @@ pub struct Put {
 
 /// Copies into the cluster.
 pub async fn run(client: Arc<Client>, mut args: Put) -> Result<()> {
-    let to = ClusterPath::from(args.paths.pop().unwrap_or_default().as_os_str());
-    let sources: Vec<PathBuf> = args.paths.iter().map(PathBuf::from).collect();
+    let to = ClusterPath::named(&args.paths.pop().unwrap_or_default())?;
+    let sources = args.paths.iter().map(|path| local::named(path)).collect::<Result<Vec<_>, _>>()?;
     let upload = Arc::new(Upload {
         client: client.clone(),
         temporaries: Temporaries::default(),
