@@ -4,6 +4,7 @@ pub mod download;
 pub mod local;
 pub mod progress;
 pub mod share;
+pub mod replacement;
 pub mod temporary;
 pub mod upload;
 
@@ -11,6 +12,7 @@ pub use download::{Download, fetch};
 pub use progress::Progress;
 pub use share::share;
 pub use temporary::Temporaries;
+pub use replacement::{Replacement, replaceable};
 pub use upload::{NewFile, store};
 
 /// Files up to this size are stored in one mutation, whole or not at all.
