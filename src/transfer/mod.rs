@@ -1,6 +1,7 @@
 //! Moves whole files and trees between this machine and the cluster, many at a time.
 
 pub mod download;
+pub mod extended;
 pub mod local;
 pub mod progress;
 pub mod share;
@@ -9,6 +10,7 @@ pub mod temporary;
 pub mod upload;
 
 pub use download::{Download, fetch};
+pub use extended::copy_extended;
 pub use progress::Progress;
 pub use share::share;
 pub use temporary::Temporaries;

@@ -256,7 +256,8 @@ impl Run {
     /// Gives what is there now the attributes of what was.
     async fn dress(&self, entry: &Entry, target: &ClusterPath) -> Result<(), PathError> {
         let (cred, cluster, was) = (&self.client.cred, &self.client.cluster, &entry.attr);
-        self.dress_extended(entry, target).await?;
+        let then = fs::NodeRef { inode: entry.attr.inode, path: Bytes::new() };
+        transfer::copy_extended(&self.client, then, target.node(), target).await?;
         let is = self.client.stat(target, false).await?;
         let root = cred.uid == 0;
         let shape = |attr: &fs::Attr| (attr.mode, attr.uid, attr.gid, attr.mtime_ns);
@@ -272,31 +273,6 @@ impl Run {
             ..Default::default()
         };
         cluster.set_attr(cred, ask).await.map_err(PathError::remote(target))?;
-        Ok(())
-    }
-
-    /// Its extended attributes, access control lists among them.
-    async fn dress_extended(&self, entry: &Entry, target: &ClusterPath) -> Result<(), PathError> {
-        let (cred, cluster) = (&self.client.cred, &self.client.cluster);
-        let then = fs::NodeRef { inode: entry.attr.inode, path: Bytes::new() };
-        let failed = |error| PathError::Remote(target.clone(), error);
-        let names = cluster.list_xattr(cred, then.clone()).await.map_err(failed)?;
-        let there: BTreeSet<Bytes> =
-            cluster.list_xattr(cred, target.node()).await.map_err(failed)?.into_iter().collect();
-        for name in &names {
-            let value = cluster.get_xattr(cred, then.clone(), name.clone()).await.map_err(failed)?;
-            let same = there.contains(name)
-                && cluster.get_xattr(cred, target.node(), name.clone()).await.map_err(failed)? == value;
-            if !same {
-                let ask =
-                    fs::SetXattr { at: Some(target.node()), name: name.clone(), value, ..Default::default() };
-                cluster.set_xattr(cred, ask).await.map_err(failed)?;
-            }
-        }
-        for name in there.into_iter().filter(|name| !names.contains(name)) {
-            let ask = fs::RemoveXattr { at: Some(target.node()), name };
-            cluster.remove_xattr(cred, ask).await.map_err(failed)?;
-        }
         Ok(())
     }
 
