@@ -92,6 +92,11 @@ impl ClusterPath {
             || self.bytes == other.bytes
             || (other.bytes.starts_with(&self.bytes) && other.bytes.get(self.bytes.len()) == Some(&b'/'))
     }
+    /// The same as this machine's paths are.
+    pub fn as_os_str(&self) -> &OsStr {
+        OsStr::from_bytes(&self.bytes)
+    }
+
 
     /// The path as the namenode takes it.
     pub fn node(&self) -> fs::NodeRef {

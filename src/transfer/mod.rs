@@ -4,17 +4,17 @@ pub mod download;
 pub mod extended;
 pub mod local;
 pub mod progress;
-pub mod share;
 pub mod replacement;
+pub mod share;
 pub mod temporary;
 pub mod upload;
 
 pub use download::{Download, fetch};
 pub use extended::copy_extended;
 pub use progress::Progress;
+pub use replacement::{Replacement, replaceable};
 pub use share::share;
 pub use temporary::Temporaries;
-pub use replacement::{Replacement, replaceable};
 pub use upload::{NewFile, store};
 
 /// Files up to this size are stored in one mutation, whole or not at all.

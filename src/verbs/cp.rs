@@ -36,7 +36,7 @@ pub struct Cp {
 /// Copies.
 pub async fn run(client: Arc<Client>, mut args: Cp) -> Result<()> {
     let Some(to) = args.paths.pop() else { return Ok(()) };
-    let targets = super::destinations(&client, &args.paths, &to).await?;
+    let pairs = super::destinations(&client, &args.paths, &to).await?;
     let copy = Arc::new(Copy {
         client: client.clone(),
         temporaries: Temporaries::default(),
@@ -46,7 +46,7 @@ pub async fn run(client: Arc<Client>, mut args: Cp) -> Result<()> {
     });
     client.report.attach(copy.progress.bar());
     tokio::select! {
-        () = copy.all(&args.paths, &targets, args.recursive) => {}
+        () = copy.all(&pairs, args.recursive) => {}
         _ = tokio::signal::ctrl_c() => {
             copy.progress.finish();
             copy.temporaries.discard_all(&client.cluster, &client.cred).await;
@@ -67,8 +67,8 @@ struct Copy {
 }
 
 impl Copy {
-    async fn all(self: &Arc<Self>, sources: &[ClusterPath], targets: &[ClusterPath], recursive: bool) {
-        for (from, to) in sources.iter().zip(targets) {
+    async fn all(self: &Arc<Self>, pairs: &[(ClusterPath, ClusterPath)], recursive: bool) {
+        for (from, to) in pairs {
             let attr = match self.client.stat(from, true).await {
                 Ok(attr) => attr,
                 Err(error) => {

@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use cairn_client::fs;
 use clap::Args;
 
-use super::Flight;
+use super::{Flight, Targets};
 use crate::client::Client;
 use crate::exit::{self, PathError};
 use crate::paths::ClusterPath;
@@ -84,12 +84,16 @@ impl Fetch {
     async fn all(&self, sources: &[ClusterPath], to: &Path, into: bool, jobs: usize) -> Result<()> {
         let mut flight = Flight::new(&self.client, jobs);
         let mut finished = Vec::new();
+        let mut targets = Targets::default();
         for source in sources {
             let target = match (into, source.name()) {
                 (true, Some(name)) => to.join(OsStr::from_bytes(name)),
                 (true, None) => to.to_path_buf(),
                 (false, _) => to.to_path_buf(),
             };
+            if !targets.claim(&self.client.report, source.as_os_str(), target.as_os_str()) {
+                continue;
+            }
             let attr = match self.client.stat(source, true).await {
                 Ok(attr) => attr,
                 Err(error) => {

@@ -13,6 +13,7 @@ use clap::Args;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::Targets;
 use crate::client::Client;
 use crate::exit::{self, PathError, Usage};
 use crate::paths::ClusterPath;
@@ -118,6 +119,7 @@ impl Upload {
             }
             return Ok(self.stdin(to).await?);
         }
+        let mut targets = Targets::default();
         let mut named = Vec::new();
         for from in sources {
             let to = match into {
@@ -130,7 +132,9 @@ impl Upload {
                 },
                 false => to.clone(),
             };
-            named.push(Job { from: from.clone(), to, named: true });
+            if targets.claim(&self.client.report, from.as_os_str(), to.as_os_str()) {
+                named.push(Job { from: from.clone(), to, named: true });
+            }
         }
         named.reverse();
         self.drain(named, jobs).await;
