@@ -60,6 +60,12 @@ impl ClusterPath {
         ClusterPath { bytes, directory_meant: false }
     }
 
+    /// The path of what lies at `rest` in this directory; the directory itself if that is empty.
+    pub fn below(&self, rest: &[u8]) -> ClusterPath {
+        let path = ClusterPath::new(&[&self.bytes, &b"/"[..], rest].concat());
+        ClusterPath { directory_meant: rest.is_empty() && self.directory_meant, ..path }
+    }
+
     /// Its last component; the root has none.
     pub fn name(&self) -> Option<&[u8]> {
         if self.is_root() { None } else { self.bytes.rsplit(|&b| b == b'/').next() }
@@ -86,17 +92,17 @@ impl ClusterPath {
         &self.bytes
     }
 
+    /// The same as this machine's paths are.
+    pub fn as_os_str(&self) -> &OsStr {
+        OsStr::from_bytes(&self.bytes)
+    }
+
     /// Whether `other` is this path or lies below it.
     pub fn contains(&self, other: &ClusterPath) -> bool {
         self.is_root()
             || self.bytes == other.bytes
             || (other.bytes.starts_with(&self.bytes) && other.bytes.get(self.bytes.len()) == Some(&b'/'))
     }
-    /// The same as this machine's paths are.
-    pub fn as_os_str(&self) -> &OsStr {
-        OsStr::from_bytes(&self.bytes)
-    }
-
 
     /// The path as the namenode takes it.
     pub fn node(&self) -> fs::NodeRef {
@@ -133,6 +139,12 @@ pub fn temporary_name(name: &[u8], verb: &str) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn an_empty_argument_is_not_the_root() {
+        assert!(ClusterPath::named(OsStr::new("")).is_err());
+        assert!(ClusterPath::named(OsStr::new("/")).unwrap().is_root());
+    }
+
     fn normal(text: &str) -> String {
         ClusterPath::new(text.as_bytes()).to_string()
     }
@@ -144,12 +156,6 @@ mod tests {
         assert_eq!(normal(""), "/");
         assert_eq!(normal("/a/../b"), "/a/../b");
     }
-    #[test]
-    fn an_empty_argument_is_not_the_root() {
-        assert!(ClusterPath::named(OsStr::new("")).is_err());
-        assert!(ClusterPath::named(OsStr::new("/")).unwrap().is_root());
-    }
-
 
     #[test]
     fn a_trailing_slash_is_remembered() {
@@ -166,6 +172,8 @@ mod tests {
         assert_eq!(path.parent().parent().join(b"a").join(b"b"), path);
         assert_eq!(ClusterPath::new(b"/").name(), None);
         assert_eq!(path.node().path.as_ref(), b"a/b");
+        assert_eq!(path.parent().below(b"/b"), path);
+        assert_eq!(path.below(b""), path);
     }
 
     #[test]

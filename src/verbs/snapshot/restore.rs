@@ -78,7 +78,7 @@ struct Run {
 /// `path`, which lies below `from`, as it is below `to`.
 fn moved(path: &ClusterPath, from: &ClusterPath, to: &ClusterPath) -> ClusterPath {
     let below = path.as_bytes().get(from.as_bytes().len()..).unwrap_or_default();
-    ClusterPath::new(&[to.as_bytes(), b"/", below].concat())
+    to.below(below)
 }
 
 impl Run {
