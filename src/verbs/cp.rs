@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::Flight;
 use crate::client::Client;
-use crate::exit::{self, PathError};
+use crate::exit::PathError;
 use crate::paths::ClusterPath;
 use crate::transfer::{self, NewFile, Progress, Temporaries};
 use crate::tree::{Entry, Walk};
@@ -49,8 +49,7 @@ pub async fn run(client: Arc<Client>, mut args: Cp) -> Result<()> {
         () = copy.all(&pairs, args.recursive) => {}
         _ = tokio::signal::ctrl_c() => {
             copy.progress.finish();
-            copy.temporaries.discard_all(&client.cluster, &client.cred).await;
-            std::process::exit(i32::from(exit::INTERRUPTED));
+            copy.temporaries.interrupted(&client).await
         }
     }
     client.report.attach(None);

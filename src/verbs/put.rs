@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::Targets;
 use crate::client::Client;
-use crate::exit::{self, PathError, Usage};
+use crate::exit::{PathError, Usage};
 use crate::paths::ClusterPath;
 use crate::transfer::{self, NewFile, Progress, Temporaries, local};
 
@@ -63,8 +63,7 @@ pub async fn run(client: Arc<Client>, mut args: Put) -> Result<()> {
         result = upload.all(&sources, &to, usize::from(args.jobs)) => result,
         _ = tokio::signal::ctrl_c() => {
             upload.progress.finish();
-            upload.temporaries.discard_all(&client.cluster, &client.cred).await;
-            std::process::exit(i32::from(exit::INTERRUPTED));
+            upload.temporaries.interrupted(&client).await
         }
     };
     client.report.attach(None);
@@ -119,8 +118,8 @@ impl Upload {
             }
             return Ok(self.stdin(to).await?);
         }
-        let mut targets = Targets::default();
         let mut named = Vec::new();
+        let mut targets = Targets::default();
         for from in sources {
             let to = match into {
                 true => match local::base_name(from) {

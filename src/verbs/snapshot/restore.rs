@@ -12,7 +12,7 @@ use clap::Args;
 
 use super::{own_number, top};
 use crate::client::Client;
-use crate::exit::{self, PathError};
+use crate::exit::PathError;
 use crate::paths::ClusterPath;
 use crate::transfer::{self, NewFile, Progress, Temporaries};
 use crate::tree::{Entry, Pages, Walk};
@@ -60,8 +60,7 @@ pub async fn restore(client: Arc<Client>, args: Restore) -> Result<()> {
     run.progress.finish();
     client.report.attach(None);
     if interrupted {
-        run.temporaries.discard_all(&client.cluster, &client.cred).await;
-        std::process::exit(i32::from(exit::INTERRUPTED));
+        run.temporaries.interrupted(&client).await;
     }
     Ok(())
 }
