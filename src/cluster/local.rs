@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
 use super::layout::{FILE, Layout, Node, Role, Shape, mount_node, write_whole};
-use super::{certificates, mounts, ports, process};
+use super::mounts::{self, Before};
+use super::{certificates, ports, process};
 use crate::config::Places;
 
 /// How long a process may take to stop in order.
@@ -89,8 +90,12 @@ impl LocalCluster {
         if node.role == Role::Mount {
             // What a killed mount leaves behind refuses everything, also a new mount.
             let dir = Path::new(&node.address);
-            if mounts::is_fuse(dir) {
-                cairn_fuse::unmount(dir, true).map_err(|error| anyhow::anyhow!("{error}"))?;
+            match mounts::before(dir) {
+                Before::Nothing => {}
+                Before::Dead => cairn_fuse::unmount(dir, true).map_err(|error| anyhow::anyhow!("{error}"))?,
+                Before::Taken(kind) => {
+                    bail!("something is mounted on {} already ({kind}); unmount it first", dir.display())
+                }
             }
             prepared_mount_point(dir)?;
         }
@@ -210,7 +215,8 @@ impl LocalCluster {
     fn unmount(&self) -> Result<()> {
         for node in self.layout.of_role(Role::Mount) {
             let dir = Path::new(&node.address);
-            if mounts::is_fuse(dir) {
+            // The process of ours has ended: what works there is somebody else's.
+            if mounts::before(dir) == Before::Dead {
                 cairn_fuse::unmount(dir, true)
                     .map_err(|error| anyhow::anyhow!("cannot unmount {}: {error}", dir.display()))?;
             }
@@ -382,7 +388,7 @@ pub fn current_dir(path: &Path) -> Option<PathBuf> {
 }
 
 fn prepared_mount_point(dir: &Path) -> Result<PathBuf> {
-    if !mounts::is_fuse(dir) {
+    if !mounts::is_ours(dir) {
         fs::create_dir_all(dir).with_context(|| format!("cannot make the mount point {}", dir.display()))?;
     }
     dir.canonicalize().with_context(|| format!("cannot use the mount point {}", dir.display()))
