@@ -13,6 +13,7 @@ use super::layout::{FILE, Layout, Node, Role, Shape, mount_node, write_whole};
 use super::mounts::{self, Before};
 use super::{certificates, ports, process};
 use crate::config::Places;
+use crate::exit;
 
 /// How long a process may take to stop in order.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -88,7 +89,6 @@ impl LocalCluster {
             return Ok(());
         }
         if node.role == Role::Mount {
-            // What a killed mount leaves behind refuses everything, also a new mount.
             let dir = Path::new(&node.address);
             match mounts::before(dir) {
                 Before::Nothing => {}
@@ -178,7 +178,7 @@ impl LocalCluster {
                 if let Some(process) = node.process
                     && !process.wait_gone(marker, PATIENCE)
                 {
-                    eprintln!("cairn: cluster: {} does not stop; killing it", node.name);
+                    exit::say(format_args!("cairn: cluster: {} does not stop; killing it", node.name));
                     process.signal(marker, Signal::SIGKILL)?;
                     process.wait_gone(marker, PATIENCE);
                 }
@@ -198,7 +198,7 @@ impl LocalCluster {
             if let Some(process) = node.process
                 && let Err(error) = process.signal(&marker, Signal::SIGKILL)
             {
-                eprintln!("cairn: {}: {error:#}", node.name);
+                exit::say(format_args!("cairn: {}: {error:#}", node.name));
             }
         }
         for node in &self.layout.nodes {
@@ -207,7 +207,7 @@ impl LocalCluster {
             }
         }
         if let Err(error) = self.unmount() {
-            eprintln!("cairn: {error:#}");
+            exit::say(format_args!("cairn: {error:#}"));
         }
         self.forget_current();
     }
