@@ -6,7 +6,7 @@ use crate::config::{ClientSection, MountSection, TraceSection};
 
 /// What the file is.
 pub const ABOUT: &str = "One file in TOML serves all roles; each reads its own section, and flags override it. Every \
-                         section and every key may be left out. A key that is not known is an error.";
+                         section and every key may be left\nout. A key that is not known is an error.";
 
 /// A section of the file.
 pub struct Section {
