@@ -43,15 +43,27 @@ impl Client {
 
     /// Attributes of a path.
     pub async fn stat(&self, path: &ClusterPath, follow: bool) -> Result<fs::Attr, PathError> {
-        self.cluster.stat(&self.cred, path.node(), follow).await.map_err(PathError::remote(path))
+        let attr =
+            self.cluster.stat(&self.cred, path.node(), follow).await.map_err(PathError::remote(path))?;
+        as_meant(path, attr)
     }
 
     /// Attributes of a path, or nothing if there is nothing.
     pub async fn look(&self, path: &ClusterPath, follow: bool) -> Result<Option<fs::Attr>, PathError> {
         match self.cluster.stat(&self.cred, path.node(), follow).await {
-            Ok(attr) => Ok(Some(attr)),
+            Ok(attr) => as_meant(path, attr).map(Some),
             Err(error) if error.code == ErrorCode::NotFound => Ok(None),
             Err(error) => Err(PathError::Remote(path.clone(), error)),
+        }
+    }
+
+    /// Attributes of a path (through symbolic links), or nothing if a file may be made there.
+    pub async fn look_for_file(&self, path: &ClusterPath) -> Result<Option<fs::Attr>, PathError> {
+        match self.look(path, true).await? {
+            None if path.directory_meant() => {
+                Err(PathError::Remote(path.clone(), ErrorCode::NotDirectory.into()))
+            }
+            found => Ok(found),
         }
     }
 
@@ -83,6 +95,15 @@ impl Client {
     pub async fn is_directory(&self, path: &ClusterPath) -> Result<bool, PathError> {
         Ok(self.look(path, true).await?.is_some_and(|attr| attr.kind() == fs::FileKind::Directory))
     }
+}
+
+/// What was written with a trailing slash must be a directory. A symbolic link to one is none to a command that is
+/// about the link itself.
+fn as_meant(path: &ClusterPath, attr: fs::Attr) -> Result<fs::Attr, PathError> {
+    if path.directory_meant() && attr.kind() != fs::FileKind::Directory {
+        return Err(PathError::Remote(path.clone(), ErrorCode::NotDirectory.into()));
+    }
+    Ok(attr)
 }
 
 /// Reaches the cluster that flags, environment and files name.

@@ -10,6 +10,7 @@ use cairn_ops::trace::Tracing;
 use serde::Deserialize;
 
 use crate::args::Connection;
+use crate::exit::Usage;
 
 /// Where traces go, as all programs that send any are told it.
 const OTLP: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
@@ -223,7 +224,7 @@ impl<'a> Asked<'a> {
             );
         }
         for address in &found.namenodes {
-            check_address(address)?;
+            check_address(address).map_err(|error| Usage(error.to_string()))?;
         }
         Ok(found)
     }

@@ -1,7 +1,7 @@
 //! How the program ends: exit codes, and messages of the form `cairn: VERB: PATH: what happened`.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -91,6 +91,12 @@ pub fn io_text(error: &io::Error) -> String {
     }
 }
 
+/// Prints a line on stderr. If that is full or closed, the exit code still tells what happened: it must not become the
+/// one of a panic.
+pub fn say(line: impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
 /// Counts what failed while a command goes on with the rest, and says so on stderr.
 pub struct Report {
     verb: &'static str,
@@ -115,8 +121,8 @@ impl Report {
         let line = format!("cairn: {}: {what}", self.verb);
         let bar = self.bar.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
         match bar {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(|| say(&line)),
+            None => say(&line),
         }
     }
 
@@ -140,7 +146,7 @@ pub fn code_of(verb: &str, error: &anyhow::Error) -> u8 {
     {
         return PIPE_CLOSED;
     }
-    eprintln!("cairn: {verb}: {error:#}");
+    say(format_args!("cairn: {verb}: {error:#}"));
     if error.downcast_ref::<Usage>().is_some() { USAGE } else { FAILED }
 }
 

@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("cairn: cannot start the runtime: {error}");
+            exit::say(format_args!("cairn: cannot start the runtime: {error}"));
             return ExitCode::from(exit::FAILED);
         }
     };
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
         match tokio::spawn(dispatch(cli)).await {
             Ok(code) => code,
             Err(error) => {
-                eprintln!("cairn: internal error: {error}");
+                exit::say(format_args!("cairn: internal error: {error}"));
                 exit::FAILED
             }
         }
@@ -257,7 +257,7 @@ fn start_log(flag: Option<&str>, default: &str) {
         None => Ok(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default))),
     };
     let filter = filter.unwrap_or_else(|error| {
-        eprintln!("cairn: {error:#}; logging {default} instead");
+        exit::say(format_args!("cairn: {error:#}; logging {default} instead"));
         EnvFilter::new(default)
     });
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();

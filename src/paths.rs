@@ -11,6 +11,8 @@ use cairn_client::fs;
 use cairn_proto::ROOT_INODE;
 use clap::builder::{OsStringValueParser, TypedValueParser, ValueParserFactory};
 
+use crate::exit::Usage;
+
 /// A normalised absolute path: `/`, or `/a/b` without a trailing slash.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterPath {
@@ -39,6 +41,15 @@ impl ClusterPath {
         ClusterPath { bytes, directory_meant: text.ends_with(b"/") }
     }
 
+    /// The path that a person wrote as an argument. An empty one is what an unset variable leaves, and would mean the
+    /// root.
+    pub fn named(text: &OsStr) -> Result<ClusterPath, Usage> {
+        if text.is_empty() {
+            return Err(Usage("a path is empty (the root is /)".into()));
+        }
+        Ok(ClusterPath::new(text.as_bytes()))
+    }
+
     /// The path of `name` in this directory.
     pub fn join(&self, name: &[u8]) -> ClusterPath {
         let mut bytes = self.bytes.clone();
@@ -47,6 +58,12 @@ impl ClusterPath {
         }
         bytes.extend_from_slice(name);
         ClusterPath { bytes, directory_meant: false }
+    }
+
+    /// The path of what lies at `rest` in this directory; the directory itself if that is empty.
+    pub fn below(&self, rest: &[u8]) -> ClusterPath {
+        let path = ClusterPath::new(&[&self.bytes, &b"/"[..], rest].concat());
+        ClusterPath { directory_meant: rest.is_empty() && self.directory_meant, ..path }
     }
 
     /// Its last component; the root has none.
@@ -75,6 +92,11 @@ impl ClusterPath {
         &self.bytes
     }
 
+    /// The same as this machine's paths are.
+    pub fn as_os_str(&self) -> &OsStr {
+        OsStr::from_bytes(&self.bytes)
+    }
+
     /// Whether `other` is this path or lies below it.
     pub fn contains(&self, other: &ClusterPath) -> bool {
         self.is_root()
@@ -94,17 +116,11 @@ impl fmt::Display for ClusterPath {
     }
 }
 
-impl From<&OsStr> for ClusterPath {
-    fn from(text: &OsStr) -> ClusterPath {
-        ClusterPath::new(text.as_bytes())
-    }
-}
-
 impl ValueParserFactory for ClusterPath {
     type Parser = clap::builder::ValueParser;
 
     fn value_parser() -> Self::Parser {
-        OsStringValueParser::new().map(|text| ClusterPath::from(text.as_os_str())).into()
+        OsStringValueParser::new().try_map(|text| ClusterPath::named(&text)).into()
     }
 }
 
@@ -122,6 +138,12 @@ pub fn temporary_name(name: &[u8], verb: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_empty_argument_is_not_the_root() {
+        assert!(ClusterPath::named(OsStr::new("")).is_err());
+        assert!(ClusterPath::named(OsStr::new("/")).unwrap().is_root());
+    }
 
     fn normal(text: &str) -> String {
         ClusterPath::new(text.as_bytes()).to_string()
@@ -150,6 +172,8 @@ mod tests {
         assert_eq!(path.parent().parent().join(b"a").join(b"b"), path);
         assert_eq!(ClusterPath::new(b"/").name(), None);
         assert_eq!(path.node().path.as_ref(), b"a/b");
+        assert_eq!(path.parent().below(b"/b"), path);
+        assert_eq!(path.below(b""), path);
     }
 
     #[test]

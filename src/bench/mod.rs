@@ -8,6 +8,7 @@ mod figures;
 mod meta;
 mod small;
 
+use std::io::Write;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
@@ -78,7 +79,9 @@ fn show(lines: &[Line], json: bool) -> Result<()> {
         let lines: Vec<_> = lines.iter().map(Line::json).collect();
         return output::print_json(&lines.into());
     }
-    print!("{}", figures::table(lines));
+    let mut out = output::stdout();
+    out.write_all(figures::table(lines).as_bytes())?;
+    out.flush()?;
     Ok(())
 }
 

@@ -159,7 +159,7 @@ fn described((file, certificate, state): &(PathBuf, Certificate, &str)) -> Value
     let serial: String = certificate.serial.iter().map(|byte| format!("{byte:02x}")).collect();
     let digest = blake3::hash(&certificate.der).to_hex();
     json!({
-        "file": file, "holder": certificate.holder(), "rights": certificate.rights(), "state": state,
+        "file": file.to_string_lossy(), "holder": certificate.holder(), "rights": certificate.rights(), "state": state,
         "addresses": certificate.addresses, "not_after_unix": certificate.until.timestamp(),
         "days_left": certificate.days_left(), "serial": serial, "blake3": digest.as_str(),
     })

@@ -10,8 +10,10 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
 use super::layout::{FILE, Layout, Node, Role, Shape, mount_node, write_whole};
-use super::{certificates, mounts, ports, process};
+use super::mounts::{self, Before};
+use super::{certificates, ports, process};
 use crate::config::Places;
+use crate::exit;
 
 /// How long a process may take to stop in order.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -87,10 +89,13 @@ impl LocalCluster {
             return Ok(());
         }
         if node.role == Role::Mount {
-            // What a killed mount leaves behind refuses everything, also a new mount.
             let dir = Path::new(&node.address);
-            if mounts::is_fuse(dir) {
-                cairn_fuse::unmount(dir, true).map_err(|error| anyhow::anyhow!("{error}"))?;
+            match mounts::before(dir) {
+                Before::Nothing => {}
+                Before::Dead => cairn_fuse::unmount(dir, true).map_err(|error| anyhow::anyhow!("{error}"))?,
+                Before::Taken(kind) => {
+                    bail!("something is mounted on {} already ({kind}); unmount it first", dir.display())
+                }
             }
             prepared_mount_point(dir)?;
         }
@@ -173,7 +178,7 @@ impl LocalCluster {
                 if let Some(process) = node.process
                     && !process.wait_gone(marker, PATIENCE)
                 {
-                    eprintln!("cairn: cluster: {} does not stop; killing it", node.name);
+                    exit::say(format_args!("cairn: cluster: {} does not stop; killing it", node.name));
                     process.signal(marker, Signal::SIGKILL)?;
                     process.wait_gone(marker, PATIENCE);
                 }
@@ -193,7 +198,7 @@ impl LocalCluster {
             if let Some(process) = node.process
                 && let Err(error) = process.signal(&marker, Signal::SIGKILL)
             {
-                eprintln!("cairn: {}: {error:#}", node.name);
+                exit::say(format_args!("cairn: {}: {error:#}", node.name));
             }
         }
         for node in &self.layout.nodes {
@@ -202,7 +207,7 @@ impl LocalCluster {
             }
         }
         if let Err(error) = self.unmount() {
-            eprintln!("cairn: {error:#}");
+            exit::say(format_args!("cairn: {error:#}"));
         }
         self.forget_current();
     }
@@ -210,7 +215,8 @@ impl LocalCluster {
     fn unmount(&self) -> Result<()> {
         for node in self.layout.of_role(Role::Mount) {
             let dir = Path::new(&node.address);
-            if mounts::is_fuse(dir) {
+            // The process of ours has ended: what works there is somebody else's.
+            if mounts::before(dir) == Before::Dead {
                 cairn_fuse::unmount(dir, true)
                     .map_err(|error| anyhow::anyhow!("cannot unmount {}: {error}", dir.display()))?;
             }
@@ -382,7 +388,7 @@ pub fn current_dir(path: &Path) -> Option<PathBuf> {
 }
 
 fn prepared_mount_point(dir: &Path) -> Result<PathBuf> {
-    if !mounts::is_fuse(dir) {
+    if !mounts::is_ours(dir) {
         fs::create_dir_all(dir).with_context(|| format!("cannot make the mount point {}", dir.display()))?;
     }
     dir.canonicalize().with_context(|| format!("cannot use the mount point {}", dir.display()))

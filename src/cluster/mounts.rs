@@ -1,8 +1,12 @@
 //! What is mounted where, as the kernel tells.
 
 use std::ffi::OsString;
+use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+
+/// What the kernel calls our mounts.
+const KIND: &str = "fuse.cairn";
 
 /// A mount of this machine.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,9 +22,34 @@ pub fn all() -> Vec<Mounted> {
     parse(&std::fs::read("/proc/self/mountinfo").unwrap_or_default())
 }
 
-/// Whether a FUSE file system is mounted on `dir`.
-pub fn is_fuse(dir: &Path) -> bool {
-    all().iter().any(|mount| mount.dir == dir && mount.kind.starts_with("fuse"))
+/// Whether a file system of ours is mounted on `dir`.
+pub fn is_ours(dir: &Path) -> bool {
+    all().iter().any(|mount| mount.dir == dir && mount.kind == KIND)
+}
+
+/// What is in the way of a new mount.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Before {
+    /// Nothing is mounted there.
+    Nothing,
+    /// A mount of ours whose process is gone: it refuses everything, also a new mount.
+    Dead,
+    /// Something that works, or that is not ours: its kind.
+    Taken(String),
+}
+
+/// What is mounted on `dir`.
+pub fn before(dir: &Path) -> Before {
+    let found = all().into_iter().rfind(|mount| mount.dir == dir);
+    // Attributes may be in the kernel's cache; this always asks.
+    judge(found, || nix::sys::statvfs::statvfs(dir).err().map(Into::into))
+}
+
+/// The last mount on a directory hides the others. Only of a dead one is nothing lost when it goes.
+fn judge(found: Option<Mounted>, look: impl FnOnce() -> Option<io::Error>) -> Before {
+    let Some(mount) = found else { return Before::Nothing };
+    let gone = |error: io::Error| error.raw_os_error() == Some(libc::ENOTCONN);
+    if mount.kind == KIND && look().is_some_and(gone) { Before::Dead } else { Before::Taken(mount.kind) }
 }
 
 /// The mounts on `dir` or below it: nothing there may be deleted.
@@ -67,6 +96,16 @@ fn unescaped(field: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_our_own_dead_mount_is_taken_away() {
+        let mount = |kind: &str| Some(Mounted { dir: "/m".into(), kind: kind.into() });
+        let dead = || Some(io::Error::from_raw_os_error(libc::ENOTCONN));
+        assert_eq!(judge(None, dead), Before::Nothing);
+        assert_eq!(judge(mount("fuse.cairn"), dead), Before::Dead);
+        assert_eq!(judge(mount("fuse.cairn"), || None), Before::Taken("fuse.cairn".into()));
+        assert_eq!(judge(mount("fuse.sshfs"), dead), Before::Taken("fuse.sshfs".into()));
+    }
 
     #[test]
     fn mountinfo_is_read() {

@@ -75,7 +75,7 @@ fn lacking(cluster: &LocalCluster, status: &ClusterStatus) -> Option<String> {
 pub async fn wait_for_mount(cluster: &LocalCluster, patience: Duration) -> Result<()> {
     let Some(dir) = cluster.layout.mount_point() else { return Ok(()) };
     let deadline = Instant::now() + patience;
-    while !mounts::is_fuse(&dir) {
+    while !mounts::is_ours(&dir) {
         check_processes(cluster)?;
         if Instant::now() >= deadline {
             bail!("{} is not mounted after {} s", dir.display(), patience.as_secs());

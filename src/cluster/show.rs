@@ -70,13 +70,13 @@ pub fn as_json(dir: &Path, layout: &Layout, leader: Option<&str>) -> Value {
                 "state": state(dir, node), "running": running,
                 "pid": node.process.filter(|_| running).map(|process| process.pid),
                 "leader": node.role == Role::Namenode && leader == Some(node.address.as_str()),
-                "dir": if node.role == Role::Mount { Value::Null } else { json!(dir.join(&node.name)) },
-                "log": log_path(dir, &node.name),
+                "dir": if node.role == Role::Mount { Value::Null } else { dir.join(&node.name).to_string_lossy().into() },
+                "log": log_path(dir, &node.name).to_string_lossy(),
             })
         })
         .collect();
     json!({
-        "dir": dir, "config": dir.join("cairn.toml"), "namenodes": layout.namenodes(),
+        "dir": dir.to_string_lossy(), "config": dir.join("cairn.toml").to_string_lossy(), "namenodes": layout.namenodes(),
         "mount": layout.mount_point(), "dashboard": layout.dashboard(), "leader": leader, "nodes": nodes,
     })
 }

@@ -12,7 +12,7 @@ use super::layout::{FILE, Layout, Role, Shape};
 use super::local::{LocalCluster, current_dir};
 use super::{ready, show};
 use crate::config::Places;
-use crate::exit::Usage;
+use crate::exit::{self, Usage};
 use crate::output;
 
 /// How long a cluster may take to come up.
@@ -228,7 +228,10 @@ async fn up(args: Up) -> Result<()> {
             .ok_or_else(|| Usage("no cluster directory: give --dir DIR (HOME is not set)".into()))?,
     };
     let mut cluster = if dir.join(FILE).exists() {
-        eprintln!("cairn: cluster: there is a cluster in {}; starting what does not run", dir.display());
+        exit::say(format_args!(
+            "cairn: cluster: there is a cluster in {}; starting what does not run",
+            dir.display()
+        ));
         let mut cluster = LocalCluster::open(&dir)?;
         if let Some(mount) = &args.mount {
             cluster.set_mount(mount)?;
@@ -276,7 +279,7 @@ fn shape(args: &Up) -> Result<Shape> {
         None => Ok(None),
     };
     if args.namenodes.is_multiple_of(2) {
-        eprintln!("cairn: cluster: an even number of namenodes survives no more failures than one less");
+        exit::say("cairn: cluster: an even number of namenodes survives no more failures than one less");
     }
     Ok(Shape {
         namenodes: usize::from(args.namenodes),

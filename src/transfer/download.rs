@@ -1,10 +1,8 @@
 //! Writes the content of one file of the cluster to this machine so that it appears whole or not at all.
 
-use std::ffi::OsStr;
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, Metadata, Permissions};
 use std::io::{self, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::{Duration, SystemTime};
@@ -12,13 +10,12 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use cairn_client::fs;
 use futures::StreamExt;
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use tokio::sync::mpsc;
 
-use super::Progress;
+use super::{Progress, Replacement, replaceable};
 use crate::client::Client;
 use crate::exit::PathError;
-use crate::paths::{ClusterPath, temporary_name};
+use crate::paths::ClusterPath;
 
 /// How a file arrives.
 #[derive(Debug, Clone, Copy, Default)]
@@ -77,20 +74,6 @@ pub async fn fetch(
     }
 }
 
-/// A file under a temporary name, removed unless it gets its final one.
-struct Temporary {
-    path: PathBuf,
-    kept: bool,
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if !self.kept {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
 /// Writes pieces until the `None` that says that all have come; an end without it leaves nothing behind.
 fn write_file(
     mut pieces: mpsc::Receiver<Option<Bytes>>,
@@ -102,10 +85,8 @@ fn write_file(
     if !how.overwrite && target.symlink_metadata().is_ok() {
         return Err(io::Error::from_raw_os_error(libc::EEXIST));
     }
-    let name = target.file_name().unwrap_or(OsStr::new("file"));
-    let path = target.with_file_name(OsStr::from_bytes(&temporary_name(name.as_bytes(), "get")));
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-    let mut temporary = Temporary { path, kept: false };
+    let (target, old) = replaceable(target)?;
+    let (replacement, mut file) = Replacement::begin(&target, "get")?;
     loop {
         match pieces.blocking_recv() {
             Some(Some(piece)) => file.write_all(&piece)?,
@@ -113,20 +94,25 @@ fn write_file(
             None => return Err(io::Error::other("the transfer was broken off")),
         }
     }
-    dress(&file, attr, how, umask)?;
+    dress(&file, attr, old.as_ref(), how, umask)?;
     drop(file);
-    publish(&temporary.path, target, how.overwrite)?;
-    temporary.kept = true;
-    Ok(())
+    replacement.publish(&target, how.overwrite)
 }
 
-fn dress(file: &File, attr: &fs::Attr, how: Download, umask: u32) -> io::Result<()> {
-    let mode = if how.preserve { attr.mode & 0o7777 } else { attr.mode & 0o777 & !umask };
+/// Gives the file its mode and owner: with `preserve` the source's, else those of the file that it replaces.
+fn dress(file: &File, attr: &fs::Attr, old: Option<&Metadata>, how: Download, umask: u32) -> io::Result<()> {
+    let root = nix::unistd::geteuid().is_root();
+    let (mode, owner) = match old {
+        _ if how.preserve => (attr.mode & 0o7777, Some((attr.uid, attr.gid))),
+        // Other content does not inherit the right to run as somebody else.
+        Some(old) => (old.mode() & 0o777, Some((old.uid(), old.gid()))),
+        None => (attr.mode & 0o777 & !umask, None),
+    };
     if how.preserve {
         file.set_modified(system_time(attr.mtime_ns))?;
-        if nix::unistd::geteuid().is_root() {
-            std::os::unix::fs::fchown(file, Some(attr.uid), Some(attr.gid))?;
-        }
+    }
+    if let Some((uid, gid)) = owner.filter(|_| root) {
+        std::os::unix::fs::fchown(file, Some(uid), Some(gid))?;
     }
     file.set_permissions(Permissions::from_mode(mode))
 }
@@ -135,16 +121,4 @@ fn dress(file: &File, attr: &fs::Attr, how: Download, umask: u32) -> io::Result<
 pub fn system_time(ns: i64) -> SystemTime {
     let span = Duration::from_nanos(ns.unsigned_abs());
     if ns >= 0 { SystemTime::UNIX_EPOCH + span } else { SystemTime::UNIX_EPOCH - span }
-}
-
-fn publish(from: &Path, to: &Path, overwrite: bool) -> io::Result<()> {
-    if overwrite {
-        return std::fs::rename(from, to);
-    }
-    match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
-        Ok(()) => Ok(()),
-        // Not every file system knows the flag; the name was free a moment ago.
-        Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOSYS) => std::fs::rename(from, to),
-        Err(error) => Err(error.into()),
-    }
 }

@@ -1,5 +1,6 @@
 //! Files of this machine as streams, read off the runtime's threads.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -9,9 +10,17 @@ use futures::Stream;
 use tokio::sync::mpsc;
 
 use super::{PIECE, SMALL};
-use crate::exit::PathError;
+use crate::exit::{PathError, Usage};
 
 const PIECES_AHEAD: usize = 4;
+
+/// The path that a person wrote as an argument; an empty one is what an unset variable leaves.
+pub fn named(text: &OsStr) -> Result<PathBuf, Usage> {
+    if text.is_empty() {
+        return Err(Usage("a path is empty".into()));
+    }
+    Ok(PathBuf::from(text))
+}
 
 /// The content of a local file: a small one in one piece, a larger one in pieces of 1 MiB.
 pub fn pieces(path: PathBuf) -> impl Stream<Item = Result<Bytes, PathError>> + Send + Unpin {

@@ -1,14 +1,18 @@
 //! Moves whole files and trees between this machine and the cluster, many at a time.
 
 pub mod download;
+pub mod extended;
 pub mod local;
 pub mod progress;
+pub mod replacement;
 pub mod share;
 pub mod temporary;
 pub mod upload;
 
 pub use download::{Download, fetch};
+pub use extended::copy_extended;
 pub use progress::Progress;
+pub use replacement::{Replacement, replaceable};
 pub use share::share;
 pub use temporary::Temporaries;
 pub use upload::{NewFile, store};

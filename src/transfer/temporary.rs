@@ -2,10 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use cairn_client::{Cluster, fs};
 
+use crate::client::Client;
+use crate::exit;
 use crate::paths::ClusterPath;
+
+/// How long whoever pressed Ctrl-C waits, however many temporary files there are and whether the cluster answers or not.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The temporary names this command has in the cluster.
 #[derive(Default)]
@@ -29,12 +35,16 @@ impl Temporaries {
         self.done(path);
     }
 
-    /// Removes all that is left after an interruption.
-    pub async fn discard_all(&self, cluster: &Cluster, cred: &fs::Cred) {
+    /// Ends the command after Ctrl-C: removes all that is left, unless that takes long or Ctrl-C comes again.
+    pub async fn interrupted(&self, client: &Client) -> ! {
         let names: Vec<ClusterPath> = self.names().iter().cloned().collect();
-        for name in names {
-            self.discard(cluster, cred, &name).await;
+        let removed = names.iter().map(|name| self.discard(&client.cluster, &client.cred, name));
+        tokio::select! {
+            _ = futures::future::join_all(removed) => {}
+            () = tokio::time::sleep(PATIENCE) => {}
+            _ = tokio::signal::ctrl_c() => {}
         }
+        std::process::exit(i32::from(exit::INTERRUPTED));
     }
 
     fn names(&self) -> MutexGuard<'_, BTreeSet<ClusterPath>> {

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use cairn_client::{Error, ErrorCode, File, fs};
 use futures::{Stream, StreamExt};
 
-use super::{PIECE, Progress, SMALL, Temporaries};
+use super::{PIECE, Progress, SMALL, Temporaries, copy_extended};
 use crate::client::Client;
 use crate::exit::PathError;
 use crate::paths::{ClusterPath, temporary_name};
@@ -111,7 +111,7 @@ pub(super) async fn dress(client: &Client, new: &NewFile, attr: fs::Attr) -> Res
 
 async fn set_identity(client: &Client, new: &NewFile, inode: u64) -> Result<fs::Attr, PathError> {
     let ask = fs::SetAttr {
-        at: Some(fs::NodeRef { inode, path: Bytes::new() }),
+        at: Some(by_inode(inode)),
         mode: Some(new.mode),
         uid: Some(new.uid),
         gid: Some(new.gid),
@@ -163,7 +163,8 @@ where
         return Err(PathError::Remote(new.path.clone(), ErrorCode::IsDirectory.into()));
     };
     // Refuse before moving gigabytes, not after.
-    match client.look(&new.path, false).await? {
+    let old = client.look(&new.path, false).await?;
+    match &old {
         Some(attr) if attr.kind() == fs::FileKind::Directory => {
             return Err(PathError::Remote(new.path.clone(), ErrorCode::IsDirectory.into()));
         }
@@ -174,7 +175,8 @@ where
     }
     let temporary = new.path.parent().join(&temporary_name(name, "put"));
     temporaries.begin(&temporary);
-    match fill_and_rename(client, new, &temporary, fill).await {
+    let old = old.filter(|attr| attr.kind() == fs::FileKind::File);
+    match fill_and_rename(client, new, old.as_ref(), &temporary, fill).await {
         Ok(attr) => {
             temporaries.done(&temporary);
             Ok(attr)
@@ -189,6 +191,7 @@ where
 async fn fill_and_rename<F>(
     client: &Client,
     new: &NewFile,
+    old: Option<&fs::Attr>,
     temporary: &ClusterPath,
     fill: impl FnOnce(File) -> F + Send,
 ) -> Result<fs::Attr, PathError>
@@ -198,19 +201,25 @@ where
     let refused = |error: Error| PathError::Remote(new.path.clone(), error);
     let ask = fs::CreateFile {
         at: Some(temporary.node()),
-        mode: new.mode,
+        // Nobody is to read on the way what he cannot read in the end.
+        mode: old.map_or(new.mode, |old| old.mode & 0o777),
         uid: new.uid,
         gid: new.gid,
         exclusive: true,
+        replication: old.map_or(0, |old| old.replication),
         ..Default::default()
     };
     let created = client.cluster.create(&client.cred, ask).await.map_err(refused)?;
     let file = client.cluster.open(&client.cred, created.attr.unwrap_or_default());
     fill(file.clone()).await?;
     let mut attr = if new.sync { file.sync().await } else { file.flush().await }.map_err(refused)?;
+    if let Some(old) = old {
+        attr = dress_as(client, new, old, attr).await?;
+    }
     if let Some(mtime_ns) = new.mtime_ns {
         let ask = fs::SetAttr {
-            at: Some(fs::NodeRef { inode: attr.inode, path: Bytes::new() }),
+            at: Some(by_inode(attr.inode)),
+            mode: old.map(|_| new.mode),
             mtime_ns: Some(mtime_ns),
             ..Default::default()
         };
@@ -220,4 +229,32 @@ where
     let ask = fs::Rename { from: Some(temporary.node()), to: Some(new.path.node()), mode: mode as i32 };
     client.cluster.rename(&client.cred, ask).await.map_err(refused)?;
     Ok(attr)
+}
+
+/// Gives `made` what a file keeps that is written over: it is to take the place of `old`.
+async fn dress_as(
+    client: &Client,
+    new: &NewFile,
+    old: &fs::Attr,
+    made: fs::Attr,
+) -> Result<fs::Attr, PathError> {
+    let (cred, cluster) = (&client.cred, &client.cluster);
+    let refused = |error: Error| PathError::Remote(new.path.clone(), error);
+    copy_extended(client, by_inode(old.inode), by_inode(made.inode), &new.path).await?;
+    let at = Some(by_inode(made.inode));
+    // With a modification time, the owner is the source's, too.
+    if new.mtime_ns.is_none() && (made.uid, made.gid) != (old.uid, old.gid) {
+        let (uid, gid) = (Some(old.uid), Some(old.gid));
+        match cluster.set_attr(cred, fs::SetAttr { at: at.clone(), uid, gid, ..Default::default() }).await {
+            // Only root gives files away: what somebody else has replaced is his.
+            Err(error) if matches!(error.code, ErrorCode::NotPermitted | ErrorCode::PermissionDenied) => {}
+            result => drop(result.map_err(refused)?),
+        }
+    }
+    let ask = fs::SetAttr { at, mode: Some(old.mode), ..Default::default() };
+    cluster.set_attr(cred, ask).await.map_err(refused)
+}
+
+fn by_inode(inode: u64) -> fs::NodeRef {
+    fs::NodeRef { inode, path: Bytes::new() }
 }

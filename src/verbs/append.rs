@@ -1,5 +1,6 @@
 //! `cairn append`.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use cairn_client::{ErrorCode, fs};
 use clap::Args;
 use futures::{Stream, StreamExt};
+use nix::unistd::{AccessFlags, access};
 
 use crate::client::Client;
 use crate::exit::PathError;
@@ -29,7 +31,13 @@ pub struct Append {
 /// Appends. Each piece of up to 1 MiB goes to the end as it is then, so that several commands may append to one file:
 /// their pieces do not overwrite each other.
 pub async fn run(client: Arc<Client>, mut args: Append) -> Result<()> {
-    let path = ClusterPath::from(args.paths.pop().unwrap_or_default().as_os_str());
+    let path = ClusterPath::named(&args.paths.pop().unwrap_or_default())?;
+    let mut sources = args.paths;
+    sources.retain(|source| is_readable(&client, source));
+    if sources.is_empty() {
+        return Ok(());
+    }
+    client.look_for_file(&path).await?;
     let ask = fs::CreateFile {
         at: Some(path.node()),
         mode: 0o666,
@@ -44,7 +52,7 @@ pub async fn run(client: Arc<Client>, mut args: Append) -> Result<()> {
         return Err(PathError::Remote(path, ErrorCode::Invalid.because("not a regular file")).into());
     }
     let file = client.cluster.open(&client.cred, attr);
-    for source in &args.paths {
+    for source in &sources {
         let result = match source.as_os_str() {
             name if name == "-" => append(&file, local::stdin(), &path).await,
             name => append(&file, local::pieces(PathBuf::from(name)), &path).await,
@@ -57,6 +65,21 @@ pub async fn run(client: Arc<Client>, mut args: Append) -> Result<()> {
         file.sync().await.map_err(PathError::remote(&path))?;
     }
     Ok(())
+}
+
+/// Whether a source can be read, so that no file is made for nothing. It is not opened: a pipe can be only once.
+fn is_readable(client: &Client, source: &OsStr) -> bool {
+    let checked = match source {
+        name if name == "-" => Ok(()),
+        name => access(name, AccessFlags::R_OK).map_err(std::io::Error::from),
+    };
+    match checked {
+        Ok(()) => true,
+        Err(error) => {
+            client.report.failed(PathError::Local(PathBuf::from(source), error));
+            false
+        }
+    }
 }
 
 async fn append(

@@ -44,8 +44,9 @@ pub async fn run(client: Arc<Client>, args: Balance) -> Result<()> {
         let line = line(&reply);
         let pace = if watched { PACE } else { SELDOM };
         if !args.json && line != last && (is_over || said.is_none_or(|said| said.elapsed() >= pace)) {
-            println!("{line}");
-            std::io::stdout().flush()?;
+            let mut out = output::stdout();
+            writeln!(out, "{line}")?;
+            out.flush()?;
             (last, said) = (line, Some(Instant::now()));
         }
         if is_over {
@@ -111,11 +112,14 @@ fn conclude(reply: &BalanceReply, args: &Balance, took: Duration) -> Result<()> 
         ));
     }
     if !args.json {
-        println!(
+        let mut out = output::stdout();
+        writeln!(
+            out,
             "balanced: every datanode is within {} % of the mean; {:.0} s",
             args.threshold,
             took.as_secs_f64()
-        );
+        )?;
+        out.flush()?;
     }
     Ok(())
 }

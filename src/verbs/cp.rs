@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::Flight;
 use crate::client::Client;
-use crate::exit::{self, PathError};
+use crate::exit::PathError;
 use crate::paths::ClusterPath;
 use crate::transfer::{self, NewFile, Progress, Temporaries};
 use crate::tree::{Entry, Walk};
@@ -36,7 +36,7 @@ pub struct Cp {
 /// Copies.
 pub async fn run(client: Arc<Client>, mut args: Cp) -> Result<()> {
     let Some(to) = args.paths.pop() else { return Ok(()) };
-    let targets = super::destinations(&client, &args.paths, &to).await?;
+    let pairs = super::destinations(&client, &args.paths, &to).await?;
     let copy = Arc::new(Copy {
         client: client.clone(),
         temporaries: Temporaries::default(),
@@ -46,11 +46,10 @@ pub async fn run(client: Arc<Client>, mut args: Cp) -> Result<()> {
     });
     client.report.attach(copy.progress.bar());
     tokio::select! {
-        () = copy.all(&args.paths, &targets, args.recursive) => {}
+        () = copy.all(&pairs, args.recursive) => {}
         _ = tokio::signal::ctrl_c() => {
             copy.progress.finish();
-            copy.temporaries.discard_all(&client.cluster, &client.cred).await;
-            std::process::exit(i32::from(exit::INTERRUPTED));
+            copy.temporaries.interrupted(&client).await
         }
     }
     client.report.attach(None);
@@ -67,8 +66,8 @@ struct Copy {
 }
 
 impl Copy {
-    async fn all(self: &Arc<Self>, sources: &[ClusterPath], targets: &[ClusterPath], recursive: bool) {
-        for (from, to) in sources.iter().zip(targets) {
+    async fn all(self: &Arc<Self>, pairs: &[(ClusterPath, ClusterPath)], recursive: bool) {
+        for (from, to) in pairs {
             let attr = match self.client.stat(from, true).await {
                 Ok(attr) => attr,
                 Err(error) => {
@@ -91,12 +90,26 @@ impl Copy {
         let mut flight = Flight::new(&self.client, transfer::JOBS);
         let mut directories = Vec::new();
         let mut walk = Walk::new(self.client.clone(), from.clone(), attr);
+        // The target may lie in the source by way of a symbolic link: what it gets must not be copied again.
+        let mut top = None;
         while let Some(entry) = walk.next_listed().await {
-            let target = ClusterPath::new(&[to.as_bytes(), b"/", below(from, &entry.path)].concat());
+            let target = to.below(below(from, &entry.path));
+            if top == Some(entry.attr.inode) {
+                self.client.report.failed(format!("cannot copy a directory, {from}, into itself, {to}"));
+                walk.skip();
+                continue;
+            }
             let copy = self.clone();
             match entry.attr.kind() {
                 fs::FileKind::Directory => match self.directory(&entry, &target).await {
-                    Ok(()) => directories.push((target, entry.attr)),
+                    Ok(made) if made == entry.attr.inode => {
+                        self.client.report.failed(format!("{} and {target} are the same", entry.path));
+                        walk.skip();
+                    }
+                    Ok(made) => {
+                        top = top.or(Some(made));
+                        directories.push((target, entry.attr));
+                    }
                     Err(error) => {
                         self.client.report.failed(error);
                         walk.skip();
@@ -138,21 +151,28 @@ impl Copy {
         let text =
             self.client.cluster.read_link(cred, entry.at).await.map_err(PathError::remote(&entry.path))?;
         let ask = fs::Symlink { at: Some(target.node()), target: text, uid: cred.uid, gid: cred.gid };
-        self.client.cluster.symlink(cred, ask).await.map_err(PathError::remote(&target))?;
+        let mut made = self.client.cluster.symlink(cred, ask.clone()).await;
+        if self.overwrite && matches!(&made, Err(error) if error.code == ErrorCode::Exists) {
+            self.client.cluster.unlink(cred, target.node()).await.map_err(PathError::remote(&target))?;
+            made = self.client.cluster.symlink(cred, ask).await;
+        }
+        made.map_err(PathError::remote(&target))?;
         Ok(())
     }
 
-    async fn directory(&self, entry: &Entry, target: &ClusterPath) -> Result<(), PathError> {
+    /// Makes a directory, or takes the one that is there, and says which inode it is.
+    async fn directory(&self, entry: &Entry, target: &ClusterPath) -> Result<u64, PathError> {
         let cred = &self.client.cred;
         let mode = (entry.attr.mode & 0o777 & !self.client.umask) | 0o700;
         let ask =
             fs::Mkdir { at: Some(target.node()), mode, uid: cred.uid, gid: cred.gid, ..Default::default() };
         match self.client.cluster.mkdir(cred, ask).await {
-            Err(error) if error.code == ErrorCode::Exists && self.client.is_directory(target).await? => {
-                Ok(())
-            }
+            Err(error) if error.code == ErrorCode::Exists => match self.client.look(target, true).await? {
+                Some(attr) if attr.kind() == fs::FileKind::Directory => Ok(attr.inode),
+                _ => Err(PathError::Remote(target.clone(), error)),
+            },
             Err(error) => Err(PathError::Remote(target.clone(), error)),
-            Ok(_) => Ok(()),
+            Ok(made) => Ok(made.inode),
         }
     }
 

@@ -11,11 +11,11 @@ use anyhow::{Result, bail};
 use cairn_client::fs;
 use clap::Args;
 
-use super::Flight;
+use super::{Flight, Targets};
 use crate::client::Client;
 use crate::exit::{self, PathError};
 use crate::paths::ClusterPath;
-use crate::transfer::{self, Download, Progress};
+use crate::transfer::{self, Download, Progress, local};
 use crate::tree::{Entry, Walk};
 
 /// Arguments of `cairn get`.
@@ -45,10 +45,9 @@ pub struct Get {
 pub async fn run(client: Arc<Client>, mut args: Get) -> Result<()> {
     let to = match args.paths.len() {
         1 => PathBuf::from("."),
-        _ => PathBuf::from(args.paths.pop().unwrap_or_default()),
+        _ => local::named(&args.paths.pop().unwrap_or_default())?,
     };
-    let sources: Vec<ClusterPath> =
-        args.paths.iter().map(|path| ClusterPath::from(path.as_os_str())).collect();
+    let sources = args.paths.iter().map(|path| ClusterPath::named(path)).collect::<Result<Vec<_>, _>>()?;
     if to.as_os_str() == "-" {
         return super::cat::print(&client, &sources).await;
     }
@@ -85,12 +84,16 @@ impl Fetch {
     async fn all(&self, sources: &[ClusterPath], to: &Path, into: bool, jobs: usize) -> Result<()> {
         let mut flight = Flight::new(&self.client, jobs);
         let mut finished = Vec::new();
+        let mut targets = Targets::default();
         for source in sources {
             let target = match (into, source.name()) {
                 (true, Some(name)) => to.join(OsStr::from_bytes(name)),
                 (true, None) => to.to_path_buf(),
                 (false, _) => to.to_path_buf(),
             };
+            if !targets.claim(&self.client.report, source.as_os_str(), target.as_os_str()) {
+                continue;
+            }
             let attr = match self.client.stat(source, true).await {
                 Ok(attr) => attr,
                 Err(error) => {
@@ -177,7 +180,8 @@ async fn fetch_symlink(
 ) -> Result<(), PathError> {
     let target =
         client.cluster.read_link(&client.cred, entry.at).await.map_err(PathError::remote(&entry.path))?;
-    if force && local.symlink_metadata().is_ok_and(|metadata| !metadata.is_dir()) {
+    let replaced = |metadata: std::fs::Metadata| metadata.is_file() || metadata.is_symlink();
+    if force && local.symlink_metadata().is_ok_and(replaced) {
         std::fs::remove_file(&local).map_err(PathError::local(&local))?;
     }
     std::os::unix::fs::symlink(OsStr::from_bytes(&target), &local).map_err(PathError::local(local))

@@ -1,7 +1,7 @@
 //! `cairn snapshot-metadata` and `cairn restore-metadata`: the namespace kept elsewhere, and a group of namenodes that
 //! begins anew from what was kept.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use clap::Args;
 use crate::client::Client;
 use crate::exit::PathError;
 use crate::output;
+use crate::transfer::{Replacement, replaceable};
 
 /// Bytes of a backup that are written before they are synced.
 const PORTION: usize = 8 << 20;
@@ -39,28 +40,30 @@ pub struct RestoreMetadata {
     advertise: String,
 }
 
-/// Writes all metadata into a file.
+/// Writes all metadata into a file. Who can read it can read the names of everything, and the keys of the cluster.
 pub async fn snapshot(client: Arc<Client>, args: SnapshotMetadata) -> Result<()> {
-    let beside = beside(&args.file)?;
-    let local = |error| PathError::local(&beside)(error);
-    let file = File::create(&beside).map_err(local)?;
-    let mut out = BufWriter::with_capacity(1 << 20, Gently { file, unsynced: 0 });
-    let written = client.cluster.snapshot_metadata(&mut out).await.map_err(|error| anyhow!("{error}"));
-    let kept = written.and_then(|bytes| {
-        out.flush().map_err(local)?;
-        out.get_ref().file.sync_all().map_err(local)?;
-        // Read back: a backup that nobody can read is worse than none.
-        verify(File::open(&beside).map_err(local)?).map_err(|error| anyhow!("{error}"))?;
-        fs::rename(&beside, &args.file).map_err(PathError::local(&args.file))?;
-        sync_directory(&args.file)?;
-        Ok(bytes)
-    });
-    let bytes = kept.inspect_err(|_| {
-        // It is not whole.
-        let _ = fs::remove_file(&beside);
-    })?;
-    println!("{} of metadata in {}, verified", output::size(bytes), args.file.display());
+    let failed = |error| PathError::local(&args.file)(error);
+    let (target, _) = replaceable(&args.file).map_err(failed)?;
+    let (replacement, file) = Replacement::begin(&target, "snapshot").map_err(failed)?;
+    let bytes = write(&client, file, replacement.path()).await?;
+    replacement.publish(&target, true).map_err(failed)?;
+    sync_directory(&target)?;
+    let mut out = output::stdout();
+    writeln!(out, "{} of metadata in {}, verified", output::size(bytes), args.file.display())?;
+    out.flush()?;
     Ok(())
+}
+
+async fn write(client: &Client, file: File, path: &Path) -> Result<u64> {
+    let local = |error| PathError::local(path)(error);
+    let mut out = BufWriter::with_capacity(1 << 20, Gently { file, unsynced: 0 });
+    let written = client.cluster.snapshot_metadata(&mut out).await;
+    let bytes = written.map_err(|error| anyhow!("{error}"))?;
+    out.flush().map_err(local)?;
+    out.get_ref().file.sync_all().map_err(local)?;
+    // Read back: a backup that nobody can read is worse than none.
+    verify(File::open(path).map_err(local)?).map_err(|error| anyhow!("{error}"))?;
+    Ok(bytes)
 }
 
 /// A file on a disk that may be a namenode's, too: a disk that has a gigabyte to write at once lets whoever syncs a line of
@@ -86,13 +89,6 @@ impl Write for Gently {
     }
 }
 
-fn beside(file: &Path) -> Result<PathBuf> {
-    let mut name =
-        file.file_name().ok_or_else(|| anyhow!("{}: not a file's name", file.display()))?.to_owned();
-    name.push(".partial");
-    Ok(file.with_file_name(name))
-}
-
 fn sync_directory(file: &Path) -> Result<()> {
     let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let synced = File::open(parent).and_then(|directory| directory.sync_all());
@@ -103,18 +99,22 @@ fn sync_directory(file: &Path) -> Result<()> {
 pub fn run_restore(args: &RestoreMetadata) -> Result<u8> {
     let backup = File::open(&args.file).map_err(PathError::local(&args.file))?;
     let restored = restore(&args.dir, &args.advertise, backup).map_err(|error| anyhow!("{error}"))?;
-    println!(
+    let mut out = output::stdout();
+    writeln!(
+        out,
         "cluster {}: {} files and {} directories as of {}",
         restored.cluster_id,
         restored.files,
         restored.directories,
         output::local_time(restored.time_ns, false)
-    );
-    println!("{} is namenode {} of a new group, so far its only one", args.dir.display(), restored.id);
-    println!(
+    )?;
+    writeln!(out, "{} is namenode {} of a new group, so far its only one", args.dir.display(), restored.id)?;
+    writeln!(
+        out,
         "next: give it to the user that runs namenodes (chown -R), unless you are that user, and start it; then the other \
          namenodes with empty directories; then `cairn fsck /`"
-    );
-    println!("no namenode of the old group may run any more");
+    )?;
+    writeln!(out, "no namenode of the old group may run any more")?;
+    out.flush()?;
     Ok(0)
 }

@@ -20,30 +20,56 @@ pub struct Mkdir {
     /// Make missing parents, and accept directories that exist
     #[arg(short, long)]
     parents: bool,
-    /// Permissions, as for chmod
-    #[arg(short, long, value_name = "MODE")]
-    mode: Option<String>,
+    /// Permissions, as for chmod; missing parents get the usual ones
+    #[arg(short, long, value_name = "MODE", value_parser = ModeChange::parse)]
+    mode: Option<ModeChange>,
 }
 
 /// Makes directories.
 pub async fn run(client: Arc<Client>, args: Mkdir) -> Result<()> {
-    let (mode, umask) = match &args.mode {
-        Some(text) => (ModeChange::parse(text)?.apply(0o777, true, client.umask), 0),
-        None => (0o777, client.umask),
+    let usual = Mode { bits: 0o777, umask: client.umask };
+    let mode = match &args.mode {
+        Some(change) => Mode { bits: change.apply(0o777, true, client.umask), umask: 0 },
+        None => usual,
     };
     for path in &args.paths {
-        let ask = fs::Mkdir {
-            at: Some(path.node()),
-            mode,
-            uid: client.cred.uid,
-            gid: client.cred.gid,
-            parents: args.parents,
-            umask,
-            ..fs::Mkdir::default()
-        };
-        if let Err(error) = client.cluster.mkdir(&client.cred, ask).await {
-            client.report.failed(PathError::Remote(path.clone(), error));
+        if let Err(error) = make_with_parents(&client, path, mode, usual, args.parents).await {
+            client.report.failed(error);
         }
     }
     Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq)]
+struct Mode {
+    bits: u32,
+    umask: u32,
+}
+
+/// The mode that was asked for is not for the parents.
+async fn make_with_parents(
+    client: &Client,
+    path: &ClusterPath,
+    mode: Mode,
+    usual: Mode,
+    parents: bool,
+) -> Result<(), PathError> {
+    let parent = path.parent();
+    if parents && mode != usual && !parent.is_root() {
+        make(client, &parent, usual, true).await?;
+    }
+    make(client, path, mode, parents).await
+}
+
+async fn make(client: &Client, path: &ClusterPath, mode: Mode, parents: bool) -> Result<(), PathError> {
+    let ask = fs::Mkdir {
+        at: Some(path.node()),
+        mode: mode.bits,
+        uid: client.cred.uid,
+        gid: client.cred.gid,
+        parents,
+        umask: mode.umask,
+        ..fs::Mkdir::default()
+    };
+    client.cluster.mkdir(&client.cred, ask).await.map(drop).map_err(PathError::remote(path))
 }

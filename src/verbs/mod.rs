@@ -33,6 +33,8 @@ pub mod touch;
 pub mod trash;
 pub mod truncate;
 
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::future::Future;
 use std::sync::Arc;
 
@@ -40,7 +42,7 @@ use cairn_client::fs;
 use tokio::task::JoinSet;
 
 use crate::client::Client;
-use crate::exit::PathError;
+use crate::exit::{PathError, Report};
 use crate::paths::ClusterPath;
 use crate::tree::{Entry, Walk};
 
@@ -124,17 +126,40 @@ fn by_inode(attr: &fs::Attr) -> fs::NodeRef {
     fs::NodeRef { inode: attr.inode, path: Default::default() }
 }
 
-/// Where each source of `mv`, `cp` or `ln` goes: into `to` if it is a directory, else to `to` itself.
+/// Each source of `mv` or `cp` with where it goes: into `to` if it is a directory, else to `to` itself.
 pub async fn destinations(
     client: &Client,
     sources: &[ClusterPath],
     to: &ClusterPath,
-) -> anyhow::Result<Vec<ClusterPath>> {
+) -> anyhow::Result<Vec<(ClusterPath, ClusterPath)>> {
     if client.is_directory(to).await? {
-        return Ok(sources.iter().map(|source| to.join(source.name().unwrap_or(b""))).collect());
+        let mut targets = Targets::default();
+        let pairs = sources.iter().map(|source| (source.clone(), to.join(source.name().unwrap_or(b""))));
+        return Ok(pairs
+            .filter(|(from, to)| targets.claim(&client.report, from.as_os_str(), to.as_os_str()))
+            .collect());
     }
-    if sources.len() > 1 || to.directory_meant() {
-        anyhow::bail!("{to}: not a directory");
+    match sources {
+        [source] if !to.directory_meant() => Ok(vec![(source.clone(), to.clone())]),
+        _ => anyhow::bail!("{to}: not a directory"),
     }
-    Ok(vec![to.clone()])
+}
+
+/// What one command makes: of two sources with the same name the second would destroy the first.
+#[derive(Default)]
+struct Targets(HashSet<OsString>);
+
+impl Targets {
+    /// Whether `to` is free for `from`. If another source of this command goes there, that is a failure.
+    fn claim(&mut self, report: &Report, from: &OsStr, to: &OsStr) -> bool {
+        let free = self.0.insert(to.to_os_string());
+        if !free {
+            report.failed(format!(
+                "will not overwrite just-created '{}' with '{}'",
+                to.display(),
+                from.display()
+            ));
+        }
+        free
+    }
 }

@@ -25,15 +25,20 @@ pub struct Mv {
 pub async fn run(client: Arc<Client>, mut args: Mv) -> Result<()> {
     let Some(to) = args.paths.pop() else { return Ok(()) };
     let mode = if args.no_clobber { fs::RenameMode::NoReplace } else { fs::RenameMode::Replace };
-    let targets = super::destinations(&client, &args.paths, &to).await?;
-    for (from, to) in args.paths.iter().zip(targets) {
-        if from != &to && from.contains(&to) {
+    for (from, to) in super::destinations(&client, &args.paths, &to).await? {
+        if from.directory_meant()
+            && let Err(error) = client.stat(&from, false).await
+        {
+            client.report.failed(error);
+            continue;
+        }
+        if from.as_bytes() != to.as_bytes() && from.contains(&to) {
             client.report.failed(format!("{from}: cannot move a directory into itself, {to}"));
             continue;
         }
         let ask = fs::Rename { from: Some(from.node()), to: Some(to.node()), mode: mode as i32 };
         if let Err(error) = client.cluster.rename(&client.cred, ask).await {
-            let about = if error.code == cairn_client::ErrorCode::NotFound { from } else { &to };
+            let about = if error.code == cairn_client::ErrorCode::NotFound { &from } else { &to };
             client.report.failed(PathError::Remote(about.clone(), error));
         }
     }

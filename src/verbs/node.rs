@@ -65,12 +65,13 @@ pub struct Recommission {
 /// Takes datanodes out.
 pub async fn decommission(client: Arc<Client>, args: Decommission) -> Result<()> {
     let nodes = find(&client, &args.nodes).await?;
-    for &node in &nodes {
-        let state = AdminState::Decommissioning.into();
-        set(&client, control::SetDatanodeRequest { node, state, force: args.force, ..Default::default() })
-            .await?;
-    }
-    if args.wait {
+    let ask = control::SetDatanodeRequest {
+        state: AdminState::Decommissioning.into(),
+        force: args.force,
+        ..Default::default()
+    };
+    let nodes = set_all(&client, nodes, ask).await;
+    if args.wait && !nodes.is_empty() {
         return drained(&client, &nodes).await;
     }
     Ok(())
@@ -79,24 +80,29 @@ pub async fn decommission(client: Arc<Client>, args: Decommission) -> Result<()>
 /// Lets datanodes be away.
 pub async fn maintenance(client: Arc<Client>, args: Maintenance) -> Result<()> {
     let maintenance_ms = u64::try_from(args.time.as_millis()).unwrap_or(u64::MAX);
-    for node in find(&client, &args.nodes).await? {
-        let state = AdminState::Maintenance.into();
-        set(&client, control::SetDatanodeRequest { node, state, maintenance_ms, force: false }).await?;
-    }
+    let state = AdminState::Maintenance.into();
+    let ask = control::SetDatanodeRequest { state, maintenance_ms, ..Default::default() };
+    set_all(&client, find(&client, &args.nodes).await?, ask).await;
     Ok(())
 }
 
 /// Takes datanodes in again.
 pub async fn recommission(client: Arc<Client>, args: Recommission) -> Result<()> {
-    for node in find(&client, &args.nodes).await? {
-        let state = AdminState::Normal.into();
-        set(&client, control::SetDatanodeRequest { node, state, ..Default::default() }).await?;
-    }
+    let ask = control::SetDatanodeRequest { state: AdminState::Normal.into(), ..Default::default() };
+    set_all(&client, find(&client, &args.nodes).await?, ask).await;
     Ok(())
 }
 
-async fn set(client: &Client, ask: control::SetDatanodeRequest) -> Result<()> {
-    client.cluster.set_datanode(ask).await.map_err(|error| anyhow!("datanode {}: {error}", ask.node))
+/// Asks the same for every one of `nodes`, and says for which it was done.
+async fn set_all(client: &Client, nodes: Vec<u32>, ask: control::SetDatanodeRequest) -> Vec<u32> {
+    let mut done = Vec::with_capacity(nodes.len());
+    for node in nodes {
+        match client.cluster.set_datanode(control::SetDatanodeRequest { node, ..ask }).await {
+            Ok(()) => done.push(node),
+            Err(error) => client.report.failed(format!("datanode {node}: {error}")),
+        }
+    }
+    done
 }
 
 async fn find(client: &Client, names: &[String]) -> Result<Vec<u32>> {

@@ -13,8 +13,9 @@ use clap::Args;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::Targets;
 use crate::client::Client;
-use crate::exit::{self, PathError, Usage};
+use crate::exit::{PathError, Usage};
 use crate::paths::ClusterPath;
 use crate::transfer::{self, NewFile, Progress, Temporaries, local};
 
@@ -46,8 +47,8 @@ pub struct Put {
 
 /// Copies into the cluster.
 pub async fn run(client: Arc<Client>, mut args: Put) -> Result<()> {
-    let to = ClusterPath::from(args.paths.pop().unwrap_or_default().as_os_str());
-    let sources: Vec<PathBuf> = args.paths.iter().map(PathBuf::from).collect();
+    let to = ClusterPath::named(&args.paths.pop().unwrap_or_default())?;
+    let sources = args.paths.iter().map(|path| local::named(path)).collect::<Result<Vec<_>, _>>()?;
     let upload = Arc::new(Upload {
         client: client.clone(),
         temporaries: Temporaries::default(),
@@ -62,8 +63,7 @@ pub async fn run(client: Arc<Client>, mut args: Put) -> Result<()> {
         result = upload.all(&sources, &to, usize::from(args.jobs)) => result,
         _ = tokio::signal::ctrl_c() => {
             upload.progress.finish();
-            upload.temporaries.discard_all(&client.cluster, &client.cred).await;
-            std::process::exit(i32::from(exit::INTERRUPTED));
+            upload.temporaries.interrupted(&client).await
         }
     };
     client.report.attach(None);
@@ -119,6 +119,7 @@ impl Upload {
             return Ok(self.stdin(to).await?);
         }
         let mut named = Vec::new();
+        let mut targets = Targets::default();
         for from in sources {
             let to = match into {
                 true => match local::base_name(from) {
@@ -130,7 +131,9 @@ impl Upload {
                 },
                 false => to.clone(),
             };
-            named.push(Job { from: from.clone(), to, named: true });
+            if targets.claim(&self.client.report, from.as_os_str(), to.as_os_str()) {
+                named.push(Job { from: from.clone(), to, named: true });
+            }
         }
         named.reverse();
         self.drain(named, jobs).await;

@@ -10,13 +10,15 @@ use clap::Args;
 use serde_json::json;
 
 use super::health;
-use crate::args::Connection;
+use crate::args::{Connection, seconds};
 use crate::client;
 use crate::exit;
 use crate::output;
 
 /// What `cairn status` exits with when nobody answers.
 const UNREACHABLE: u8 = 2;
+/// Between two looks, at least: who asks for less asks the leader for nothing else.
+const SHORTEST: Duration = Duration::from_millis(100);
 /// How long it waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -24,8 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Args)]
 pub struct Status {
     /// Show it again and again, every so many seconds
-    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1")]
-    watch: Option<f64>,
+    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = seconds)]
+    watch: Option<Duration>,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -38,7 +40,7 @@ pub async fn run(connection: &Connection, args: Status) -> u8 {
         let secure = config.machine.tls.is_some();
         let cluster = client::reach(config).await?;
         match args.watch {
-            Some(seconds) => watch(&cluster, seconds, args.json).await,
+            Some(pause) => watch(&cluster, pause, args.json).await,
             None => once(&cluster, args.json, secure).await,
         }
     };
@@ -80,8 +82,8 @@ async fn once(cluster: &Cluster, as_json: bool, secure: bool) -> Result<u8> {
 }
 
 /// Until it is interrupted. While nobody answers it says so and goes on asking.
-async fn watch(cluster: &Cluster, seconds: f64, as_json: bool) -> Result<u8> {
-    let pause = Duration::from_secs_f64(seconds.clamp(0.1, 3600.0));
+async fn watch(cluster: &Cluster, pause: Duration, as_json: bool) -> Result<u8> {
+    let pause = pause.max(SHORTEST);
     let terminal = std::io::stdout().is_terminal();
     loop {
         let mut out = output::stdout();

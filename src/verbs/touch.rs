@@ -32,7 +32,7 @@ pub async fn run(client: Arc<Client>, args: Touch) -> Result<()> {
 }
 
 async fn touch(client: &Client, path: &ClusterPath, no_create: bool) -> Result<(), PathError> {
-    let attr = client.look(path, true).await?;
+    let attr = client.look_for_file(path).await?;
     let ask = match (&attr, no_create) {
         (None, true) => return Ok(()),
         (None, false) => {

@@ -52,7 +52,7 @@ async fn truncate(
     no_create: bool,
     new_size: impl Fn(u64) -> u64,
 ) -> Result<(), PathError> {
-    let attr = match client.look(path, true).await? {
+    let attr = match client.look_for_file(path).await? {
         Some(attr) => attr,
         None if no_create => return Ok(()),
         None => {

@@ -1,6 +1,8 @@
 //! All namenodes are lost, and a group begins anew from a backup of the metadata.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use crate::support::{Cluster, digests, make_tree, text, voters};
 
@@ -16,6 +18,7 @@ fn a_lost_group_of_namenodes_begins_anew_from_a_backup() {
     let backup = cluster.scratch("backup");
     let said = cluster.ok(&["snapshot-metadata", text(&backup)]);
     assert!(said.contains("verified"), "{said}");
+    assert_eq!(mode(&backup), 0o600, "it holds the keys of the cluster");
     // What the lost group did after the backup, its new numbers among it, must do no harm.
     cluster.ok(&["put", text(&after), "/after"]);
     let namenodes = ["nn1", "nn2", "nn3"];
@@ -25,7 +28,7 @@ fn a_lost_group_of_namenodes_begins_anew_from_a_backup() {
     let settings = fs::read_to_string(cluster.dir().join("cairn.toml")).expect("the client's configuration");
     let address = settings.split('"').nth(1).expect("an address");
     let home = cluster.dir().join("nn1");
-    let restore = |from: &std::path::Path| {
+    let restore = |from: &Path| {
         cluster.run(&["restore-metadata", text(from), "--dir", text(&home), "--advertise", address])
     };
     let damaged = cluster.scratch("damaged");
@@ -59,4 +62,25 @@ fn a_lost_group_of_namenodes_begins_anew_from_a_backup() {
         cluster.ok(&["get", path, text(&copy)]);
         assert_eq!(digests(tree), digests(&copy), "{path}");
     }
+}
+
+fn mode(file: &Path) -> u32 {
+    fs::metadata(file).expect("a file").permissions().mode() & 0o7777
+}
+
+#[test]
+fn a_backup_takes_the_place_of_a_file_and_of_nothing_else() {
+    let cluster = Cluster::up(&["--namenodes", "1", "--datanodes", "1", "--replication", "1"]);
+    let dir = cluster.scratch("backups");
+    fs::create_dir(&dir).unwrap();
+    let (file, own, fifo) = (dir.join("b"), dir.join("b.partial"), dir.join("fifo"));
+    fs::write(&file, "old").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&own, "somebody's").unwrap();
+    cluster.ok(&["snapshot-metadata", text(&file)]);
+    assert_eq!((mode(&file), fs::read_to_string(&own).unwrap().as_str()), (0o600, "somebody's"));
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let said = cluster.fails(&["snapshot-metadata", text(&fifo)]);
+    assert!(said.contains("neither a regular file"), "{said}");
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 3, "no temporary file stays");
 }

@@ -144,7 +144,7 @@ pub async fn run(connection: &Connection, args: Fsck) -> u8 {
 
 impl Check {
     async fn all(self: Arc<Check>) -> Result<u8> {
-        let root = self.client.stat(&self.args.path, false).await?;
+        let root = self.client.stat(&self.args.path, true).await?;
         let status = self.client.cluster.status().await.map_err(|error| anyhow!("{error}"))?;
         self.clone().walk(root).await?;
         if self.args.path.is_root() && self.client.cred.uid == 0 {

@@ -12,7 +12,7 @@ use clap::Args;
 
 use super::{own_number, top};
 use crate::client::Client;
-use crate::exit::{self, PathError};
+use crate::exit::PathError;
 use crate::paths::ClusterPath;
 use crate::transfer::{self, NewFile, Progress, Temporaries};
 use crate::tree::{Entry, Pages, Walk};
@@ -60,8 +60,7 @@ pub async fn restore(client: Arc<Client>, args: Restore) -> Result<()> {
     run.progress.finish();
     client.report.attach(None);
     if interrupted {
-        run.temporaries.discard_all(&client.cluster, &client.cred).await;
-        std::process::exit(i32::from(exit::INTERRUPTED));
+        run.temporaries.interrupted(&client).await;
     }
     Ok(())
 }
@@ -78,7 +77,7 @@ struct Run {
 /// `path`, which lies below `from`, as it is below `to`.
 fn moved(path: &ClusterPath, from: &ClusterPath, to: &ClusterPath) -> ClusterPath {
     let below = path.as_bytes().get(from.as_bytes().len()..).unwrap_or_default();
-    ClusterPath::new(&[to.as_bytes(), b"/", below].concat())
+    to.below(below)
 }
 
 impl Run {
@@ -256,7 +255,8 @@ impl Run {
     /// Gives what is there now the attributes of what was.
     async fn dress(&self, entry: &Entry, target: &ClusterPath) -> Result<(), PathError> {
         let (cred, cluster, was) = (&self.client.cred, &self.client.cluster, &entry.attr);
-        self.dress_extended(entry, target).await?;
+        let then = fs::NodeRef { inode: entry.attr.inode, path: Bytes::new() };
+        transfer::copy_extended(&self.client, then, target.node(), target).await?;
         let is = self.client.stat(target, false).await?;
         let root = cred.uid == 0;
         let shape = |attr: &fs::Attr| (attr.mode, attr.uid, attr.gid, attr.mtime_ns);
@@ -272,31 +272,6 @@ impl Run {
             ..Default::default()
         };
         cluster.set_attr(cred, ask).await.map_err(PathError::remote(target))?;
-        Ok(())
-    }
-
-    /// Its extended attributes, access control lists among them.
-    async fn dress_extended(&self, entry: &Entry, target: &ClusterPath) -> Result<(), PathError> {
-        let (cred, cluster) = (&self.client.cred, &self.client.cluster);
-        let then = fs::NodeRef { inode: entry.attr.inode, path: Bytes::new() };
-        let failed = |error| PathError::Remote(target.clone(), error);
-        let names = cluster.list_xattr(cred, then.clone()).await.map_err(failed)?;
-        let there: BTreeSet<Bytes> =
-            cluster.list_xattr(cred, target.node()).await.map_err(failed)?.into_iter().collect();
-        for name in &names {
-            let value = cluster.get_xattr(cred, then.clone(), name.clone()).await.map_err(failed)?;
-            let same = there.contains(name)
-                && cluster.get_xattr(cred, target.node(), name.clone()).await.map_err(failed)? == value;
-            if !same {
-                let ask =
-                    fs::SetXattr { at: Some(target.node()), name: name.clone(), value, ..Default::default() };
-                cluster.set_xattr(cred, ask).await.map_err(failed)?;
-            }
-        }
-        for name in there.into_iter().filter(|name| !names.contains(name)) {
-            let ask = fs::RemoveXattr { at: Some(target.node()), name };
-            cluster.remove_xattr(cred, ask).await.map_err(failed)?;
-        }
         Ok(())
     }
 
