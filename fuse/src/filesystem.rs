@@ -462,7 +462,7 @@ impl Filesystem for CairnFs {
     fn fsync(&self, request: &Request, ino: INodeNo, fh: HandleNo, _datasync: bool, reply: ReplyEmpty) {
         let Some(handle) = self.view.files.get(fh.0) else { return reply.error(Errno::EBADF) };
         self.serve(request, |_| async move {
-            finish(reply, "fsync", ino.0, handle.open.file.sync().await.map(|_| ()));
+            finish(reply, "fsync", ino.0, handle.file.sync().await.map(|_| ()));
         });
     }
 

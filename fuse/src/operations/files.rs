@@ -206,10 +206,8 @@ impl View {
     }
 
     fn opened(&self, open: Arc<OpenInode>, wanted: Wanted, pages_are_current: bool) -> Opened {
-        if wanted.writable {
-            open.writer_opened();
-        }
         let handle = FileHandle {
+            file: open.file.reopened(),
             open,
             writable: wanted.writable,
             append: wanted.append,
@@ -250,13 +248,13 @@ impl View {
             self.strip_privileges(&handle.open).await?;
         }
         if handle.append && !from_cache {
-            handle.open.file.append(data).await?;
+            handle.file.append(data).await?;
         } else {
-            handle.open.file.write_at(offset, data).await?;
+            handle.file.write_at(offset, data).await?;
         }
         self.may_have_written(handle)?;
         if handle.sync && !from_cache {
-            handle.open.file.sync().await?;
+            handle.file.sync().await?;
         }
         Ok(length)
     }
@@ -266,18 +264,18 @@ impl View {
         self.may_use(handle).await?;
         if handle.uncached && handle.open.fresh_for(self.options.attr_ttl, self.epoch()).is_none() {
             // The kernel asks for the size only before it reads its own pages.
-            self.getattr(handle.open.file.inode()).await?;
+            self.getattr(handle.file.inode()).await?;
         }
-        let data = handle.open.file.read_at(offset, length).await?;
+        let data = handle.file.read_at(offset, length).await?;
         if !handle.unseen {
-            self.note_access(&handle.open.file.attr());
+            self.note_access(&handle.file.attr());
         }
         Ok(data)
     }
 
     /// A descriptor is being closed: what was written becomes everybody's, and `close` hears if it could not.
     pub(crate) async fn flush(&self, handle: &FileHandle) -> Result<()> {
-        let file = &handle.open.file;
+        let file = &handle.file;
         if handle.writable {
             file.close().await?;
         } else if file.dirty_bytes() > 0 {
@@ -289,17 +287,14 @@ impl View {
     /// The last descriptor of an open is closed and its mappings are gone.
     pub(crate) async fn release(self: &Arc<View>, number: u64) {
         let Some(handle) = self.files.remove(number) else { return };
-        let inode = handle.open.file.inode();
+        let inode = handle.file.inode();
         // Mappings may have written after the last close.
-        if handle.open.file.dirty_bytes() > 0
-            && let Err(error) = handle.open.file.leave().await
+        if handle.file.dirty_bytes() > 0
+            && let Err(error) = handle.file.leave().await
         {
             tracing::error!(inode, %error, "bytes written through a mapping could not be committed");
         }
         self.unlock_closed(&handle, number).await;
-        if handle.writable {
-            handle.open.writer_closed();
-        }
         self.inodes.release(inode);
         self.holds.let_go(inode);
     }
