@@ -46,7 +46,8 @@ impl From<i32> for Wanted {
             direct: flags & libc::O_DIRECT != 0,
             // O_SYNC includes the bit of O_DSYNC.
             sync: writable && flags & libc::O_DSYNC != 0,
-            truncate: writable && flags & libc::O_TRUNC != 0,
+            // Even of what is opened for reading only, as local file systems do; the kernel counts on it.
+            truncate: flags & libc::O_TRUNC != 0,
             exclusive: flags & libc::O_EXCL != 0,
             unseen: flags & libc::O_NOATIME != 0,
         }
@@ -81,12 +82,13 @@ impl Wanted {
 fn access_of(flags: i32) -> AccessFlags {
     /// The kernel's internal mark of an open for execution.
     const FOR_EXEC: i32 = 0x20;
-    match flags & libc::O_ACCMODE {
+    let access = match flags & libc::O_ACCMODE {
         libc::O_RDONLY if flags & FOR_EXEC != 0 => AccessFlags::X_OK,
         libc::O_RDONLY => AccessFlags::R_OK,
         libc::O_WRONLY => AccessFlags::W_OK,
         _ => AccessFlags::R_OK | AccessFlags::W_OK,
-    }
+    };
+    if flags & libc::O_TRUNC != 0 { access | AccessFlags::W_OK } else { access }
 }
 
 impl View {
@@ -155,7 +157,12 @@ impl View {
         }
     }
 
-    /// Makes a file and opens it, in one step; opens it if it is there already and may be.
+    /// Makes a file and opens it, in one step.
+    ///
+    /// The kernel asks when it has just found the name absent, and checks nothing afterwards. So where it checks
+    /// permissions, what somebody else has given the name to meanwhile is not opened here: *stale* has the kernel look the
+    /// name up again and open what it finds as if it had been there, following links with the caller's own rights.
+    /// Otherwise it is opened, if it may be.
     pub(crate) async fn create(
         &self,
         caller: Caller,
@@ -172,14 +179,17 @@ impl View {
             mode: mode.bits & 0o7777,
             uid: caller.uid,
             gid: caller.gid,
-            exclusive: wanted.exclusive,
-            truncate: wanted.truncate,
+            exclusive: wanted.exclusive || self.options.default_permissions,
+            truncate: wanted.truncate && !self.options.default_permissions,
             open: true,
             replication: 0,
             umask: mode.umask,
         };
         let era = self.cluster.sessions_lost();
-        let created = self.cluster.create(&self.cred(caller), ask).await?;
+        let created = self.cluster.create(&self.cred(caller), ask).await.map_err(|error| {
+            let found = error.code == ErrorCode::Exists && !wanted.exclusive;
+            if found { ErrorCode::Stale.because("the name was given to something meanwhile") } else { error }
+        })?;
         let attr =
             created.attr.ok_or_else(|| ErrorCode::Malformed.because("a created file without attributes"))?;
         let inode = attr.inode;
@@ -306,7 +316,7 @@ mod tests {
 
     #[test]
     fn reading_keeps_current_pages() {
-        let wanted = Wanted::from(libc::O_RDONLY | libc::O_APPEND | libc::O_TRUNC);
+        let wanted = Wanted::from(libc::O_RDONLY | libc::O_APPEND);
         assert!(!wanted.writable && !wanted.append && !wanted.truncate);
         assert_eq!(wanted.kernel_flags(true), FopenFlags::FOPEN_KEEP_CACHE);
         assert_eq!(Wanted::from(libc::O_RDWR).kernel_flags(false), FopenFlags::empty());
@@ -324,8 +334,15 @@ mod tests {
     fn an_open_needs_the_rights_it_gives() {
         assert_eq!(access_of(libc::O_RDONLY), AccessFlags::R_OK);
         assert_eq!(access_of(libc::O_WRONLY | libc::O_TRUNC), AccessFlags::W_OK);
+        assert_eq!(access_of(libc::O_RDONLY | libc::O_TRUNC), AccessFlags::R_OK | AccessFlags::W_OK);
         assert_eq!(access_of(libc::O_RDWR), AccessFlags::R_OK | AccessFlags::W_OK);
         assert_eq!(access_of(libc::O_RDONLY | 0x20), AccessFlags::X_OK);
+    }
+
+    #[test]
+    fn what_is_opened_for_reading_can_be_emptied() {
+        let wanted = Wanted::from(libc::O_RDONLY | libc::O_TRUNC);
+        assert!(wanted.truncate && !wanted.writable);
     }
 
     #[test]
