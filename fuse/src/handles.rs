@@ -16,8 +16,6 @@ pub(crate) struct FileHandle {
     pub file: File,
     /// Opened for writing.
     pub writable: bool,
-    /// Opened with `O_APPEND`: the namenode chooses where each write goes.
-    pub append: bool,
     /// Every write is to be durable before it is acknowledged, and the kernel does not ask for it by itself.
     pub sync: bool,
     /// The session in which a lock was last taken through it; 0: none was.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use cairn_proto::fs::{Attr, CreateFile, FileKind};
 use cairn_proto::snapshot::is_inside;
 use cairn_proto::{ErrorCode, Result};
-use fuser::{AccessFlags, FopenFlags};
+use fuser::{AccessFlags, FopenFlags, WriteFlags};
 
 use crate::doubts::{Before, Verdict};
 use crate::handles::FileHandle;
@@ -22,6 +22,29 @@ pub(crate) struct Opened {
     pub handle: u64,
     /// How the kernel is to treat it.
     pub flags: FopenFlags,
+}
+
+/// How bytes are to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Writing {
+    /// The writer may not leave set-id bits behind, says the kernel.
+    unprivileged: bool,
+    /// The bytes come from a mapping, whose offsets are exact and whose handle is a guess.
+    from_cache: bool,
+    /// They go to the end, wherever that is.
+    append: bool,
+}
+
+impl Writing {
+    /// `flags`: those of the descriptor now, which may not be the ones it was opened with.
+    pub(crate) fn new(write: WriteFlags, flags: i32) -> Writing {
+        let from_cache = write.contains(WriteFlags::FUSE_WRITE_CACHE);
+        Writing {
+            unprivileged: write.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            from_cache,
+            append: flags & libc::O_APPEND != 0 && !from_cache,
+        }
+    }
 }
 
 /// What the flags given to `open` ask for.
@@ -220,7 +243,6 @@ impl View {
             file: open.file.reopened(),
             open,
             writable: wanted.writable,
-            append: wanted.append,
             // For cached files the kernel asks for a sync after each write itself.
             locked_in: AtomicU64::new(0),
             lost: AtomicBool::new(false),
@@ -240,33 +262,39 @@ impl View {
         Ok(())
     }
 
-    /// Writes. `offset` counts unless the file was opened for appending.
-    ///
-    /// `unprivileged` is the kernel's word that the writer may not leave set-id bits behind; `from_cache`, that the
-    /// bytes come from a mapping, whose offsets are exact and whose handle is a guess.
+    /// Writes.
     pub(crate) async fn write(
-        &self,
+        self: &Arc<View>,
         handle: &FileHandle,
         offset: u64,
         data: Bytes,
-        unprivileged: bool,
-        from_cache: bool,
+        how: Writing,
     ) -> Result<u32> {
         let length = u32::try_from(data.len()).map_err(|_| ErrorCode::TooLarge.because("a write"))?;
         self.may_use(handle).await?;
-        if unprivileged {
+        if how.unprivileged {
             self.strip_privileges(&handle.open).await?;
         }
-        if handle.append && !from_cache {
-            handle.file.append(data).await?;
+        if how.append {
+            let landed = handle.file.append(data).await?;
+            if landed != offset && !handle.uncached {
+                self.forget_misplaced(handle.file.inode());
+            }
         } else {
             handle.file.write_at(offset, data).await?;
         }
         self.may_have_written(handle)?;
-        if handle.sync && !from_cache {
+        if handle.sync && !how.from_cache {
             handle.file.sync().await?;
         }
         Ok(length)
+    }
+
+    /// Bytes were appended through a handle whose pages the kernel keeps, and not where the kernel has put them.
+    fn forget_misplaced(self: &Arc<View>, inode: u64) {
+        let view = Arc::clone(self);
+        // Not here: the kernel may have pages locked until the write is answered.
+        tokio::spawn(async move { view.forget_pages(inode).await });
     }
 
     /// Reads; short only at the end of the file.
@@ -328,6 +356,17 @@ mod tests {
         assert_eq!(flags, FopenFlags::FOPEN_DIRECT_IO);
         let flags = Wanted::from(libc::O_RDWR | libc::O_DIRECT).kernel_flags(false);
         assert_eq!(flags, FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
+    }
+
+    #[test]
+    fn a_write_goes_where_the_flags_of_now_say() {
+        let append = |write, flags| Writing::new(write, flags).append;
+        assert!(append(WriteFlags::empty(), libc::O_WRONLY | libc::O_APPEND));
+        assert!(!append(WriteFlags::empty(), libc::O_WRONLY));
+        assert!(
+            !append(WriteFlags::FUSE_WRITE_CACHE, libc::O_APPEND),
+            "a mapping knows where its bytes belong"
+        );
     }
 
     #[test]
