@@ -29,6 +29,7 @@ use crate::interrupts::{Heard, Signal};
 use crate::locks::Who;
 use crate::operations::attributes::Change;
 use crate::operations::entries::NewMode;
+use crate::operations::files::Writing;
 use crate::operations::locks::Wanted;
 use crate::operations::space::{Space, UNIT};
 use crate::view::{Caller, View};
@@ -421,16 +422,15 @@ impl Filesystem for CairnFs {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let Some(handle) = self.view.files.get(fh.0) else { return reply.error(Errno::EBADF) };
         let data = Bytes::copy_from_slice(data);
-        let unprivileged = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let from_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let how = Writing::new(write_flags, flags.0);
         self.serve(request, |view| async move {
-            match view.write(&handle, offset, data, unprivileged, from_cache).await {
+            match view.write(&handle, offset, data, how).await {
                 Ok(length) => reply.written(length),
                 Err(error) => reply.error(errno("write", ino.0, &error)),
             }
@@ -462,7 +462,7 @@ impl Filesystem for CairnFs {
     fn fsync(&self, request: &Request, ino: INodeNo, fh: HandleNo, _datasync: bool, reply: ReplyEmpty) {
         let Some(handle) = self.view.files.get(fh.0) else { return reply.error(Errno::EBADF) };
         self.serve(request, |_| async move {
-            finish(reply, "fsync", ino.0, handle.open.file.sync().await.map(|_| ()));
+            finish(reply, "fsync", ino.0, handle.file.sync().await.map(|_| ()));
         });
     }
 

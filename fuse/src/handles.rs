@@ -4,16 +4,18 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use cairn_client::File;
+
 use crate::inodes::OpenInode;
 
 /// An open file description.
 pub(crate) struct FileHandle {
     /// The file it is open on.
     pub open: Arc<OpenInode>,
+    /// Its content, with what became of written bytes as this handle is to hear it.
+    pub file: File,
     /// Opened for writing.
     pub writable: bool,
-    /// Opened with `O_APPEND`: the namenode chooses where each write goes.
-    pub append: bool,
     /// Every write is to be durable before it is acknowledged, and the kernel does not ask for it by itself.
     pub sync: bool,
     /// The session in which a lock was last taken through it; 0: none was.

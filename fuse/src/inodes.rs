@@ -1,7 +1,6 @@
 //! The inodes that are open on this mount, and what is known of each.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,8 +11,6 @@ use cairn_proto::fs::{Attr, Cred};
 pub(crate) struct OpenInode {
     /// Its content, shared by all its handles.
     pub file: File,
-    /// Handles open for writing.
-    writers: AtomicUsize,
     learned: Mutex<Learned>,
 }
 
@@ -25,23 +22,7 @@ struct Learned {
 
 impl OpenInode {
     fn new(file: File, epoch: u64) -> OpenInode {
-        OpenInode {
-            file,
-            writers: AtomicUsize::new(0),
-            learned: Mutex::new(Learned { at: Instant::now(), epoch }),
-        }
-    }
-
-    /// One more handle may write.
-    pub(crate) fn writer_opened(&self) {
-        self.writers.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// One less. When none is left, all have heard what became of their bytes.
-    pub(crate) fn writer_closed(&self) {
-        if self.writers.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.file.forget_loss();
-        }
+        OpenInode { file, learned: Mutex::new(Learned { at: Instant::now(), epoch }) }
     }
 
     /// Takes in attributes that were asked for when the mount's epoch was `epoch`. Older ones than known are ignored.

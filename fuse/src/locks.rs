@@ -40,8 +40,10 @@ struct Place {
     ticket: u64,
     who: Who,
     range: LockRange,
-    /// Whom it was last seen to wait for, if that is one of this mount.
+    /// Whom it was last seen to wait for, if that is one of this mount and has given nothing back since.
     behind: Option<u64>,
+    /// Who has given something back since it began to look: what it is about to see of them may be over.
+    released: BTreeSet<u64>,
     turn: Arc<Notify>,
 }
 
@@ -101,8 +103,21 @@ impl Locks {
             held.insert(who, entry);
         }
         drop(held);
+        if range.mode() != LockMode::Exclusive {
+            self.released(who);
+        }
         // Somebody may have waited for just this.
         self.wake(who.inode);
+    }
+
+    /// This owner has given something back: whether anybody still waits for it is not known before they look again.
+    fn released(&self, who: Who) {
+        for place in &mut self.line().places {
+            if (place.who.inode, place.who.kind) == (who.inode, who.kind) {
+                place.released.insert(who.owner);
+                place.behind = place.behind.filter(|owner| *owner != who.owner);
+            }
+        }
     }
 
     /// An `flock` that was refused: what there was is given back all the same.
@@ -112,6 +127,7 @@ impl Locks {
         if who.kind == LockKind::Flock && held.get(&who).is_some_and(changes) {
             held.remove(&who);
             drop(held);
+            self.released(who);
             self.wake(who.inode);
         }
     }
@@ -159,9 +175,13 @@ impl Locks {
         let mut held = self.held();
         let lost: Vec<Who> =
             held.iter().filter(|(_, held)| held.session == session).map(|(who, _)| *who).collect();
-        lost.into_iter()
+        let gone: Vec<(Who, Vec<u64>)> = lost
+            .into_iter()
             .filter_map(|who| Some((who, held.remove(&who)?.handles.into_iter().collect())))
-            .collect()
+            .collect();
+        drop(held);
+        gone.iter().for_each(|(who, _)| self.released(*who));
+        gone
     }
 
     #[cfg(test)]
@@ -176,7 +196,8 @@ impl Locks {
         let ticket = line.next;
         line.next += 1;
         let turn = Arc::new(Notify::new());
-        line.places.push(Place { ticket, who, range, behind: None, turn: turn.clone() });
+        let (behind, released) = (None, BTreeSet::new());
+        line.places.push(Place { ticket, who, range, behind, released, turn: turn.clone() });
         Waiter { locks: self, ticket, who, turn }
     }
 
@@ -221,6 +242,14 @@ impl Waiter<'_> {
         !line.places.iter().any(|place| before_me(&place))
     }
 
+    /// The cluster is about to be asked who is in the way.
+    pub(crate) fn looks(&self) {
+        let mut line = self.locks.line();
+        if let Some(own) = line.places.iter_mut().find(|place| place.ticket == self.ticket) {
+            own.released.clear();
+        }
+    }
+
     /// Somebody is in the way. True: and waits in turn for this one, with `fcntl` locks, so neither would ever end.
     pub(crate) fn is_deadlocked(&self, conflict: &LockConflict, session: Option<u64>) -> bool {
         let mut line = self.locks.line();
@@ -228,6 +257,7 @@ impl Waiter<'_> {
         let Some(own) = line.places.iter_mut().find(|place| place.ticket == self.ticket) else {
             return false;
         };
+        let behind = behind.filter(|owner| !own.released.contains(owner));
         own.behind = behind;
         if self.who.kind != LockKind::Fcntl {
             return false;
@@ -337,6 +367,29 @@ mod tests {
         let waiter = locks.line_up(who(2), all(LockMode::Exclusive));
         locks.done(who(1), 7, 3, all(LockMode::Unlocked));
         waiter.woken().await;
+    }
+
+    #[test]
+    fn a_lock_that_was_given_back_closes_no_circle() {
+        let held_by = |owner| LockConflict { range: None, session: 9, owner, attr: None };
+        let byte = |at, mode| range(at, at, mode);
+        let locks = Locks::default();
+        // Each locks the next byte before it gives the last one back, around and around.
+        locks.done(who(1), 7, 9, byte(0, LockMode::Exclusive));
+        let two = locks.line_up(who(2), byte(0, LockMode::Exclusive));
+        two.looks();
+        assert!(!two.is_deadlocked(&held_by(1), Some(9)));
+        locks.done(who(1), 7, 9, byte(1, LockMode::Exclusive));
+        locks.done(who(1), 7, 9, byte(0, LockMode::Unlocked));
+        let one = locks.line_up(who(1), byte(2, LockMode::Exclusive));
+        assert!(!one.is_deadlocked(&held_by(2), Some(9)), "two does not wait for one any more");
+        // What it was told before it knew does not count either.
+        assert!(!two.is_deadlocked(&held_by(1), Some(9)));
+        assert!(!one.is_deadlocked(&held_by(2), Some(9)));
+        two.looks();
+        assert!(two.is_deadlocked(&held_by(1), Some(9)), "now it does");
+        assert_eq!(locks.lost(9).len(), 1);
+        assert!(!one.is_deadlocked(&held_by(2), Some(9)), "lost with its session");
     }
 
     #[test]

@@ -147,9 +147,9 @@ impl Workshop {
     /// An operation failed: that must have to do with faults. What became of it is not asked.
     fn give_up(&mut self, history: &History, error: &Error) {
         event!("{} is given up: {error}", self.name);
-        // Those with room may all be down.
-        let is_fault =
-            error.code == ErrorCode::NoSpace || error.code.reaction() != cairn_proto::error::Reaction::Fail;
+        // Those with room may all be down; and a sync tells of what was lost in a directory before this one.
+        let is_fault = matches!(error.code, ErrorCode::NoSpace | ErrorCode::SessionExpired)
+            || error.code.reaction() != cairn_proto::error::Reaction::Fail;
         if !self.is_lost() && !is_fault {
             history.violation(format!("{}: {error}", self.name));
         }

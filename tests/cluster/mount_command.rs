@@ -137,6 +137,8 @@ fn what_is_wrong_is_said(cluster: &Cluster, point: &Path) {
 fn a_mount_whose_process_was_killed_is_taken_away(cluster: &Cluster, point: &Path) {
     mount(cluster, point, "rw");
     fs::write(point.join("kept"), "kept").unwrap();
+    fs::create_dir(point.join("open")).unwrap();
+    fs::set_permissions(point.join("open"), fs::Permissions::from_mode(0o777)).unwrap();
     let open = fs::File::open(point.join("kept")).unwrap();
     kill_server(point);
     let dead = || fs::read_dir(point).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN));
@@ -241,6 +243,12 @@ fn an_ordinary_user_mounts(cluster: &Cluster) {
         as_user mount --daemon "$POINT" || exit 1
         grep " $POINT fuse.cairn rw,nosuid,nodev,.*user_id=65534" /proc/self/mounts || exit 1
         setpriv --reuid 65534 --regid 65534 --clear-groups cat "$POINT/kept" || exit 1
+        # As sudo does: the shell opens the file, and what writes to it is somebody else.
+        gain='--inh-caps +setuid,+setgid --ambient-caps +setuid,+setgid'
+        setpriv --reuid 65534 --regid 65534 --clear-groups $gain sh -c '
+            setpriv --reuid 0 --regid 0 --clear-groups /bin/echo given > "$POINT/open/given" || exit 1
+            setpriv --reuid 0 --regid 0 --clear-groups cat < "$POINT/open/given" | grep -qx given
+        ' || exit 1
         as_user umount "$POINT" || exit 1
         grep -qx user_allow_other /etc/fuse.conf && exit 0
         as_user mount --daemon -o allow_other "$POINT" 2>&1 | grep user_allow_other

@@ -5,6 +5,9 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::Mode;
+
 use crate::support::{Cluster, digests, make_tree, text};
 
 /// Whether this machine can mount. On CI it must; elsewhere the test says why it is skipped.
@@ -32,6 +35,7 @@ pub fn mounted() -> Option<(Cluster, PathBuf)> {
 fn a_mount_is_a_file_system() {
     let Some((cluster, point)) = mounted() else { return };
     files_are_written_read_and_cut(&point);
+    the_flags_of_a_descriptor_count(&point);
     names_move_and_go(&point);
     an_unlinked_file_lives_while_open(&point);
     let tree = cluster.scratch("tree");
@@ -83,6 +87,23 @@ fn files_are_written_read_and_cut(point: &Path) {
     let content = fs::read(point.join("sparse")).unwrap();
     assert_eq!(content.len(), (10 << 20) + 3);
     assert!(content[..10 << 20].iter().all(|&byte| byte == 0));
+}
+
+fn the_flags_of_a_descriptor_count(point: &Path) {
+    let path = point.join("flags");
+    fs::write(&path, "0123456789").unwrap();
+    let file = OpenOptions::new().append(true).open(&path).unwrap();
+    file.write_all_at(b"end", 0).unwrap();
+    fcntl(&file, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    file.write_all_at(b"start", 0).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"start56789end", "it does not append any more");
+    let mut file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND)).unwrap();
+    file.write_all(b" of it").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"start56789end of it", "now it does");
+    assert!(file.metadata().unwrap().blocks() > 0);
+    drop(nix::fcntl::open(&path, OFlag::O_RDONLY | OFlag::O_TRUNC, Mode::empty()).unwrap());
+    assert_eq!(fs::read(&path).unwrap(), b"", "emptied without being opened for writing");
 }
 
 fn names_move_and_go(point: &Path) {

@@ -2,14 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::Mode;
 
 use crate::two_mounts::TwoMounts;
 
@@ -20,6 +25,7 @@ const LEASE: &str = "20";
 fn two_mounts_agree_on_who_was_first() {
     let Some(mounts) = TwoMounts::up(LEASE) else { return };
     each_name_is_made_once(&mounts);
+    a_name_that_was_taken_meanwhile_is_opened_with_all_checks(&mounts);
     appends_are_all_there_once_and_whole(&mounts);
     a_moved_file_has_one_name(&mounts);
     a_replaced_file_is_always_there_and_whole(&mounts);
@@ -53,6 +59,57 @@ fn each_name_is_made_once(mounts: &TwoMounts) {
     assert!(made.iter().all(|made| made.load(Ordering::Relaxed) == 1), "{made:?}");
 }
 
+/// Has this thread act as a user without any rights, for the rest of its life.
+fn become_nobody() {
+    const NOBODY: libc::c_long = 65_534;
+    for call in [libc::SYS_setresgid, libc::SYS_setresuid] {
+        // SAFETY: the bare system call takes numbers only, and concerns this thread alone.
+        assert_eq!(unsafe { libc::syscall(call, NOBODY, NOBODY, NOBODY) }, 0);
+    }
+}
+
+/// The kernel found no such name and asks for a new file; by then another mount has made a link or a file of that name.
+fn a_name_that_was_taken_meanwhile_is_opened_with_all_checks(mounts: &TwoMounts) {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped in part: only root can act as other users");
+        return;
+    }
+    let (here, there) = (mounts.first.join("taken"), mounts.second.join("taken"));
+    fs::create_dir(&here).unwrap();
+    fs::set_permissions(&here, Permissions::from_mode(0o777)).unwrap();
+    fs::write(here.join("secret"), "secret").unwrap();
+    fs::set_permissions(here.join("secret"), Permissions::from_mode(0o600)).unwrap();
+    mounts.wait_for("the secret", || there.join("secret").exists());
+    let both = Barrier::new(2);
+    for round in 0..40 {
+        let (name, is_link) = (format!("{round}"), round % 2 == 0);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let path = there.join(&name);
+                become_nobody();
+                both.wait();
+                if is_link {
+                    if let Err(error) = OpenOptions::new().write(true).create(true).truncate(true).open(path)
+                    {
+                        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+                    }
+                } else {
+                    // Whoever made it, it is there to be read.
+                    let flags = OFlag::O_RDONLY | OFlag::O_CREAT;
+                    nix::fcntl::open(&path, flags, Mode::from_bits_truncate(0o644)).unwrap();
+                }
+            });
+            both.wait();
+            // Either may be first.
+            let _ = match is_link {
+                true => symlink("secret", here.join(&name)),
+                false => OpenOptions::new().write(true).create_new(true).open(here.join(&name)).map(drop),
+            };
+        });
+        assert_eq!(fs::read_to_string(here.join("secret")).unwrap(), "secret", "round {round}");
+    }
+}
+
 fn appends_are_all_there_once_and_whole(mounts: &TwoMounts) {
     const EACH: usize = 60;
     let writers = [&mounts.first, &mounts.second, &mounts.first, &mounts.second];
@@ -60,7 +117,15 @@ fn appends_are_all_there_once_and_whole(mounts: &TwoMounts) {
     thread::scope(|scope| {
         for (writer, point) in writers.iter().enumerate() {
             scope.spawn(move || {
-                let mut log = OpenOptions::new().append(true).create(true).open(point.join("log")).unwrap();
+                // Some decide to append only after they have opened it, as `fdopen` does.
+                let late = writer >= 2;
+                let mut log = OpenOptions::new()
+                    .write(true)
+                    .append(!late)
+                    .create(true)
+                    .open(point.join("log"))
+                    .unwrap();
+                fcntl(&log, FcntlArg::F_SETFL(OFlag::O_APPEND)).unwrap();
                 for number in 0..EACH {
                     assert_eq!(
                         log.write(line(writer, number).as_bytes()).unwrap(),

@@ -75,6 +75,9 @@ struct State {
     unborn: HashSet<u64>,
     /// Deeds that were refused and nobody has heard of.
     refused: VecDeque<(u64, Error)>,
+    /// How often that happened, and what was last refused.
+    refusals: u64,
+    latest: Option<(u64, Error)>,
     /// Directories that were asked for before this client knew of them.
     disowned: BTreeSet<u64>,
     /// Inodes of a session that is over, whose open files are to be told.
@@ -95,14 +98,29 @@ impl State {
         }
         let mut bereft = std::mem::take(&mut self.bereft);
         bereft.extend(self.tree.inodes());
+        if deeds > 0 {
+            // Whoever waits for any of them, or asks later, is not to take them for done.
+            self.refuse(self.settled + 1, ErrorCode::SessionExpired.because("changes were lost with it"));
+        }
         let counted = self.counted;
-        *self = State { counted, settled: counted, urgent: counted, bereft, ..State::default() };
+        *self = State {
+            counted,
+            settled: counted,
+            urgent: counted,
+            bereft,
+            refused: std::mem::take(&mut self.refused),
+            refusals: self.refusals,
+            latest: self.latest.take(),
+            ..State::default()
+        };
         true
     }
 
     /// What a deed that nobody waits for was refused with.
     fn refuse(&mut self, number: u64, error: Error) {
         const MOST: usize = 64;
+        self.refusals += 1;
+        self.latest = Some((number, error.clone()));
         if self.refused.len() == MOST {
             self.refused.pop_front();
         }

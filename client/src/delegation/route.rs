@@ -176,7 +176,7 @@ impl Engine {
             delegations.until_born(target.inode).await?;
         }
         if (number(at).is_none() || cred.uid != 0) && delegations.is_busy() {
-            delegations.flush().await?;
+            delegations.until_told().await?;
         }
         Ok(None)
     }
@@ -224,7 +224,7 @@ impl Engine {
             Op::SetAttr(fs::SetAttr { size: Some(_), .. }) | Op::ClearRange(_) | Op::CloneRange(_)
         );
         if (by_name || session_ends || barrier || on_content) && delegations.is_busy() {
-            delegations.flush().await?;
+            delegations.until_told().await?;
         }
         for inode in numbers(&op) {
             delegations.until_born(inode).await?;

@@ -103,6 +103,18 @@ impl State {
         batch
     }
 
+    /// What somebody hears who has waited for the deeds `until` this one, since there were so many `refusals`.
+    fn heard(&mut self, until: u64, refusals: u64) -> Result<()> {
+        if let Some((_, error)) = self.refused.pop_front_if(|(number, _)| *number <= until) {
+            return Err(error);
+        }
+        // Another one who waited has been told.
+        match &self.latest {
+            Some((number, error)) if self.refusals > refusals && *number <= until => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+
     /// What became of a batch. False: something that was promised was refused.
     fn settle(&mut self, batch: Vec<Queued>, outcomes: Vec<fs::Outcome>) -> bool {
         let mut all_done = true;
@@ -143,23 +155,27 @@ impl Delegations {
         }
     }
 
-    /// Waits until all that was done here is done for good; says, once, if something could not be.
+    /// Waits until all that was done here is done for good. If something could not be, everybody hears it who waits then;
+    /// if nobody does, whoever asks next.
     pub(crate) async fn flush(&self) -> Result<()> {
         if !self.enabled {
             return Ok(());
         }
-        let until = self.hurry();
-        self.wait_while(&self.done, "changes in this client's own directories", |state| {
-            state.settled < until
-        })
-        .await?;
-        let mut state = self.lock();
-        match state.refused.front() {
-            Some((number, _)) if *number <= until => {
-                Err(state.refused.pop_front().map_or_else(|| ErrorCode::Io.into(), |(_, error)| error))
-            }
-            _ => Ok(()),
-        }
+        let (until, refusals) = self.hurry();
+        self.until_settled(until).await?;
+        self.lock().heard(until, refusals)
+    }
+
+    /// As [`Delegations::flush`], for somebody who must come after it all: what could not be done is left to be heard by
+    /// those who ask whether it was.
+    pub(super) async fn until_told(&self) -> Result<()> {
+        let (until, _) = self.hurry();
+        self.until_settled(until).await
+    }
+
+    async fn until_settled(&self, until: u64) -> Result<()> {
+        let unsettled = |state: &State| state.settled < until;
+        self.wait_while(&self.done, "changes in this client's own directories", unsettled).await
     }
 
     /// Waits until the inode is known to the namenode, if it will be.
@@ -171,12 +187,12 @@ impl Delegations {
         self.wait_while(&self.done, "a new file", |state| state.unborn.contains(&inode)).await
     }
 
-    /// Has everything there is sent at once; up to which deed that is.
-    fn hurry(&self) -> u64 {
+    /// Has everything there is sent at once; up to which deed that is, and how often one was refused before.
+    fn hurry(&self) -> (u64, u64) {
         let mut state = self.lock();
         state.urgent = state.counted;
         self.work.notify_one();
-        state.counted
+        (state.counted, state.refusals)
     }
 
     /// Waits until one more deed may be promised.

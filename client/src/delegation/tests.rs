@@ -8,9 +8,11 @@ use cairn_metadata::store::{Durability, Store};
 use cairn_proto::fs::{FileKind, NodeRef, RenameMode, mutation::Op, outcome};
 use cairn_proto::{ErrorCode, ROOT_INODE, Result, fs};
 use proptest::prelude::*;
+use tokio::time::Instant;
 
 use super::Delegations;
 use super::tree::{Place, Seed, Tree};
+use crate::session::Session;
 
 const OWN: &str = "own";
 
@@ -372,4 +374,28 @@ async fn a_deed_that_comes_after_its_session_is_refused_and_in_nobodys_way() {
     assert!(!delegations.is_busy());
     delegations.flush().await.unwrap();
     delegations.admit().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_lost_with_the_session_fails_the_next_sync() {
+    let delegations = Delegations::new(true, Duration::from_secs(30));
+    let promise = |number| {
+        let session = Session::new(number, Instant::now());
+        let mut state = delegations.lock();
+        state.session = Some(session.clone());
+        state.push(1, 0, Op::Close(fs::CloseInodes { inodes: vec![7] }));
+        session
+    };
+    let session = promise(9);
+    let end = async { session.expire() };
+    let (one, other, ()) = tokio::join!(delegations.flush(), delegations.flush(), end);
+    assert_eq!(one.unwrap_err().code, ErrorCode::SessionExpired);
+    assert_eq!(other.unwrap_err().code, ErrorCode::SessionExpired, "both waited for it");
+    delegations.flush().await.expect("it has been said");
+    // Nobody waits when it is lost; who only has to come after it does not take the word from who asks.
+    promise(10).expire();
+    assert!(!delegations.is_busy());
+    delegations.until_told().await.unwrap();
+    assert_eq!(delegations.flush().await.unwrap_err().code, ErrorCode::SessionExpired);
+    delegations.flush().await.expect("it has been said");
 }

@@ -7,18 +7,22 @@ use cairn_proto::limits::MAX_COMMIT_EXTENTS;
 use cairn_proto::{Error, ErrorCode, Result, fs};
 
 use super::Inode;
+use super::heard::Heard;
 use super::inode::State;
 use crate::engine::Engine;
 
 impl Inode {
     /// Commits everything written so far; `durable`: once it is on the disks of all replicas.
-    pub(crate) async fn flush(self: &Arc<Inode>, durable: bool) -> Result<fs::Attr> {
-        let inode = Arc::clone(self);
+    pub(crate) async fn flush(self: &Arc<Inode>, durable: bool, heard: &Heard) -> Result<fs::Attr> {
+        let (inode, heard) = (Arc::clone(self), heard.clone());
         // In a task of its own: a caller that goes away must not leave a commit half accounted for.
         owned(async move {
             let flushed = inode.flush_here(durable).await;
-            let earlier = inode.state().error.take();
-            inode.state().own_lane = None;
+            let earlier = {
+                let mut state = inode.state();
+                state.own_lane = None;
+                heard.hear(&state)
+            };
             flushed?;
             match earlier {
                 Some(error) => Err(error),
@@ -28,11 +32,11 @@ impl Inode {
         .await
     }
 
-    pub(crate) async fn close(self: &Arc<Inode>) -> Result<()> {
+    pub(crate) async fn close(self: &Arc<Inode>, heard: &Heard) -> Result<()> {
         let committed = self.leave().await;
         let mut state = self.state();
         state.own_lane = None;
-        match &state.error {
+        match heard.unheard(&state) {
             Some(error) => Err(error.clone()),
             None => committed,
         }
@@ -45,10 +49,6 @@ impl Inode {
     /// Of a file that nobody else can see, the commit can wait for others, unless there may be no room for its bytes.
     pub(super) fn can_wait(&self) -> bool {
         self.engine.delegations.defers(self.number()) && self.engine.lanes.full().is_none()
-    }
-
-    pub(crate) fn forget_loss(&self) {
-        self.state().error = None;
     }
 
     async fn flush_here(self: &Arc<Inode>, durable: bool) -> Result<()> {

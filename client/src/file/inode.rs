@@ -51,7 +51,8 @@ pub(super) struct State {
     pub(super) doubtful: Option<(u64, u64)>,
     /// How often that was widened.
     pub(super) doubts: u64,
-    /// The first error of background work that nobody was told yet.
+    /// How often written bytes were lost, and why the last time; everybody who has the file open then is to hear of it.
+    pub(super) losses: u64,
     pub(super) error: Option<Error>,
     /// The lane this file has to itself, and the run of sequential writes that earned it.
     pub(super) own_lane: Option<OwnLane>,
@@ -76,6 +77,7 @@ impl Inode {
             unsynced: BTreeMap::new(),
             doubtful: (attr.size > 0).then_some((0, attr.size)),
             doubts: 0,
+            losses: 0,
             error: None,
             own_lane: None,
             streak: 0,
@@ -242,10 +244,11 @@ impl State {
     pub(super) fn shown(&self) -> fs::Attr {
         let mut attr = self.attr;
         attr.size = self.size();
-        if self.own {
-            // Programs take a file without blocks for one that is all hole.
-            attr.allocated = attr.allocated.max(self.overlay.bytes());
-        } else if let Some(mtime_ns) = self.mtime_ns {
+        // Programs take a file without blocks for one that is all hole.
+        attr.allocated = attr.allocated.max(self.overlay.bytes());
+        if !self.own
+            && let Some(mtime_ns) = self.mtime_ns
+        {
             attr.mtime_ns = attr.mtime_ns.max(mtime_ns);
             attr.ctime_ns = attr.ctime_ns.max(mtime_ns);
         }
@@ -281,6 +284,7 @@ impl State {
         } else {
             tracing::warn!(inode = self.attr.inode, %error, "written bytes are lost");
         }
-        self.error.get_or_insert(error);
+        self.losses += 1;
+        self.error = Some(error);
     }
 }

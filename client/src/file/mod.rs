@@ -7,6 +7,7 @@
 mod append;
 mod commit;
 mod durable;
+mod heard;
 mod inode;
 mod overlay;
 mod ranges;
@@ -21,18 +22,28 @@ use bytes::Bytes;
 use cairn_proto::{Error, Result, fs};
 
 pub(crate) use durable::OnDisk;
+use heard::Heard;
 pub(crate) use inode::Inode;
 
 /// One file of a cluster. Clones, and all files of one inode, share their state. Dropping flushes nothing.
+///
+/// Clones are one descriptor to whom losses of what was written are told once; files that were opened apart hear each.
 #[derive(Clone)]
 pub struct File {
     inode: Arc<Inode>,
     cred: fs::Cred,
+    heard: Heard,
 }
 
 impl File {
     pub(crate) fn new(inode: Arc<Inode>, cred: fs::Cred) -> File {
-        File { inode, cred }
+        let heard = Heard::now(&inode);
+        File { inode, cred, heard }
+    }
+
+    /// The same file for one more who opens it: what is lost from now on is told to both.
+    pub fn reopened(&self) -> File {
+        File::new(Arc::clone(&self.inode), self.cred.clone())
     }
 
     /// The inode's number.
@@ -57,7 +68,7 @@ impl File {
 
     /// Writes into the buffer; waits when too much is unwritten. Own reads see it at once.
     pub async fn write_at(&self, offset: u64, data: Bytes) -> Result<()> {
-        self.inode.write_at(&self.cred, offset, data).await
+        self.inode.write_at(&self.cred, &self.heard, offset, data).await
     }
 
     /// Appends where the file ends when the namenode applies it, and returns that offset. Committed on return.
@@ -89,9 +100,9 @@ impl File {
         self.inode.allocate(&self.cred, size).await
     }
 
-    /// Commits all own writes: everybody sees them. Reports an error of earlier background work once.
+    /// Commits all own writes: everybody sees them. Reports an error of earlier background work, once to each who has the file open.
     pub async fn flush(&self) -> Result<fs::Attr> {
-        self.inode.flush(false).await
+        self.inode.flush(false, &self.heard).await
     }
 
     /// As [`File::flush`], for somebody who did not write: an error that loses bytes stays for those who did.
@@ -99,10 +110,10 @@ impl File {
         self.inode.commit_all_owned().await
     }
 
-    /// As [`File::flush`], but an error of earlier work is reported again, until it is synced or forgotten: a descriptor
+    /// As [`File::flush`], but an error of earlier work is reported again, until it is synced: a descriptor
     /// is also closed by a child of its process that nobody asks what it heard.
     pub async fn close(&self) -> Result<()> {
-        self.inode.close().await
+        self.inode.close(&self.heard).await
     }
 
     /// Has what was written committed: now or, if nobody else can see the file, soon.
@@ -110,14 +121,9 @@ impl File {
         self.inode.leave().await
     }
 
-    /// Forgets the error of earlier work: everybody who wrote has heard of it.
-    pub fn forget_loss(&self) {
-        self.inode.forget_loss();
-    }
-
     /// As [`File::flush`], and what was written is on the disks of all replicas.
     pub async fn sync(&self) -> Result<fs::Attr> {
-        self.inode.flush(true).await
+        self.inode.flush(true, &self.heard).await
     }
 
     /// Forgets what is not committed, because its writer lost the right to it; the next flush reports `error`.

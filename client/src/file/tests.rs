@@ -390,6 +390,34 @@ async fn losing_the_session_is_reported_once() {
 }
 
 #[tokio::test]
+async fn everybody_who_has_the_file_open_hears_of_a_loss_once() {
+    let (group, _datanodes) = small_cluster().await;
+    let cluster = group.client().await;
+    let one = make(&cluster, "f").await;
+    let two = one.reopened();
+    one.write_at(0, Bytes::from_static(b"lost")).await.unwrap();
+    one.inode.abandon(ErrorCode::Io.because("on purpose"));
+    let later = one.reopened();
+    assert_eq!(one.sync().await.unwrap_err().code, ErrorCode::Io);
+    one.sync().await.expect("it has been said");
+    for _ in 0..2 {
+        assert_eq!(two.close().await.unwrap_err().code, ErrorCode::Io);
+    }
+    assert_eq!(two.sync().await.unwrap_err().code, ErrorCode::Io, "said to the other one only");
+    two.close().await.expect("it has been said");
+    later.sync().await.expect("not open then");
+}
+
+#[tokio::test]
+async fn what_is_being_written_takes_room() {
+    let (group, _datanodes) = small_cluster().await;
+    let cluster = group.client().await;
+    let file = make(&cluster, "f").await;
+    file.write_at(4096, Bytes::from(vec![1; 4096])).await.unwrap();
+    assert_eq!((file.attr().size, file.attr().allocated), (8192, 4096), "or it would be taken for a hole");
+}
+
+#[tokio::test]
 async fn two_files_of_one_inode_are_one() {
     let (group, _datanodes) = small_cluster().await;
     let cluster = group.client().await;

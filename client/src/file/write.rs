@@ -10,6 +10,7 @@ use cairn_proto::{Error, ErrorCode, Result, fs};
 use tokio::time::{Instant, timeout_at};
 
 use super::Inode;
+use super::heard::Heard;
 use super::inode::State;
 use super::overlay::Job;
 use crate::channel::FOR_EVER;
@@ -30,6 +31,7 @@ impl Inode {
     pub(crate) async fn write_at(
         self: &Arc<Inode>,
         cred: &fs::Cred,
+        heard: &Heard,
         offset: u64,
         mut data: Bytes,
     ) -> Result<()> {
@@ -37,7 +39,7 @@ impl Inode {
         if end.is_none() {
             return Err(ErrorCode::FileTooBig.because(format!("inode {} at {offset}", self.number())));
         }
-        self.refuse_over_quota()?;
+        self.refuse_over_quota(heard)?;
         let mut at = offset;
         while !data.is_empty() {
             let piece = data.split_to(data.len().min(MAX_PAYLOAD));
@@ -54,8 +56,8 @@ impl Inode {
 
     /// Once a commit was refused for a quota, writers hear it before they have written everything for nothing, until a
     /// flush has said so.
-    fn refuse_over_quota(&self) -> Result<()> {
-        match &self.state().error {
+    fn refuse_over_quota(&self, heard: &Heard) -> Result<()> {
+        match heard.unheard(&self.state()) {
             Some(error) if error.code == ErrorCode::QuotaExceeded => Err(error.clone()),
             _ => Ok(()),
         }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use cairn_proto::fs::{Attr, CreateFile, FileKind};
 use cairn_proto::snapshot::is_inside;
 use cairn_proto::{ErrorCode, Result};
-use fuser::{AccessFlags, FopenFlags};
+use fuser::{AccessFlags, FopenFlags, WriteFlags};
 
 use crate::doubts::{Before, Verdict};
 use crate::handles::FileHandle;
@@ -22,6 +22,29 @@ pub(crate) struct Opened {
     pub handle: u64,
     /// How the kernel is to treat it.
     pub flags: FopenFlags,
+}
+
+/// How bytes are to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Writing {
+    /// The writer may not leave set-id bits behind, says the kernel.
+    unprivileged: bool,
+    /// The bytes come from a mapping, whose offsets are exact and whose handle is a guess.
+    from_cache: bool,
+    /// They go to the end, wherever that is.
+    append: bool,
+}
+
+impl Writing {
+    /// `flags`: those of the descriptor now, which may not be the ones it was opened with.
+    pub(crate) fn new(write: WriteFlags, flags: i32) -> Writing {
+        let from_cache = write.contains(WriteFlags::FUSE_WRITE_CACHE);
+        Writing {
+            unprivileged: write.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            from_cache,
+            append: flags & libc::O_APPEND != 0 && !from_cache,
+        }
+    }
 }
 
 /// What the flags given to `open` ask for.
@@ -46,7 +69,8 @@ impl From<i32> for Wanted {
             direct: flags & libc::O_DIRECT != 0,
             // O_SYNC includes the bit of O_DSYNC.
             sync: writable && flags & libc::O_DSYNC != 0,
-            truncate: writable && flags & libc::O_TRUNC != 0,
+            // Even of what is opened for reading only, as local file systems do; the kernel counts on it.
+            truncate: flags & libc::O_TRUNC != 0,
             exclusive: flags & libc::O_EXCL != 0,
             unseen: flags & libc::O_NOATIME != 0,
         }
@@ -81,12 +105,13 @@ impl Wanted {
 fn access_of(flags: i32) -> AccessFlags {
     /// The kernel's internal mark of an open for execution.
     const FOR_EXEC: i32 = 0x20;
-    match flags & libc::O_ACCMODE {
+    let access = match flags & libc::O_ACCMODE {
         libc::O_RDONLY if flags & FOR_EXEC != 0 => AccessFlags::X_OK,
         libc::O_RDONLY => AccessFlags::R_OK,
         libc::O_WRONLY => AccessFlags::W_OK,
         _ => AccessFlags::R_OK | AccessFlags::W_OK,
-    }
+    };
+    if flags & libc::O_TRUNC != 0 { access | AccessFlags::W_OK } else { access }
 }
 
 impl View {
@@ -155,7 +180,12 @@ impl View {
         }
     }
 
-    /// Makes a file and opens it, in one step; opens it if it is there already and may be.
+    /// Makes a file and opens it, in one step.
+    ///
+    /// The kernel asks when it has just found the name absent, and checks nothing afterwards. So where it checks
+    /// permissions, what somebody else has given the name to meanwhile is not opened here: *stale* has the kernel look the
+    /// name up again and open what it finds as if it had been there, following links with the caller's own rights.
+    /// Otherwise it is opened, if it may be.
     pub(crate) async fn create(
         &self,
         caller: Caller,
@@ -172,14 +202,17 @@ impl View {
             mode: mode.bits & 0o7777,
             uid: caller.uid,
             gid: caller.gid,
-            exclusive: wanted.exclusive,
-            truncate: wanted.truncate,
+            exclusive: wanted.exclusive || self.options.default_permissions,
+            truncate: wanted.truncate && !self.options.default_permissions,
             open: true,
             replication: 0,
             umask: mode.umask,
         };
         let era = self.cluster.sessions_lost();
-        let created = self.cluster.create(&self.cred(caller), ask).await?;
+        let created = self.cluster.create(&self.cred(caller), ask).await.map_err(|error| {
+            let found = error.code == ErrorCode::Exists && !wanted.exclusive;
+            if found { ErrorCode::Stale.because("the name was given to something meanwhile") } else { error }
+        })?;
         let attr =
             created.attr.ok_or_else(|| ErrorCode::Malformed.because("a created file without attributes"))?;
         let inode = attr.inode;
@@ -206,13 +239,10 @@ impl View {
     }
 
     fn opened(&self, open: Arc<OpenInode>, wanted: Wanted, pages_are_current: bool) -> Opened {
-        if wanted.writable {
-            open.writer_opened();
-        }
         let handle = FileHandle {
+            file: open.file.reopened(),
             open,
             writable: wanted.writable,
-            append: wanted.append,
             // For cached files the kernel asks for a sync after each write itself.
             locked_in: AtomicU64::new(0),
             lost: AtomicBool::new(false),
@@ -232,33 +262,39 @@ impl View {
         Ok(())
     }
 
-    /// Writes. `offset` counts unless the file was opened for appending.
-    ///
-    /// `unprivileged` is the kernel's word that the writer may not leave set-id bits behind; `from_cache`, that the
-    /// bytes come from a mapping, whose offsets are exact and whose handle is a guess.
+    /// Writes.
     pub(crate) async fn write(
-        &self,
+        self: &Arc<View>,
         handle: &FileHandle,
         offset: u64,
         data: Bytes,
-        unprivileged: bool,
-        from_cache: bool,
+        how: Writing,
     ) -> Result<u32> {
         let length = u32::try_from(data.len()).map_err(|_| ErrorCode::TooLarge.because("a write"))?;
         self.may_use(handle).await?;
-        if unprivileged {
+        if how.unprivileged {
             self.strip_privileges(&handle.open).await?;
         }
-        if handle.append && !from_cache {
-            handle.open.file.append(data).await?;
+        if how.append {
+            let landed = handle.file.append(data).await?;
+            if landed != offset && !handle.uncached {
+                self.forget_misplaced(handle.file.inode());
+            }
         } else {
-            handle.open.file.write_at(offset, data).await?;
+            handle.file.write_at(offset, data).await?;
         }
         self.may_have_written(handle)?;
-        if handle.sync && !from_cache {
-            handle.open.file.sync().await?;
+        if handle.sync && !how.from_cache {
+            handle.file.sync().await?;
         }
         Ok(length)
+    }
+
+    /// Bytes were appended through a handle whose pages the kernel keeps, and not where the kernel has put them.
+    fn forget_misplaced(self: &Arc<View>, inode: u64) {
+        let view = Arc::clone(self);
+        // Not here: the kernel may have pages locked until the write is answered.
+        tokio::spawn(async move { view.forget_pages(inode).await });
     }
 
     /// Reads; short only at the end of the file.
@@ -266,18 +302,18 @@ impl View {
         self.may_use(handle).await?;
         if handle.uncached && handle.open.fresh_for(self.options.attr_ttl, self.epoch()).is_none() {
             // The kernel asks for the size only before it reads its own pages.
-            self.getattr(handle.open.file.inode()).await?;
+            self.getattr(handle.file.inode()).await?;
         }
-        let data = handle.open.file.read_at(offset, length).await?;
+        let data = handle.file.read_at(offset, length).await?;
         if !handle.unseen {
-            self.note_access(&handle.open.file.attr());
+            self.note_access(&handle.file.attr());
         }
         Ok(data)
     }
 
     /// A descriptor is being closed: what was written becomes everybody's, and `close` hears if it could not.
     pub(crate) async fn flush(&self, handle: &FileHandle) -> Result<()> {
-        let file = &handle.open.file;
+        let file = &handle.file;
         if handle.writable {
             file.close().await?;
         } else if file.dirty_bytes() > 0 {
@@ -289,17 +325,14 @@ impl View {
     /// The last descriptor of an open is closed and its mappings are gone.
     pub(crate) async fn release(self: &Arc<View>, number: u64) {
         let Some(handle) = self.files.remove(number) else { return };
-        let inode = handle.open.file.inode();
+        let inode = handle.file.inode();
         // Mappings may have written after the last close.
-        if handle.open.file.dirty_bytes() > 0
-            && let Err(error) = handle.open.file.leave().await
+        if handle.file.dirty_bytes() > 0
+            && let Err(error) = handle.file.leave().await
         {
             tracing::error!(inode, %error, "bytes written through a mapping could not be committed");
         }
         self.unlock_closed(&handle, number).await;
-        if handle.writable {
-            handle.open.writer_closed();
-        }
         self.inodes.release(inode);
         self.holds.let_go(inode);
     }
@@ -311,7 +344,7 @@ mod tests {
 
     #[test]
     fn reading_keeps_current_pages() {
-        let wanted = Wanted::from(libc::O_RDONLY | libc::O_APPEND | libc::O_TRUNC);
+        let wanted = Wanted::from(libc::O_RDONLY | libc::O_APPEND);
         assert!(!wanted.writable && !wanted.append && !wanted.truncate);
         assert_eq!(wanted.kernel_flags(true), FopenFlags::FOPEN_KEEP_CACHE);
         assert_eq!(Wanted::from(libc::O_RDWR).kernel_flags(false), FopenFlags::empty());
@@ -326,11 +359,29 @@ mod tests {
     }
 
     #[test]
+    fn a_write_goes_where_the_flags_of_now_say() {
+        let append = |write, flags| Writing::new(write, flags).append;
+        assert!(append(WriteFlags::empty(), libc::O_WRONLY | libc::O_APPEND));
+        assert!(!append(WriteFlags::empty(), libc::O_WRONLY));
+        assert!(
+            !append(WriteFlags::FUSE_WRITE_CACHE, libc::O_APPEND),
+            "a mapping knows where its bytes belong"
+        );
+    }
+
+    #[test]
     fn an_open_needs_the_rights_it_gives() {
         assert_eq!(access_of(libc::O_RDONLY), AccessFlags::R_OK);
         assert_eq!(access_of(libc::O_WRONLY | libc::O_TRUNC), AccessFlags::W_OK);
+        assert_eq!(access_of(libc::O_RDONLY | libc::O_TRUNC), AccessFlags::R_OK | AccessFlags::W_OK);
         assert_eq!(access_of(libc::O_RDWR), AccessFlags::R_OK | AccessFlags::W_OK);
         assert_eq!(access_of(libc::O_RDONLY | 0x20), AccessFlags::X_OK);
+    }
+
+    #[test]
+    fn what_is_opened_for_reading_can_be_emptied() {
+        let wanted = Wanted::from(libc::O_RDONLY | libc::O_TRUNC);
+        assert!(wanted.truncate && !wanted.writable);
     }
 
     #[test]

@@ -114,6 +114,7 @@ impl View {
         let waiter = self.locks.line_up(wanted.who, wanted.range);
         self.let_others_go_first(&waiter, signal).await?;
         loop {
+            waiter.looks();
             match self.attempt(wanted, signal, in_doubt).await {
                 Ok(None) => return Ok(true),
                 Ok(Some(conflict)) => self.wait_behind(&waiter, wanted, conflict, signal).await?,
@@ -170,6 +171,7 @@ impl View {
                 // Not all at the same time, so that each has its chance.
                 () = sleep(wait.mul_f64(0.5 + 0.5 * jitter())) => wait = (wait * 2).min(LAST_PAUSE),
             }
+            waiter.looks();
             let looked = tokio::select! {
                 biased;
                 () = signal.raised() => return Err(ErrorCode::Interrupted.into()),

@@ -33,12 +33,7 @@ impl View {
     /// All names, each ended by a NUL.
     pub(crate) async fn listxattr(&self, caller: Caller, inode: u64) -> Result<Bytes> {
         let names = self.cluster.list_xattr(&self.cred(caller), node(inode)).await?;
-        let mut list = BytesMut::with_capacity(names.iter().map(|name| name.len() + 1).sum());
-        for name in names {
-            list.extend_from_slice(&name);
-            list.put_u8(0);
-        }
-        Ok(list.freeze())
+        Ok(name_list(names.iter().filter(|name| may_know(caller, name))))
     }
 
     /// Sets an attribute.
@@ -97,6 +92,21 @@ impl View {
     }
 }
 
+/// Whether the caller is shown that there is such an attribute: of `trusted` ones, which only root can read, as local file
+/// systems do it.
+fn may_know(caller: Caller, name: &[u8]) -> bool {
+    caller.uid == 0 || !name.starts_with(b"trusted.")
+}
+
+fn name_list<'a>(names: impl Iterator<Item = &'a Bytes>) -> Bytes {
+    let mut list = BytesMut::new();
+    for name in names {
+        list.extend_from_slice(name);
+        list.put_u8(0);
+    }
+    list.freeze()
+}
+
 fn check_settable(name: &[u8]) -> Result<()> {
     if name == CAPABILITY {
         return Err(ErrorCode::NotSupported.because(path::shown(name)));
@@ -116,6 +126,17 @@ fn xattr_mode(flags: i32) -> Result<XattrMode> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_trusted_is_listed_for_root_only() {
+        let names = [Bytes::from_static(b"trusted.overlay"), Bytes::from_static(b"user.colour")];
+        let listed = |uid| {
+            let caller = Caller { uid, gid: uid, pid: 1 };
+            name_list(names.iter().filter(|name| may_know(caller, name)))
+        };
+        assert_eq!(listed(0), b"trusted.overlay\0user.colour\0".as_slice());
+        assert_eq!(listed(1000), b"user.colour\0".as_slice());
+    }
 
     #[test]
     fn capabilities_are_refused() {

@@ -99,6 +99,17 @@ impl<'a> RequestWithSender<'a> {
                     | ll::Operation::Release(_)
                     | ll::Operation::ReleaseDir(_) => {}
                     ll::Operation::ReadDirPlus(_) => {}
+                    // Those that come by a descriptor, which somebody else may have been given
+                    ll::Operation::Flush(_)
+                    | ll::Operation::Lseek(_)
+                    | ll::Operation::FAllocate(_)
+                    | ll::Operation::CopyFileRange(_)
+                    | ll::Operation::GetLk(_)
+                    | ll::Operation::SetLk(_)
+                    | ll::Operation::Poll(_)
+                    | ll::Operation::IoCtl(_) => {}
+                    // For its size, before a read; the kernel refuses `stat` by itself
+                    ll::Operation::GetAttr(ref x) if x.file_handle().is_some() => {}
                     _ => {
                         return Err(Errno::EACCES);
                     }
