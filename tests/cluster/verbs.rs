@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::process::Stdio;
 
 use serde_json::Value;
@@ -37,6 +38,9 @@ fn the_verbs_do_what_their_names_say() {
     cluster.ok(&["put", text(&local), "/a/f"]);
     assert_eq!(cluster.ok(&["cat", "/a/f"]), "one\ntwo\nthree\n");
     assert_eq!(cluster.ok(&["tail", "-c", "6", "/a/f"]), "three\n");
+    assert_eq!(cluster.ok(&["tail", "-c", "+5", "/a/f"]), "two\nthree\n");
+    assert_eq!(cluster.ok(&["tail", "-n", "+2", "/a/f"]), "two\nthree\n");
+    assert_eq!(cluster.ok(&["tail", "-n", "+9", "/a/f"]), "");
     assert!(cluster.fails(&["put", text(&local), "/a/f"]).contains("exists"));
     cluster.ok(&["put", "-f", text(&local), "/a/f"]);
     cluster.ok(&["append", text(&local), "/a/f"]);
@@ -48,6 +52,16 @@ fn the_verbs_do_what_their_names_say() {
     assert_eq!(cluster.ok(&["cat", "/a/b/h"]), "one");
     cluster.ok(&["ln", "-s", "../f", "/a/b/link"]);
     assert_eq!(cluster.ok(&["cat", "/a/b/link"]), "one");
+    cluster.ok(&["cp", "-r", "/a/b", "/a/copy"]);
+    cluster.ok(&["cp", "-r", "/a/b", "/a/copy"]);
+    cluster.ok(&["cp", "-r", "/a/b/.", "/a/copy"]);
+    cluster.ok(&["rm", "-r", "/a/copy"]);
+    cluster.ok(&["mkdir", "-p", "-m", "700", "/a/m/n"]);
+    let usual = cluster.ok(&["stat", "-c", "%a", "/a"]);
+    assert_eq!(cluster.ok(&["stat", "-c", "%a", "/a/m", "/a/m/n"]), format!("{usual}700\n"));
+    cluster.ok(&["rm", "-r", "/a/m"]);
+    assert!(cluster.fails(&["append", "/nosuchlocal", "/a/new"]).contains("no such file"));
+    assert!(cluster.fails(&["node", "recommission", "99", "98"]).contains("98"));
     cluster.ok(&["chmod", "600", "/a/f"]);
     cluster.ok(&["touch", "/a/empty"]);
     let listing: Value = serde_json::from_str(&cluster.ok(&["ls", "--json", "/a"])).expect("JSON");
@@ -91,4 +105,171 @@ fn put_and_get_keep_modes_and_times_when_asked() {
     let meta = fs::metadata(back.join("d00/e0/f00000")).unwrap();
     assert_eq!(meta.permissions().mode() & 0o7777, 0o750);
     assert_eq!((meta.mtime(), meta.mtime_nsec()), (1_500_000_000, 123_456_789));
+}
+
+#[test]
+fn ln_replaces_a_file_only_by_a_link_that_is_there() {
+    let cluster = Cluster::up(&["--namenodes", "1", "--datanodes", "1", "--replication", "1"]);
+    let local = cluster.scratch("local");
+    fs::write(&local, "kept").unwrap();
+    cluster.ok(&["mkdir", "/d"]);
+    for path in ["/a", "/b", "/d/x"] {
+        cluster.ok(&["put", text(&local), path]);
+    }
+    assert!(cluster.fails(&["ln", "-f", "/a", "/a"]).contains("are the same file"));
+    assert!(cluster.fails(&["ln", "-sf", "/a", "/a"]).contains("are the same file"));
+    assert!(cluster.fails(&["ln", "-f", "/d/x", "/d"]).contains("are the same file"));
+    assert!(cluster.fails(&["ln", "-f", "/nosuch", "/b"]).contains("/nosuch: no such file"));
+    for path in ["/a", "/b", "/d/x"] {
+        assert_eq!(cluster.ok(&["cat", path]), "kept", "{path}");
+    }
+    cluster.ok(&["ln", "-f", "/a", "/b"]);
+    cluster.ok(&["ln", "-f", "/a", "/b"]);
+    assert_eq!(cluster.ok(&["stat", "-c", "%h", "/a", "/b"]), "2\n2\n");
+    cluster.ok(&["ln", "-sf", "a", "/b"]);
+    assert_eq!(cluster.ok(&["stat", "-c", "%h %F", "/a", "/b"]), "1 regular file\n1 symbolic link\n");
+    assert_eq!(cluster.ok(&["ls", "/"]), "a\nb\nd\n", "no temporary name stays");
+}
+
+#[test]
+fn a_replaced_file_keeps_its_mode_and_owner_whatever_its_size() {
+    let cluster = Cluster::up(&["--namenodes", "1", "--datanodes", "1", "--replication", "1"]);
+    let (small, large) = (cluster.scratch("small"), cluster.scratch("large"));
+    fs::write(&small, "small").unwrap();
+    make_file(&large, 9 << 20, 4);
+    let is_root = nix::unistd::geteuid().is_root();
+    for source in [&small, &large] {
+        let path = format!("/{}", source.file_name().unwrap().display());
+        cluster.ok(&["put", text(&small), &path]);
+        cluster.ok(&["chmod", "600", &path]);
+        cluster.ok(&["setrep", "3", &path]);
+        if is_root {
+            cluster.ok(&["chown", "12:34", &path]);
+        }
+        let before = cluster.ok(&["stat", "-c", "%a %u %g %r", &path]);
+        assert!(before.starts_with("600 ") && before.ends_with(" 3\n"), "{before}");
+        cluster.ok(&["put", "-f", text(source), &path]);
+        assert_eq!(cluster.ok(&["stat", "-c", "%a %u %g %r", &path]), before, "{path}");
+        cluster.ok(&["put", "-fp", text(source), &path]);
+        assert!(cluster.ok(&["stat", "-c", "%a", &path]).starts_with("644"), "{path}");
+    }
+    assert_eq!(cluster.run(&["cat", "/large"]).stdout, fs::read(&large).unwrap());
+}
+
+#[test]
+fn get_replaces_files_and_keeps_their_modes_but_replaces_nothing_else() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let cluster = Cluster::up(&["--namenodes", "1", "--datanodes", "1", "--replication", "1"]);
+    let dir = cluster.scratch("dir");
+    fs::create_dir(&dir).unwrap();
+    let at = |name: &str| dir.join(name);
+    fs::write(at("secret"), "old").unwrap();
+    fs::set_permissions(at("secret"), fs::Permissions::from_mode(0o600)).unwrap();
+    symlink("secret", at("link")).unwrap();
+    nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let new = cluster.scratch("new");
+    fs::write(&new, "new").unwrap();
+    cluster.ok(&["put", text(&new), "/new"]);
+    cluster.ok(&["get", "-f", "/new", text(&at("link"))]);
+    assert!(at("link").is_symlink());
+    assert_eq!(fs::read_to_string(at("secret")).unwrap(), "new");
+    assert_eq!(fs::metadata(at("secret")).unwrap().permissions().mode() & 0o7777, 0o600);
+    let said = cluster.fails(&["get", "-f", "/new", text(&at("fifo"))]);
+    assert!(said.contains("neither a regular file"), "{said}");
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 3);
+}
+
+#[test]
+fn what_was_not_meant_is_refused() {
+    use std::os::unix::fs::symlink;
+    let cluster = Cluster::up(&["--namenodes", "1", "--datanodes", "1", "--replication", "1"]);
+    // An unset variable is not the root.
+    let local = cluster.scratch("x");
+    fs::write(&local, "local").unwrap();
+    for args in [
+        &["chmod", "-R", "700", ""][..],
+        &["put", text(&local), ""],
+        &["get", "", "-"],
+        &["append", text(&local), ""],
+        &["ln", "", "/l"],
+        &["mkdir", "-m", "zzz", "/d"],
+        &["--namenodes", "foo", "ls", "/"],
+        &["status", "--watch", "nan"],
+    ] {
+        let output = cluster.run(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {output:?}");
+    }
+    // Of two sources with one name, the second does not take the place of the first.
+    for dir in ["/a", "/b", "/into"] {
+        cluster.ok(&["mkdir", dir]);
+    }
+    let other = cluster.scratch("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("x"), "other").unwrap();
+    cluster.ok(&["put", text(&local), "/a"]);
+    cluster.ok(&["put", text(&other.join("x")), "/b"]);
+    let last = cluster.scratch("last");
+    fs::write(&last, "last").unwrap();
+    let second = other.join("x");
+    let put = ["put", "-f", text(&local), text(&second), text(&last), "/into"];
+    assert!(cluster.fails(&put).contains("will not overwrite just-created '/into/x'"));
+    assert_eq!(cluster.ok(&["cat", "/into/x", "/into/last"]), "locallast");
+    assert!(cluster.fails(&["mv", "/a/x", "/b/x", "/into"]).contains("will not overwrite"));
+    assert_eq!(cluster.ok(&["cat", "/into/x", "/b/x"]), "localother");
+    let back = cluster.scratch("back");
+    fs::create_dir(&back).unwrap();
+    assert!(cluster.fails(&["get", "/into/x", "/b/x", text(&back)]).contains("will not overwrite"));
+    assert_eq!(fs::read_to_string(back.join("x")).unwrap(), "local");
+    // A trailing slash says that it is a directory.
+    cluster.ok(&["ln", "-s", "x", "/b/link"]);
+    for args in [
+        &["rm", "/b/x/"][..],
+        &["mv", "/b/x/", "/b/y"],
+        &["cat", "/b/x/"],
+        &["stat", "/b/x/"],
+        &["touch", "/b/x/"],
+        &["touch", "/b/new/"],
+        &["append", text(&local), "/b/x/"],
+        &["truncate", "-s", "0", "/b/new/"],
+        &["ln", "/b/x/", "/b/y"],
+        &["ln", "/b/x", "/b/y/"],
+        &["rm", "/b/link/"],
+    ] {
+        assert!(cluster.fails(args).contains("not a directory"), "{args:?}");
+    }
+    assert_eq!(cluster.ok(&["ls", "/b"]), "link\nx\n");
+    cluster.ok(&["ln", "-s", "/b", "/linked"]);
+    let checked: Value = serde_json::from_str(&cluster.ok(&["fsck", "--json", "/linked"])).expect("JSON");
+    assert_eq!(checked["files"], 1, "the directory, not the link: {checked}");
+    // A copy into itself by way of a symbolic link ends.
+    cluster.ok(&["mkdir", "-p", "/al/sub"]);
+    cluster.ok(&["ln", "-s", "/al/sub", "/way"]);
+    assert!(cluster.fails(&["cp", "-r", "/al", "/way"]).contains("into itself"));
+    assert_eq!(cluster.ok(&["ls", "/al/sub/al/sub"]), "");
+    // Nobody who listens, or a name that is not UTF-8, is no reason to panic.
+    let (gone, closed) = std::io::pipe().unwrap();
+    drop(gone);
+    let failed = cluster.command(&["cat", "/nosuch"]).stderr(closed).status().unwrap();
+    assert_eq!(failed.code(), Some(1));
+    let odd = std::ffi::OsStr::from_bytes(b"odd\xff");
+    let ca = cluster.scratch("ca");
+    cluster.ok(&["ca", "init", text(&ca)]);
+    symlink(&ca, ca.with_file_name(odd)).unwrap();
+    let shown = cluster.command(&["ca", "show", "--json"]).arg(ca.with_file_name(odd)).output().unwrap();
+    assert!(shown.status.success(), "{shown:?}");
+}
+
+#[test]
+fn ctrl_c_ends_a_transfer_soon_even_if_nobody_answers() {
+    use std::time::{Duration, Instant};
+    let cluster = Cluster::up(&["--namenodes", "1", "--datanodes", "1", "--replication", "1"]);
+    let mut put = cluster.command(&["put", "-", "/piped"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut pipe = put.stdin.take().unwrap();
+    pipe.write_all(&vec![1; 12 << 20]).unwrap();
+    cluster.kill("nn1");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(put.id() as i32), nix::sys::signal::Signal::SIGINT)
+        .unwrap();
+    let began = Instant::now();
+    assert_eq!(put.wait().unwrap().code(), Some(130));
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
