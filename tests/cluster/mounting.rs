@@ -50,8 +50,21 @@ fn a_mount_is_a_file_system() {
     assert!(!copied.exists());
     let usage = std::process::Command::new("df").arg(&point).output().unwrap();
     assert!(usage.status.success());
+    only_a_dead_mount_is_taken_away(&cluster, &point);
     drop(cluster);
     fs::remove_dir(&point).expect("the mount point is free again");
+}
+
+fn only_a_dead_mount_is_taken_away(cluster: &Cluster, point: &Path) {
+    let other = cluster.scratch("other");
+    let up = ["cluster", "up", "--dir", text(&other), "--namenodes", "1", "--datanodes", "1"];
+    let said = cluster.fails(&[&up[..], &["--replication", "1", "--mount", text(point)]].concat());
+    assert!(said.contains("something is mounted on"), "{said}");
+    cluster.ok(&["cluster", "down", "--dir", text(&other)]);
+    assert!(point.join("tree").exists(), "the mount of the first cluster is still there");
+    cluster.kill("mount");
+    cluster.start("mount");
+    assert!(point.join("tree").exists());
 }
 
 fn files_are_written_read_and_cut(point: &Path) {
