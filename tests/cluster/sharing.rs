@@ -154,10 +154,13 @@ fn what_appends_only_now_overwrites_nothing(mounts: &TwoMounts) {
         }
     }
     for file in [&mut one, &mut other] {
-        let mut found = Vec::new();
-        file.rewind().unwrap();
-        file.read_to_end(&mut found).unwrap();
-        assert_eq!(String::from_utf8_lossy(&found), String::from_utf8_lossy(&expected));
+        // The kernel is told of the right end in a moment.
+        mounts.wait_for("all that was appended", || {
+            let mut found = Vec::new();
+            file.rewind().unwrap();
+            file.read_to_end(&mut found).unwrap();
+            found == expected
+        });
     }
 }
 
