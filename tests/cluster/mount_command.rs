@@ -139,6 +139,8 @@ fn a_mount_whose_process_was_killed_is_taken_away(cluster: &Cluster, point: &Pat
     fs::write(point.join("kept"), "kept").unwrap();
     fs::create_dir(point.join("open")).unwrap();
     fs::set_permissions(point.join("open"), fs::Permissions::from_mode(0o777)).unwrap();
+    // What is done in a directory made here may go with the process that is about to be killed.
+    fs::File::open(point.join("open")).unwrap().sync_all().unwrap();
     let open = fs::File::open(point.join("kept")).unwrap();
     kill_server(point);
     let dead = || fs::read_dir(point).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN));
@@ -247,7 +249,7 @@ fn an_ordinary_user_mounts(cluster: &Cluster) {
         gain='--inh-caps +setuid,+setgid --ambient-caps +setuid,+setgid'
         setpriv --reuid 65534 --regid 65534 --clear-groups $gain sh -c '
             setpriv --reuid 0 --regid 0 --clear-groups /bin/echo given > "$POINT/open/given" || exit 1
-            setpriv --reuid 0 --regid 0 --clear-groups cat < "$POINT/open/given" | grep -qx given
+            setpriv --reuid 0 --regid 0 --clear-groups sh -c "read word && test \$word = given" < "$POINT/open/given"
         ' || exit 1
         as_user umount "$POINT" || exit 1
         grep -qx user_allow_other /etc/fuse.conf && exit 0

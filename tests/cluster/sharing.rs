@@ -27,6 +27,7 @@ fn two_mounts_agree_on_who_was_first() {
     each_name_is_made_once(&mounts);
     a_name_that_was_taken_meanwhile_is_opened_with_all_checks(&mounts);
     appends_are_all_there_once_and_whole(&mounts);
+    what_appends_only_now_overwrites_nothing(&mounts);
     a_moved_file_has_one_name(&mounts);
     a_replaced_file_is_always_there_and_whole(&mounts);
     what_was_closed_is_seen_by_the_next_open(&mounts);
@@ -117,15 +118,7 @@ fn appends_are_all_there_once_and_whole(mounts: &TwoMounts) {
     thread::scope(|scope| {
         for (writer, point) in writers.iter().enumerate() {
             scope.spawn(move || {
-                // Some decide to append only after they have opened it, as `fdopen` does.
-                let late = writer >= 2;
-                let mut log = OpenOptions::new()
-                    .write(true)
-                    .append(!late)
-                    .create(true)
-                    .open(point.join("log"))
-                    .unwrap();
-                fcntl(&log, FcntlArg::F_SETFL(OFlag::O_APPEND)).unwrap();
+                let mut log = OpenOptions::new().append(true).create(true).open(point.join("log")).unwrap();
                 for number in 0..EACH {
                     assert_eq!(
                         log.write(line(writer, number).as_bytes()).unwrap(),
@@ -142,6 +135,32 @@ fn appends_are_all_there_once_and_whole(mounts: &TwoMounts) {
             (0..writers.len()).flat_map(|writer| (0..EACH).map(move |number| line(writer, number))).collect();
         assert_eq!(found.len(), expected.len());
         assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected);
+    }
+}
+
+/// As `fdopen` does: the kernel believes in an older end of the file, and keeps pages.
+fn what_appends_only_now_overwrites_nothing(mounts: &TwoMounts) {
+    let (mut one, mut other) = mounts.both("late");
+    one.write_all(b"first ").unwrap();
+    one.sync_all().unwrap();
+    fcntl(&one, FcntlArg::F_SETFL(OFlag::O_APPEND)).unwrap();
+    let mut expected = b"first ".to_vec();
+    for round in 0..5 {
+        for (file, who) in [(&mut other, "other"), (&mut one, "one")] {
+            fcntl(&*file, FcntlArg::F_SETFL(OFlag::O_APPEND)).unwrap();
+            let words = format!("{who} {round} ");
+            file.write_all(words.as_bytes()).unwrap();
+            expected.extend_from_slice(words.as_bytes());
+        }
+    }
+    for file in [&mut one, &mut other] {
+        // The kernel is told of the right end in a moment.
+        mounts.wait_for("all that was appended", || {
+            let mut found = Vec::new();
+            file.rewind().unwrap();
+            file.read_to_end(&mut found).unwrap();
+            found == expected
+        });
     }
 }
 

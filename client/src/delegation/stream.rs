@@ -105,7 +105,9 @@ impl State {
 
     /// What somebody hears who has waited for the deeds `until` this one, since there were so many `refusals`.
     fn heard(&mut self, until: u64, refusals: u64) -> Result<()> {
-        if let Some((_, error)) = self.refused.pop_front_if(|(number, _)| *number <= until) {
+        if self.refused.front().is_some_and(|(number, _)| *number <= until)
+            && let Some((_, error)) = self.refused.pop_front()
+        {
             return Err(error);
         }
         // Another one who waited has been told.
