@@ -12,7 +12,7 @@ use nix::unistd::{getegid, geteuid, getgroups};
 use crate::args::Connection;
 use crate::config::{Asked, Places};
 use crate::exit::{PathError, Report, Usage};
-use crate::paths::ClusterPath;
+use crate::paths::{ClusterPath, by_inode};
 
 /// Read permission, as the namenode is asked for it.
 const READ: u32 = 4;
@@ -81,7 +81,7 @@ impl Client {
     /// any.
     pub async fn require_read(&self, path: &ClusterPath, attr: &fs::Attr) -> Result<(), PathError> {
         if attr.acl && self.cred.uid != 0 {
-            let at = fs::NodeRef { inode: attr.inode, path: Default::default() };
+            let at = by_inode(attr.inode);
             let allowed = self.cluster.access(&self.cred, at, false, READ).await;
             return allowed.map(drop).map_err(PathError::remote(path));
         }

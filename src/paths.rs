@@ -110,6 +110,11 @@ impl ClusterPath {
     }
 }
 
+/// The inode itself, wherever its names are.
+pub fn by_inode(inode: u64) -> fs::NodeRef {
+    fs::NodeRef { inode, path: Default::default() }
+}
+
 impl fmt::Display for ClusterPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&String::from_utf8_lossy(&self.bytes))

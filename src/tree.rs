@@ -8,7 +8,7 @@ use cairn_client::fs;
 
 use crate::client::Client;
 use crate::exit::PathError;
-use crate::paths::ClusterPath;
+use crate::paths::{ClusterPath, by_inode};
 
 const PAGE: u32 = 1024;
 
@@ -54,7 +54,7 @@ impl Pages {
             if self.end {
                 return None;
             }
-            let at = fs::NodeRef { inode: self.inode, path: Bytes::new() };
+            let at = by_inode(self.inode);
             match client.cluster.list(&client.cred, at, self.after.clone(), PAGE).await {
                 Ok(page) => {
                     // A page without entries that is not the last would be asked for again for ever.

@@ -11,7 +11,7 @@ use super::figures::{Line, Times};
 use super::{Place, all, connect, make_directory, make_directory_at, new_file};
 use crate::args::Connection;
 use crate::client::Client;
-use crate::paths::ClusterPath;
+use crate::paths::{ClusterPath, by_inode};
 
 /// Entries of one page of a listing.
 const PAGE: u32 = 1024;
@@ -122,7 +122,7 @@ impl Worker {
         let mut times = Times::default();
         if step == Step::List {
             for &inode in &self.directories {
-                let at = fs::NodeRef { inode, ..fs::NodeRef::default() };
+                let at = by_inode(inode);
                 let ask = self.client.cluster.list(&self.client.cred, at, Default::default(), PAGE);
                 times.take(ask).await.map_err(|error| anyhow!("inode {inode}: {error}"))?;
             }

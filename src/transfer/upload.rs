@@ -9,7 +9,7 @@ use futures::{Stream, StreamExt};
 use super::{PIECE, Progress, SMALL, Temporaries, copy_extended};
 use crate::client::Client;
 use crate::exit::PathError;
-use crate::paths::{ClusterPath, temporary_name};
+use crate::paths::{ClusterPath, by_inode, temporary_name};
 
 /// The file to be.
 #[derive(Debug, Clone)]
@@ -253,8 +253,4 @@ async fn dress_as(
     }
     let ask = fs::SetAttr { at, mode: Some(old.mode), ..Default::default() };
     cluster.set_attr(cred, ask).await.map_err(refused)
-}
-
-fn by_inode(inode: u64) -> fs::NodeRef {
-    fs::NodeRef { inode, path: Bytes::new() }
 }

@@ -9,7 +9,7 @@ use clap::Args;
 use crate::client::Client;
 use crate::exit::{PathError, Usage};
 use crate::mode::ModeChange;
-use crate::paths::ClusterPath;
+use crate::paths::{ClusterPath, by_inode};
 
 /// Arguments of `cairn chmod`.
 #[derive(Args)]
@@ -32,11 +32,8 @@ pub async fn run(client: Arc<Client>, args: Chmod) -> Result<()> {
         let change = change.clone();
         async move {
             let mode = change.apply(entry.attr.mode, entry.is_directory(), client.umask);
-            let ask = fs::SetAttr {
-                at: Some(super::by_inode(&entry.attr)),
-                mode: Some(mode),
-                ..Default::default()
-            };
+            let ask =
+                fs::SetAttr { at: Some(by_inode(entry.attr.inode)), mode: Some(mode), ..Default::default() };
             client.cluster.set_attr(&client.cred, ask).await.map_err(PathError::remote(&entry.path))?;
             Ok(())
         }

@@ -9,7 +9,7 @@ use nix::unistd::{Group, User};
 
 use crate::client::Client;
 use crate::exit::{PathError, Usage};
-use crate::paths::ClusterPath;
+use crate::paths::{ClusterPath, by_inode};
 
 /// Arguments of `cairn chown`.
 #[derive(Args)]
@@ -29,7 +29,7 @@ pub struct Chown {
 pub async fn run(client: Arc<Client>, args: Chown) -> Result<()> {
     let (uid, gid) = parse(&args.owner)?;
     super::for_each(&client, &args.paths, args.recursive, |client, entry| async move {
-        let ask = fs::SetAttr { at: Some(super::by_inode(&entry.attr)), uid, gid, ..Default::default() };
+        let ask = fs::SetAttr { at: Some(by_inode(entry.attr.inode)), uid, gid, ..Default::default() };
         client.cluster.set_attr(&client.cred, ask).await.map_err(PathError::remote(&entry.path))?;
         Ok(())
     })

@@ -43,7 +43,7 @@ use tokio::task::JoinSet;
 
 use crate::client::Client;
 use crate::exit::{PathError, Report};
-use crate::paths::ClusterPath;
+use crate::paths::{ClusterPath, by_inode};
 use crate::tree::{Entry, Walk};
 
 /// Operations on single files that are in flight at once.
@@ -105,7 +105,7 @@ where
             }
         };
         if !recursive {
-            let entry = Entry { at: by_inode(&attr), path: path.clone(), attr, depth: 0 };
+            let entry = Entry { at: by_inode(attr.inode), path: path.clone(), attr, depth: 0 };
             flight.start(operation(client.clone(), entry)).await;
             continue;
         }
@@ -119,11 +119,6 @@ where
         }
     }
     flight.land().await;
-}
-
-/// The inode itself, wherever its names are.
-fn by_inode(attr: &fs::Attr) -> fs::NodeRef {
-    fs::NodeRef { inode: attr.inode, path: Default::default() }
 }
 
 /// Each source of `mv` or `cp` with where it goes: into `to` if it is a directory, else to `to` itself.

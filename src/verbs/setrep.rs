@@ -10,7 +10,7 @@ use clap::Args;
 
 use crate::client::Client;
 use crate::exit::{PathError, Usage};
-use crate::paths::ClusterPath;
+use crate::paths::{ClusterPath, by_inode};
 use crate::tree::Walk;
 
 /// Arguments of `cairn setrep`.
@@ -42,7 +42,7 @@ pub async fn run(client: Arc<Client>, args: Setrep) -> Result<()> {
         if entry.is_directory() && entry.depth > 0 {
             return Ok(());
         }
-        let at = super::by_inode(&entry.attr);
+        let at = by_inode(entry.attr.inode);
         client
             .cluster
             .set_replication(&client.cred, at, wanted)
@@ -69,7 +69,7 @@ async fn wait_below(client: &Arc<Client>, path: &ClusterPath, attr: fs::Attr, wa
         }
         let mut said = false;
         loop {
-            let at = super::by_inode(&entry.attr);
+            let at = by_inode(entry.attr.inode);
             let layout = client.cluster.layout(&client.cred, at, false, 0, entry.attr.size).await;
             let layout = layout.map_err(PathError::remote(&entry.path))?;
             let short = layout.chunks.iter().filter(|chunk| live_replicas(chunk) < wanted).count();

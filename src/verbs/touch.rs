@@ -8,7 +8,7 @@ use clap::Args;
 
 use crate::client::Client;
 use crate::exit::PathError;
-use crate::paths::ClusterPath;
+use crate::paths::{ClusterPath, by_inode};
 
 /// Arguments of `cairn touch`.
 #[derive(Args)]
@@ -48,7 +48,7 @@ async fn touch(client: &Client, path: &ClusterPath, no_create: bool) -> Result<(
             return Ok(());
         }
         (Some(attr), _) => fs::SetAttr {
-            at: Some(super::by_inode(attr)),
+            at: Some(by_inode(attr.inode)),
             atime_now: true,
             mtime_now: true,
             ..Default::default()

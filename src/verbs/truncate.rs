@@ -9,7 +9,7 @@ use clap::Args;
 use crate::client::Client;
 use crate::exit::{PathError, Usage};
 use crate::output;
-use crate::paths::ClusterPath;
+use crate::paths::{ClusterPath, by_inode};
 
 /// Arguments of `cairn truncate`.
 #[derive(Args)]
@@ -71,11 +71,8 @@ async fn truncate(
     if attr.kind() == fs::FileKind::Directory {
         return Err(PathError::Remote(path.clone(), ErrorCode::IsDirectory.into()));
     }
-    let ask = fs::SetAttr {
-        at: Some(super::by_inode(&attr)),
-        size: Some(new_size(attr.size)),
-        ..Default::default()
-    };
+    let ask =
+        fs::SetAttr { at: Some(by_inode(attr.inode)), size: Some(new_size(attr.size)), ..Default::default() };
     client.cluster.set_attr(&client.cred, ask).await.map_err(PathError::remote(path))?;
     Ok(())
 }

@@ -19,7 +19,7 @@ use crate::args::Connection;
 use crate::client::{self, Client};
 use crate::exit;
 use crate::output;
-use crate::paths::ClusterPath;
+use crate::paths::{ClusterPath, by_inode};
 use crate::tree::{Entry, Walk};
 
 /// What it exits with when nobody answers.
@@ -271,7 +271,7 @@ impl Check {
 
     /// Goes through the extents of a file, a page at a time. Returns where it is damaged.
     async fn file(&self, entry: &Entry, lists: bool) -> cairn_client::Result<Vec<Hurt>> {
-        let at = fs::NodeRef { inode: entry.attr.inode, path: Default::default() };
+        let at = by_inode(entry.attr.inode);
         let (mut hurts, mut offset) = (Hurts::default(), 0);
         loop {
             let page = self.client.cluster.check_file(&self.client.cred, at.clone(), offset).await?;

@@ -6,14 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::Result;
-use bytes::Bytes;
 use cairn_client::{ErrorCode, fs};
 use clap::Args;
 
 use super::{own_number, top};
 use crate::client::Client;
 use crate::exit::PathError;
-use crate::paths::ClusterPath;
+use crate::paths::{ClusterPath, by_inode};
 use crate::transfer::{self, NewFile, Progress, Temporaries};
 use crate::tree::{Entry, Pages, Walk};
 use crate::verbs::rm::{self, Rm};
@@ -255,7 +254,7 @@ impl Run {
     /// Gives what is there now the attributes of what was.
     async fn dress(&self, entry: &Entry, target: &ClusterPath) -> Result<(), PathError> {
         let (cred, cluster, was) = (&self.client.cred, &self.client.cluster, &entry.attr);
-        let then = fs::NodeRef { inode: entry.attr.inode, path: Bytes::new() };
+        let then = by_inode(entry.attr.inode);
         transfer::copy_extended(&self.client, then, target.node(), target).await?;
         let is = self.client.stat(target, false).await?;
         let root = cred.uid == 0;
