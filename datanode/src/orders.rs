@@ -9,6 +9,7 @@ use cairn_host::work::blocking;
 use cairn_proto::control::{CopyReplica, GatherReplica, Order, OrderDone, order};
 use cairn_proto::fs::ScrubInfo;
 use cairn_proto::{ErrorCode, Result};
+use futures::TryFutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
@@ -167,11 +168,13 @@ impl Inner {
             }
             order::Kind::Copy(order) => {
                 let chunk = order.chunk;
-                self.to_the_end(chunk, self.copier.copy(store, order, self.stopping.clone())).await
+                self.to_the_end(chunk, self.copier.copy(store, order, self.stopping.clone()).map_ok(Some))
+                    .await
             }
             order::Kind::Gather(order) => {
                 let chunk = order.chunk;
-                self.to_the_end(chunk, self.copier.gather(store, order, self.stopping.clone())).await
+                self.to_the_end(chunk, self.copier.gather(store, order, self.stopping.clone()).map_ok(Some))
+                    .await
             }
             // The attendance sends the pages itself: they must keep their place in the stream.
             order::Kind::Inventory(_) => Ok(None),
@@ -191,22 +194,10 @@ impl Inner {
         chunk: u64,
         work: impl FnOnce() -> Result<Option<Seal>> + Send + 'static,
     ) -> Result<Option<Seal>> {
-        let given_up = Arc::new(AtomicBool::new(false));
-        let (store, late) = (self.store.clone(), given_up.clone());
-        let doing = blocking(self.store.disk(), move || {
-            let done = work();
-            if late.load(Ordering::Acquire) {
-                store.notices().changed(chunk);
-            }
-            done
-        });
-        match timeout(PATIENCE, doing).await {
-            Ok(done) => done.map_err(panicked)?,
-            Err(_) => {
-                given_up.store(true, Ordering::Release);
-                Err(ErrorCode::Timeout.because(format!("chunk {chunk}: the disk has not answered yet")))
-            }
-        }
+        let disk = self.store.disk().clone();
+        let doing = self.to_the_end(chunk, async move { blocking(&disk, work).await.map_err(panicked)? });
+        let late = |_| ErrorCode::Timeout.because(format!("chunk {chunk}: the disk has not answered yet"));
+        timeout(PATIENCE, doing).await.map_err(late)?
     }
 
     /// Goes on although the stream that ordered it breaks. The next stream's inventory may then have been sent before the
@@ -214,7 +205,7 @@ impl Inner {
     async fn to_the_end(
         &self,
         chunk: u64,
-        work: impl Future<Output = Result<Seal>> + Send + 'static,
+        work: impl Future<Output = Result<Option<Seal>>> + Send + 'static,
     ) -> Result<Option<Seal>> {
         let (answer, answered) = oneshot::channel();
         let store = self.store.clone();
@@ -224,6 +215,6 @@ impl Inner {
             }
         });
         let ended = |_| Err(ErrorCode::Unavailable.because("the datanode stops"));
-        answered.await.unwrap_or_else(ended).map(Some)
+        answered.await.unwrap_or_else(ended)
     }
 }

@@ -65,7 +65,6 @@ pub struct Directory {
     fenced: OnceLock<String>,
     /// Its disk does not answer, and this is what it was asked for.
     hung: Mutex<Option<&'static str>>,
-    is_hung: AtomicBool,
     /// What it holds is moved to the others.
     draining: AtomicBool,
     /// Held by the one that probes.
@@ -110,7 +109,6 @@ impl Directory {
             watch,
             fenced: OnceLock::new(),
             hung: Mutex::default(),
-            is_hung: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             probing: Mutex::default(),
             open: Mutex::new(VecDeque::new()),
@@ -169,7 +167,7 @@ impl Directory {
 
     /// Whether its disk does not answer. What it holds is as it was, but nobody can get at it.
     pub fn is_hung(&self) -> bool {
-        self.is_hung.load(Ordering::Relaxed)
+        locked(&self.hung).is_some()
     }
 
     /// Whether it is neither given up nor waited for in vain.
@@ -182,16 +180,13 @@ impl Directory {
     pub fn look(&self) {
         let now = self.watch.look();
         let before = std::mem::replace(&mut *locked(&self.hung), now);
-        let (directory, hangs) = (self.path.display(), now.is_some());
-        if before.is_some() == hangs {
-            return;
-        }
-        self.is_hung.store(hangs, Ordering::Relaxed);
-        match now {
-            Some(asked) => {
+        let directory = self.path.display();
+        match (before, now) {
+            (None, Some(asked)) => {
                 tracing::error!(%directory, asked, "the disk does not answer; it is left alone until it does")
             }
-            None => tracing::info!(%directory, "the disk answers again; it is used again"),
+            (Some(_), None) => tracing::info!(%directory, "the disk answers again; it is used again"),
+            _ => return,
         }
         self.notices.everything();
     }

@@ -264,8 +264,10 @@ impl Store {
 
     /// Refuses what would have to wait for a disk that hangs, and keep others waiting meanwhile.
     fn answers(&self, chunk: u64) -> Result<()> {
-        let hung = read_locked(&self.replicas).get(&chunk).filter(|replica| replica.dir().is_hung()).cloned();
-        hung.map_or(Ok(()), |replica| replica.dir().usable())
+        match read_locked(&self.replicas).get(&chunk) {
+            Some(replica) if replica.dir().is_hung() => replica.dir().usable(),
+            _ => Ok(()),
+        }
     }
 
     /// Finds out which disks answer; asked once a second.
