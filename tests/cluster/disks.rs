@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 
 use serde_json::Value;
 
-use crate::faulty_disk::{Faults, FaultyDisk};
+use crate::faulty_disk::{Faults, FaultyDisk, Moved};
 use crate::mounting::can_mount;
-use crate::support::{Cluster, Killed, digests, make_tree, text};
+use crate::support::{Cluster, Killed, all_reachable, digests, make_tree, text};
 
 /// A datanode of the test's own, with a sound directory and one that is made to fail. Killed when dropped.
 struct TwoDisks {
@@ -168,48 +168,25 @@ fn a_namenode_whose_disk_fails_stops_and_the_others_go_on() {
         return;
     }
     let cluster = Cluster::usual();
-    let names = ["nn1", "nn2", "nn3"];
-    let mut disks = Vec::new();
-    for name in names {
-        cluster.kill(name);
-        let (at, backing) = (cluster.dir().join(name), cluster.scratch(&format!("backing-{name}")));
-        fs::rename(&at, &backing).expect("a move");
-        disks.push(FaultyDisk::mount(&backing, &at));
-        cluster.start(name);
-        cluster.wait_for("all namenodes", all_reachable);
-    }
+    let namenodes = Moved::namenodes(&cluster);
     let tree = cluster.scratch("tree");
     make_tree(&tree, 60, 100_000, 61);
     for (round, errno) in [libc::EIO, libc::ENOSPC].into_iter().enumerate() {
         let leader = cluster.leader();
-        let disk = &disks[names.iter().position(|name| *name == leader).expect("a namenode")];
-        disk.faults.sync.store(errno, Ordering::SeqCst);
-        disk.faults.write.store(errno, Ordering::SeqCst);
+        let failing = namenodes.iter().find(|node| node.name == leader).expect("a namenode");
+        failing.faults().sync.store(errno, Ordering::SeqCst);
+        failing.faults().write.store(errno, Ordering::SeqCst);
         cluster.ok(&["put", text(&tree), &format!("/tree{round}")]);
         assert_ne!(cluster.leader(), leader, "errno {errno}");
-        let log =
-            fs::read_to_string(cluster.dir().join("logs").join(format!("{leader}.log"))).expect("a log");
+        let log = failing.log();
         assert!(log.contains("cannot go on"), "errno {errno}: {log}");
-        disk.faults.clear();
+        failing.faults().clear();
         cluster.start(&leader);
         cluster.wait_for("all namenodes again", all_reachable);
         let back = cluster.scratch(&format!("back{round}"));
         cluster.ok(&["get", &format!("/tree{round}"), text(&back)]);
         assert_eq!(digests(&tree), digests(&back), "errno {errno}");
     }
-    // The mounts go after the processes that use them.
-    for name in names {
-        cluster.kill(name);
-    }
-}
-
-/// Three namenodes vote and are there.
-pub fn all_reachable(status: &Value) -> bool {
-    let namenodes = status["namenodes"].as_array().cloned().unwrap_or_default();
-    namenodes.len() == 3
-        && namenodes
-            .iter()
-            .all(|node| node["voter"] == true && (node["reachable"] == true || node["leader"] == true))
 }
 
 #[test]

@@ -19,6 +19,8 @@ use fuser::{
     WriteFlags,
 };
 
+use crate::support::{Cluster, all_reachable, text};
+
 /// In the place of an error: there is no answer as long as this stands.
 pub const HANGS: i32 = -1;
 /// Between two looks at whether a disk that hangs answers again.
@@ -78,6 +80,54 @@ impl Drop for FaultyDisk {
     fn drop(&mut self) {
         self.faults.clear();
         drop(self.session.take());
+    }
+}
+
+/// A node of a cluster whose directory is on such a disk.
+pub struct Moved<'a> {
+    cluster: &'a Cluster,
+    pub name: String,
+    disk: FaultyDisk,
+}
+
+impl Moved<'_> {
+    /// Takes a node down, and starts it again with what it had.
+    pub fn onto_bad_disk<'a>(cluster: &'a Cluster, name: &str) -> Moved<'a> {
+        let (directory, backing) = (cluster.dir().join(name), cluster.scratch(&format!("{name}-backing")));
+        cluster.kill(name);
+        fs::rename(&directory, &backing).expect("a directory");
+        let disk = FaultyDisk::mount(&backing, &directory);
+        cluster.start(name);
+        Moved { cluster, name: name.to_owned(), disk }
+    }
+
+    /// All three namenodes of a cluster, one after the other.
+    pub fn namenodes(cluster: &Cluster) -> Vec<Moved<'_>> {
+        let moved = ["nn1", "nn2", "nn3"].map(|name| {
+            let moved = Moved::onto_bad_disk(cluster, name);
+            cluster.wait_for("all namenodes", all_reachable);
+            moved
+        });
+        moved.into()
+    }
+
+    /// What is wrong with its disk.
+    pub fn faults(&self) -> &Faults {
+        &self.disk.faults
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        let path = self.cluster.dir().join(format!("logs/{}.log", self.name));
+        fs::read_to_string(path).expect("a log")
+    }
+}
+
+impl Drop for Moved<'_> {
+    fn drop(&mut self) {
+        self.disk.faults.clear();
+        let dir = self.cluster.dir();
+        self.cluster.run(&["cluster", "kill", &self.name, "--dir", text(&dir)]);
     }
 }
 

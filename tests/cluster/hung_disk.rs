@@ -1,48 +1,20 @@
 //! A disk that hangs: it answers nothing, with no error either.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
 
-use crate::disks::all_reachable;
-use crate::faulty_disk::FaultyDisk;
+use crate::faulty_disk::Moved;
 use crate::mounting::can_mount;
-use crate::support::{Cluster, digests, make_tree, text};
+use crate::support::{Cluster, all_reachable, digests, make_tree, text};
 
-/// A node of a cluster whose directory is on a disk that can hang.
-struct Moved<'a> {
-    cluster: &'a Cluster,
-    name: String,
-    disk: FaultyDisk,
-}
-
-impl Moved<'_> {
-    /// Takes a node down, and starts it again with what it had on such a disk.
-    fn onto_bad_disk<'a>(cluster: &'a Cluster, name: &str) -> Moved<'a> {
-        let (directory, backing) = (cluster.dir().join(name), cluster.scratch(&format!("{name}-backing")));
-        cluster.kill(name);
-        fs::rename(&directory, &backing).expect("a directory");
-        let disk = FaultyDisk::mount(&backing, &directory);
-        cluster.start(name);
-        Moved { cluster, name: name.to_owned(), disk }
-    }
-
-    fn hang(&self) {
-        self.disk.faults.hang();
-    }
-
-    fn log(&self) -> String {
-        let path = self.cluster.dir().join(format!("logs/{}.log", self.name));
-        fs::read_to_string(path).expect("a log")
-    }
-}
-
-impl Drop for Moved<'_> {
-    fn drop(&mut self) {
-        self.disk.faults.clear();
-        let dir = self.cluster.dir();
-        self.cluster.run(&["cluster", "kill", &self.name, "--dir", text(&dir)]);
-    }
+/// What was put at `path` is `tree`.
+fn is_there(cluster: &Cluster, path: &str, tree: &Path) {
+    let back = cluster.scratch(&format!("back-{}", path.trim_start_matches('/')));
+    cluster.ok(&["get", path, text(&back)]);
+    assert_eq!(digests(tree), digests(&back), "{path}");
+    fs::remove_dir_all(back).expect("it was made");
 }
 
 #[test]
@@ -54,14 +26,10 @@ fn a_leader_whose_disk_hangs_makes_way() {
     let tree = cluster.scratch("tree");
     make_tree(&tree, 60, 1 << 18, 7);
     cluster.ok(&["put", text(&tree), "/before"]);
-    let mut moved = Vec::new();
-    for name in ["nn1", "nn2", "nn3"] {
-        moved.push(Moved::onto_bad_disk(&cluster, name));
-        cluster.wait_for("all namenodes", all_reachable);
-    }
+    let namenodes = Moved::namenodes(&cluster);
     let leader = cluster.leader();
-    let hung = moved.iter().find(|moved| moved.name == leader).expect("a namenode");
-    hung.hang();
+    let hung = namenodes.iter().find(|node| node.name == leader).expect("a namenode");
+    hung.faults().hang();
     // Whoever asks it in vain waits, and is served by another in the end.
     for part in 0..3 {
         cluster.ok(&["put", text(&tree), &format!("/during{part}")]);
@@ -69,16 +37,14 @@ fn a_leader_whose_disk_hangs_makes_way() {
     }
     cluster.wait_for("another leader", |_| cluster.leader() != leader);
     cluster.wait_for("its last words", |_| hung.log().contains("the disk does not answer"));
-    hung.disk.faults.clear();
+    hung.faults().clear();
     cluster.wait_for("all namenodes again", |status| {
         // As its supervisor would: while it is still ending, it is not started.
         cluster.start(&leader);
         all_reachable(status)
     });
     for name in ["before", "during0", "during1", "during2"] {
-        let back = cluster.scratch(&format!("back-{name}"));
-        cluster.ok(&["get", &format!("/{name}"), text(&back)]);
-        assert_eq!(digests(&tree), digests(&back), "{name}");
+        is_there(&cluster, &format!("/{name}"), &tree);
     }
 }
 
@@ -99,11 +65,9 @@ fn a_datanode_whose_disk_hangs_is_left_alone_until_it_answers() {
         cluster.ok(&["put", text(&tree), &format!("/before{part}")]);
     }
     cluster.wait_healed();
-    moved.hang();
+    moved.faults().hang();
     for part in 0..3 {
-        let back = cluster.scratch(&format!("back{part}"));
-        cluster.ok(&["get", &format!("/before{part}"), text(&back)]);
-        assert_eq!(digests(&tree), digests(&back));
+        is_there(&cluster, &format!("/before{part}"), &tree);
         cluster.ok(&["put", text(&tree), &format!("/during{part}")]);
     }
     let failed = |status: &Value| -> Vec<Value> {
@@ -116,13 +80,11 @@ fn a_datanode_whose_disk_hangs_is_left_alone_until_it_answers() {
     // The other three take what it cannot be asked for.
     let status = cluster.wait_healed();
     assert_eq!(failed(&status).len(), 1, "{status}");
-    moved.disk.faults.clear();
+    moved.faults().clear();
     cluster.wait_for("the disk in use again", |status| failed(status).is_empty());
     cluster.wait_healed();
     assert_eq!(cluster.status().expect("a status")["health"], "healthy");
     for part in 0..3 {
-        let back = cluster.scratch(&format!("again{part}"));
-        cluster.ok(&["get", &format!("/during{part}"), text(&back)]);
-        assert_eq!(digests(&tree), digests(&back));
+        is_there(&cluster, &format!("/during{part}"), &tree);
     }
 }

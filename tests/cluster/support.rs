@@ -303,6 +303,15 @@ pub fn text(path: &Path) -> &str {
     path.to_str().expect("a UTF-8 path")
 }
 
+/// Three namenodes vote and are there.
+pub fn all_reachable(status: &Value) -> bool {
+    let namenodes = status["namenodes"].as_array().cloned().unwrap_or_default();
+    namenodes.len() == 3
+        && namenodes
+            .iter()
+            .all(|node| node["voter"] == true && (node["reachable"] == true || node["leader"] == true))
+}
+
 /// Namenodes of the group that vote and answer.
 pub fn voters(status: &Value) -> usize {
     let namenodes = status["namenodes"].as_array().cloned().unwrap_or_default();
