@@ -150,7 +150,7 @@ impl View {
         Ok(())
     }
 
-    /// Waits until nobody seems to be in the way. It only looks: waiting writes nothing to the log.
+    /// Waits until nobody seems to be in the way, as the cluster tells.
     async fn wait_behind(
         &self,
         waiter: &Waiter<'_>,
@@ -158,32 +158,8 @@ impl View {
         conflict: LockConflict,
         signal: &Signal,
     ) -> Result<()> {
-        let mut in_the_way = conflict;
-        let mut wait = FIRST_PAUSE;
-        loop {
-            if waiter.is_deadlocked(&in_the_way, self.cluster.session_id()) {
-                return Err(ErrorCode::Deadlock.because(format!("inode {}", wanted.who.inode)));
-            }
-            tokio::select! {
-                biased;
-                () = signal.raised() => return Err(ErrorCode::Interrupted.into()),
-                () = waiter.woken() => wait = FIRST_PAUSE,
-                // Not all at the same time, so that each has its chance.
-                () = sleep(wait.mul_f64(0.5 + 0.5 * jitter())) => wait = (wait * 2).min(LAST_PAUSE),
-            }
-            waiter.looks();
-            let looked = tokio::select! {
-                biased;
-                () = signal.raised() => return Err(ErrorCode::Interrupted.into()),
-                looked = self.cluster.lock_conflict(wanted.ask()) => looked,
-            };
-            match looked {
-                Ok(None) => return Ok(()),
-                Ok(Some(conflict)) => in_the_way = conflict,
-                Err(error) if is_in_doubt(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let look = || self.cluster.lock_conflict(wanted.ask());
+        until_free(waiter, conflict, || self.cluster.session_id(), look, signal).await
     }
 
     /// Asks once. Returns who is in the way. A signal ends it after a grace; then it goes on by itself.
@@ -409,6 +385,45 @@ fn lost() -> Error {
     ErrorCode::Io.because("its locks are lost; close the file and begin again")
 }
 
+/// Waits until nobody seems to be in the way. It only looks: waiting writes nothing to the log.
+async fn until_free<F: Future<Output = Result<Option<LockConflict>>>>(
+    waiter: &Waiter<'_>,
+    conflict: LockConflict,
+    session: impl Fn() -> Option<u64>,
+    look: impl Fn() -> F,
+    signal: &Signal,
+) -> Result<()> {
+    let mut in_the_way = Some(conflict);
+    let mut wait = FIRST_PAUSE;
+    loop {
+        if let Some(conflict) = &in_the_way
+            && waiter.is_deadlocked(conflict, session())
+        {
+            return Err(ErrorCode::Deadlock.because(format!("inode {}", waiter.who().inode)));
+        }
+        tokio::select! {
+            biased;
+            () = signal.raised() => return Err(ErrorCode::Interrupted.into()),
+            () = waiter.woken() => wait = FIRST_PAUSE,
+            // Not all at the same time, so that each has its chance.
+            () = sleep(wait.mul_f64(0.5 + 0.5 * jitter())) => wait = (wait * 2).min(LAST_PAUSE),
+        }
+        waiter.looks();
+        let looked = tokio::select! {
+            biased;
+            () = signal.raised() => return Err(ErrorCode::Interrupted.into()),
+            looked = look() => looked,
+        };
+        in_the_way = match looked {
+            Ok(None) => return Ok(()),
+            Ok(conflict) => conflict,
+            // What was seen before may be over: the waiter remembers only what was given back since it began to look.
+            Err(error) if is_in_doubt(&error) => None,
+            Err(error) => return Err(error),
+        };
+    }
+}
+
 async fn pause(length: Duration, signal: &Signal) -> Result<()> {
     tokio::select! {
         biased;
@@ -423,4 +438,44 @@ fn jitter() -> f64 {
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |now| now.subsec_nanos());
     f64::from(nanos % 1_000) / 1_000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::locks::Locks;
+
+    fn who(owner: u64) -> Who {
+        Who { inode: 5, kind: LockKind::Fcntl, owner }
+    }
+
+    fn byte(at: u64, mode: LockMode) -> LockRange {
+        LockRange { start: at, end: at, mode: mode.into(), pid: 1 }
+    }
+
+    #[tokio::test]
+    async fn a_look_without_an_answer_makes_no_deadlock_of_what_was_seen_before() {
+        let locks = Locks::default();
+        let held_by = |owner| LockConflict { range: None, session: 9, owner, attr: None };
+        locks.done(who(1), 7, 9, byte(0, LockMode::Exclusive));
+        let two = locks.line_up(who(2), byte(0, LockMode::Exclusive));
+        let one = locks.line_up(who(1), byte(1, LockMode::Exclusive));
+        let looks = Cell::new(0);
+        let look = || async {
+            looks.set(looks.get() + 1);
+            if looks.get() == 1 { Err(ErrorCode::Unavailable.into()) } else { Ok(None) }
+        };
+        let signal = Signal::default();
+        let waits = until_free(&two, held_by(1), || Some(9), look, &signal);
+        // Meanwhile the first gives back what the second waits for, and waits for something that the second has.
+        let turns = async {
+            locks.done(who(1), 7, 9, byte(0, LockMode::Unlocked));
+            assert!(!one.is_deadlocked(&held_by(2), Some(9)));
+        };
+        let (waited, ()) = tokio::join!(biased; waits, turns);
+        waited.unwrap();
+        assert_eq!(looks.get(), 2);
+    }
 }
