@@ -32,7 +32,8 @@ pub struct Config {
     pub layout_bytes: usize,
     /// How old an uncommitted write may get before it is committed in the background.
     pub commit_after: Duration,
-    /// How long a chain may owe acknowledgements without any progress before it is abandoned.
+    /// How long a chain may owe acknowledgements without any progress before it is abandoned; one of more than four
+    /// datanodes a fifth longer for each more.
     pub stall_timeout: Duration,
     /// How long a datanode may take for a connection, or for the next piece of a read.
     pub read_timeout: Duration,

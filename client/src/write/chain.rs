@@ -24,7 +24,7 @@ const GATHER_BYTES: usize = 256 << 10;
 /// ... and parts.
 const GATHER_PARTS: usize = 48;
 /// A disk may take longer over a sync than a chain over an append.
-const SYNC_PATIENCE: u32 = 10;
+pub(super) const SYNC_PATIENCE: u32 = 10;
 /// How often a fenced chain looks whether it may go on.
 const FENCE_PAUSE: Duration = Duration::from_millis(50);
 
@@ -362,12 +362,13 @@ impl Chain {
 
     /// Ends when the chain owes acknowledgements and makes no progress.
     async fn watch(&self, pace: &Pace) -> Trouble {
+        let append_patience = pace.stall_patience(self.replicas.len());
         loop {
             tokio::time::sleep(pace.stall_timeout / 4).await;
             let state = self.state();
             let patience = match (state.unacked.is_empty(), state.sync_waiters.is_empty()) {
-                (_, false) => pace.stall_timeout * SYNC_PATIENCE,
-                (false, true) => pace.stall_timeout,
+                (_, false) => append_patience * SYNC_PATIENCE,
+                (false, true) => append_patience,
                 (true, true) => continue,
             };
             if state.progress.is_some_and(|at| at.elapsed() > patience) {

@@ -76,4 +76,11 @@ impl Pace {
     fn opening_timeout(&self, datanodes: usize) -> Duration {
         self.connect_timeout * (datanodes.max(3) as u32 + 1) / 2
     }
+
+    /// How long a chain of so many datanodes may owe an acknowledgement. The first of them waits an eighth of its own patience
+    /// and a tick longer for each below the second, and must be heard when it says which of them keeps it waiting.
+    fn stall_patience(&self, datanodes: usize) -> Duration {
+        const WITHIN: usize = 4;
+        self.stall_timeout + self.stall_timeout / 5 * datanodes.saturating_sub(WITHIN) as u32
+    }
 }

@@ -101,18 +101,21 @@ impl Control for Chunks {
     }
 }
 
-fn lanes(chunks: &Arc<Chunks>) -> (Arc<Lanes>, Arc<Counters>) {
-    let pace = Pace {
+fn pace() -> Pace {
+    Pace {
         lanes: 1,
         window_bytes: 64 << 10,
         stall_timeout: Duration::from_millis(300),
         connect_timeout: Duration::from_millis(800),
         idle: Duration::from_secs(30),
         exclude_for: Duration::from_secs(30),
-    };
+    }
+}
+
+fn lanes(chunks: &Arc<Chunks>) -> (Arc<Lanes>, Arc<Counters>) {
     let counters = Arc::new(Counters::default());
     let control: Arc<dyn Control> = Arc::clone(chunks) as Arc<dyn Control>;
-    (Lanes::new(control, Arc::new(RealNetwork), pace, Arc::clone(&counters)), counters)
+    (Lanes::new(control, Arc::new(RealNetwork), pace(), Arc::clone(&counters)), counters)
 }
 
 type Waiting = oneshot::Receiver<Result<Vec<Place>>>;
@@ -323,4 +326,20 @@ async fn an_own_lane_lays_its_bytes_together() {
         assert_eq!(places[0].offset, next);
         next += 1000;
     }
+}
+
+#[test]
+fn a_chain_is_not_given_up_before_its_first_datanode_can_say_who_stalls() {
+    let defaults = crate::Config::default();
+    let pace = Pace { stall_timeout: defaults.stall_timeout, ..pace() };
+    for datanodes in 2..=32 {
+        // As datanodes have it: `Settings::stall_before`, and a tick until they look.
+        let tick = Duration::from_millis(150);
+        let head = |stall: Duration| stall + (stall / 8 + tick) * (datanodes - 2) as u32 + tick;
+        let patience = pace.stall_patience(datanodes);
+        assert!(head(Duration::from_millis(1200)) < patience, "{datanodes}: {patience:?}");
+        let patience = patience * super::chain::SYNC_PATIENCE;
+        assert!(head(Duration::from_secs(15)) < patience, "{datanodes}: {patience:?}");
+    }
+    assert_eq!(pace.stall_patience(4), defaults.stall_timeout);
 }
