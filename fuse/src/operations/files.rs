@@ -16,6 +16,9 @@ use crate::inodes::OpenInode;
 use crate::operations::entries::NewMode;
 use crate::view::{Caller, ROOT, View, child, node};
 
+/// How often a name is tried that is taken each time, and free when it is looked at.
+const TRIES: usize = 8;
+
 /// A file that has been opened.
 pub(crate) struct Opened {
     /// Its handle.
@@ -114,6 +117,29 @@ fn access_of(flags: i32) -> AccessFlags {
     if flags & libc::O_TRUNC != 0 { access | AccessFlags::W_OK } else { access }
 }
 
+/// Makes what was not there a moment ago. *Stale* if it is there now; somebody who makes and removes it all the time would
+/// have that said each time the kernel comes back, so it is looked at whether it is still there.
+async fn make_or_find<T, M, L>(make: impl Fn() -> M, look: impl Fn() -> L) -> Result<T>
+where
+    M: Future<Output = Result<T>>,
+    L: Future<Output = Result<Attr>>,
+{
+    for _ in 0..TRIES {
+        match make().await {
+            Err(error) if error.code == ErrorCode::Exists => {}
+            made => return made,
+        }
+        match look().await {
+            Err(error) if error.code == ErrorCode::NotFound => {}
+            found => {
+                found?;
+                break;
+            }
+        }
+    }
+    Err(ErrorCode::Stale.because("the name was given to something meanwhile"))
+}
+
 impl View {
     /// Opens a file that exists: sees whatever was closed or synced before, anywhere.
     pub(crate) async fn open(&self, caller: Caller, inode: u64, flags: i32) -> Result<Opened> {
@@ -184,8 +210,8 @@ impl View {
     ///
     /// The kernel asks when it has just found the name absent, and checks nothing afterwards. So where it checks
     /// permissions, what somebody else has given the name to meanwhile is not opened here: *stale* has the kernel look the
-    /// name up again and open what it finds as if it had been there, following links with the caller's own rights.
-    /// Otherwise it is opened, if it may be.
+    /// name up again and open what it finds as if it had been there, following links with the caller's own rights. It
+    /// does so once, so a name that is free again is tried again here. Otherwise it is opened, if it may be.
     pub(crate) async fn create(
         &self,
         caller: Caller,
@@ -197,8 +223,9 @@ impl View {
         self.doubts.settle(caller.pid);
         let wanted = Wanted::from(flags);
         let epoch = self.epoch();
+        let at = child(parent, name)?;
         let ask = CreateFile {
-            at: Some(child(parent, name)?),
+            at: Some(at.clone()),
             mode: mode.bits & 0o7777,
             uid: caller.uid,
             gid: caller.gid,
@@ -209,10 +236,12 @@ impl View {
             umask: mode.umask,
         };
         let era = self.cluster.sessions_lost();
-        let created = self.cluster.create(&self.cred(caller), ask).await.map_err(|error| {
-            let found = error.code == ErrorCode::Exists && !wanted.exclusive;
-            if found { ErrorCode::Stale.because("the name was given to something meanwhile") } else { error }
-        })?;
+        let cred = self.cred(caller);
+        let make = || self.cluster.create(&cred, ask.clone());
+        let created = match wanted.exclusive {
+            true => make().await?,
+            false => make_or_find(make, || self.cluster.stat(&cred, at.clone(), false)).await?,
+        };
         let attr =
             created.attr.ok_or_else(|| ErrorCode::Malformed.because("a created file without attributes"))?;
         let inode = attr.inode;
@@ -340,6 +369,9 @@ impl View {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::future::ready;
+
     use super::*;
 
     #[test]
@@ -390,5 +422,31 @@ mod tests {
             assert!(Wanted::from(flags | libc::O_WRONLY).sync);
         }
         assert!(!Wanted::from(libc::O_SYNC).sync);
+    }
+
+    /// What comes of it if the name is taken and free as the answers say, in turn.
+    async fn tried(taken: &[bool], there: &[bool]) -> (Result<()>, usize) {
+        let (makes, looks) = (Cell::new(0), Cell::new(0));
+        let next = |count: &Cell<usize>| count.replace(count.get() + 1);
+        let make = || {
+            let exists = taken[next(&makes) % taken.len()];
+            ready(if exists { Err(ErrorCode::Exists.into()) } else { Ok(()) })
+        };
+        let look = || {
+            let found = there[next(&looks) % there.len()];
+            ready(if found { Ok(Attr::default()) } else { Err(ErrorCode::NotFound.into()) })
+        };
+        let made = make_or_find(make, look).await;
+        (made, makes.get())
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_free_again_is_tried_again() {
+        assert_eq!(tried(&[false], &[true]).await, (Ok(()), 1));
+        assert_eq!(tried(&[true, true, false], &[false]).await, (Ok(()), 3));
+        let (found, makes) = tried(&[true], &[false, true]).await;
+        assert_eq!((found.unwrap_err().code, makes), (ErrorCode::Stale, 2), "the kernel opens what is there");
+        let (never, makes) = tried(&[true], &[false]).await;
+        assert_eq!((never.unwrap_err().code, makes), (ErrorCode::Stale, TRIES), "not for ever");
     }
 }
