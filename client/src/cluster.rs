@@ -12,6 +12,7 @@ use crate::channel::Channel;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::file::File;
+use crate::heard::Heard;
 use crate::metrics::{Counters, Metrics};
 use crate::namespace::root;
 use crate::read;
@@ -25,6 +26,21 @@ pub struct Cluster {
     engine: Arc<Engine>,
 }
 
+/// The names in a client's own directories, as somebody has them open. Clones are one to whom losses are told once.
+#[derive(Clone)]
+pub struct Names {
+    engine: Arc<Engine>,
+    heard: Heard,
+}
+
+impl Names {
+    /// Waits until all that was done is done for good. Says once what was lost since these were asked for, and what nobody
+    /// was told of before.
+    pub async fn sync(&self) -> Result<()> {
+        self.engine.delegations.flush(&self.heard).await
+    }
+}
+
 impl Cluster {
     /// Finds the cluster, waiting for it as long as any operation. A session is opened by the first mutation.
     pub async fn connect(config: Config) -> Result<Cluster> {
@@ -35,7 +51,7 @@ impl Cluster {
 
     /// Closes lanes and session. Commits nothing, but tells what was done in this client's own directories.
     pub async fn close(&self) -> Result<()> {
-        if let Err(error) = self.engine.delegations.flush().await {
+        if let Err(error) = self.engine.delegations.settle().await {
             tracing::error!(%error, "changes that were acknowledged could not be made");
         }
         self.engine.close();
@@ -53,9 +69,14 @@ impl Cluster {
         self.engine.is_settled()
     }
 
-    /// Waits until all that was done in this client's own directories is done for good.
+    /// Waits until all that was done in this client's own directories is done for good. What was lost of it is said once.
     pub async fn sync_names(&self) -> Result<()> {
-        self.engine.delegations.flush().await
+        self.engine.delegations.settle().await
+    }
+
+    /// The names in this client's own directories, for one of several who are to hear each by itself what is lost.
+    pub fn names(&self) -> Names {
+        Names { engine: Arc::clone(&self.engine), heard: self.engine.delegations.listen() }
     }
 
     /// Whether nobody else can see this inode, so that what is written to it need not be committed at once.

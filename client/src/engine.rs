@@ -217,7 +217,7 @@ impl Engine {
     /// Commits all that was written and tells all that was done. Returns the first error.
     pub(crate) async fn settle(self: &Arc<Engine>) -> Result<()> {
         let committed = commit_each(self.dirty_now()).await;
-        let told = self.delegations.flush().await;
+        let told = self.delegations.settle().await;
         committed.into_iter().map(|(_, committed)| committed).chain([told]).collect()
     }
 

@@ -13,6 +13,7 @@ mod engine;
 mod fake;
 mod file;
 mod fsck;
+mod heard;
 mod locks;
 mod metrics;
 mod namespace;
@@ -24,7 +25,7 @@ mod wire;
 mod write;
 
 pub use cairn_proto::{Error, ErrorCode, Result, control, data, fs};
-pub use cluster::Cluster;
+pub use cluster::{Cluster, Names};
 pub use config::Config;
 pub use file::File;
 pub use locks::Locked;

@@ -498,9 +498,9 @@ impl Filesystem for CairnFs {
     }
 
     fn readdir(&self, request: &Request, ino: INodeNo, fh: HandleNo, offset: u64, mut reply: ReplyDirectory) {
-        let Some(stream) = self.view.directories.get(fh.0) else { return reply.error(Errno::EBADF) };
+        let Some(handle) = self.view.directories.get(fh.0) else { return reply.error(Errno::EBADF) };
         self.serve(request, |view| async move {
-            let read = view.readdir(ino.0, &stream, offset, |line| {
+            let read = view.readdir(ino.0, &handle.stream, offset, |line| {
                 let name = OsStr::from_bytes(line.name);
                 reply.add(INodeNo(line.attr.inode), line.next, file_type(line.attr.kind()), name)
             });
@@ -519,10 +519,10 @@ impl Filesystem for CairnFs {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let Some(stream) = self.view.directories.get(fh.0) else { return reply.error(Errno::EBADF) };
+        let Some(handle) = self.view.directories.get(fh.0) else { return reply.error(Errno::EBADF) };
         self.serve(request, |view| async move {
             let ttl: Duration = view.options.attr_ttl.min(view.options.entry_ttl);
-            let read = view.readdir(ino.0, &stream, offset, |line| {
+            let read = view.readdir(ino.0, &handle.stream, offset, |line| {
                 let name = OsStr::from_bytes(line.name);
                 let number = INodeNo(line.attr.inode);
                 let left = line.age.map_or(Duration::ZERO, |age| ttl.saturating_sub(age));
@@ -551,10 +551,11 @@ impl Filesystem for CairnFs {
         reply.ok();
     }
 
-    fn fsyncdir(&self, request: &Request, ino: INodeNo, _fh: HandleNo, _datasync: bool, reply: ReplyEmpty) {
+    fn fsyncdir(&self, request: &Request, ino: INodeNo, fh: HandleNo, _datasync: bool, reply: ReplyEmpty) {
+        let Some(handle) = self.view.directories.get(fh.0) else { return reply.error(Errno::EBADF) };
         // Every other change of a name is in the log of a majority before it is acknowledged.
-        self.serve(request, |view| async move {
-            finish(reply, "fsyncdir", ino.0, view.cluster.sync_names().await);
+        self.serve(request, |_| async move {
+            finish(reply, "fsyncdir", ino.0, handle.names.sync().await);
         });
     }
 

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use cairn_client::File;
+use cairn_client::{File, Names};
+use tokio::sync::Mutex;
 
+use crate::directory::DirectoryStream;
 use crate::inodes::OpenInode;
 
 /// An open file description.
@@ -26,6 +28,14 @@ pub(crate) struct FileHandle {
     pub unseen: bool,
     /// The kernel keeps no pages of what is read through it.
     pub uncached: bool,
+}
+
+/// An open directory.
+pub(crate) struct DirectoryHandle {
+    /// Its content, as it is read.
+    pub stream: Mutex<DirectoryStream>,
+    /// What became of changes of names as this handle is to hear it.
+    pub names: Names,
 }
 
 /// Numbered open things of one kind.

@@ -12,15 +12,13 @@ use cairn_proto::fs::{Attr, Cred, NodeRef};
 use cairn_proto::snapshot::is_inside;
 use cairn_proto::{Result, path};
 use fuser::{FileAttr, INodeNo, Notifier, Request};
-use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use crate::accesses::{Accesses, counts_now};
 use crate::attr::file_attr;
 use crate::counted::Counted;
-use crate::directory::DirectoryStream;
 use crate::doubts::Doubts;
-use crate::handles::{FileHandle, Handles};
+use crate::handles::{DirectoryHandle, FileHandle, Handles};
 use crate::holds::Holds;
 use crate::inodes::Inodes;
 use crate::interrupts::Interrupts;
@@ -53,7 +51,7 @@ pub(crate) struct View {
     pub inodes: Inodes,
     pub holds: Holds,
     pub files: Handles<FileHandle>,
-    pub directories: Handles<Mutex<DirectoryStream>>,
+    pub directories: Handles<DirectoryHandle>,
     pub versions: Versions,
     pub locks: Locks,
     pub interrupts: Interrupts,

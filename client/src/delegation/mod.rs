@@ -24,10 +24,11 @@ use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cairn_proto::{Error, ErrorCode, Result, fs};
+use cairn_proto::{ErrorCode, Result, fs};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
+use crate::heard::{Heard, Losses};
 use crate::session::Session;
 pub(crate) use hand_back::tidy;
 use numbers::Numbers;
@@ -55,6 +56,8 @@ pub(crate) struct Delegations {
     done: Notify,
     /// Directories were handed back.
     handed_back: Notify,
+    /// What the client as a whole has heard of losses.
+    heard: Heard,
 }
 
 #[derive(Default)]
@@ -73,11 +76,8 @@ struct State {
     oldest: Option<Instant>,
     /// Inodes that are made by deeds that are not done.
     unborn: HashSet<u64>,
-    /// Deeds that were refused and nobody has heard of.
-    refused: VecDeque<(u64, Error)>,
-    /// How often that happened, and what was last refused.
-    refusals: u64,
-    latest: Option<(u64, Error)>,
+    /// Deeds that were promised and refused, or lost with their session.
+    losses: Losses,
     /// Directories that were asked for before this client knew of them.
     disowned: BTreeSet<u64>,
     /// Inodes of a session that is over, whose open files are to be told.
@@ -100,7 +100,7 @@ impl State {
         bereft.extend(self.tree.inodes());
         if deeds > 0 {
             // Whoever waits for any of them, or asks later, is not to take them for done.
-            self.refuse(self.settled + 1, ErrorCode::SessionExpired.because("changes were lost with it"));
+            self.losses.add(ErrorCode::SessionExpired.because("changes were lost with it"));
         }
         let counted = self.counted;
         *self = State {
@@ -108,23 +108,10 @@ impl State {
             settled: counted,
             urgent: counted,
             bereft,
-            refused: std::mem::take(&mut self.refused),
-            refusals: self.refusals,
-            latest: self.latest.take(),
+            losses: std::mem::take(&mut self.losses),
             ..State::default()
         };
         true
-    }
-
-    /// What a deed that nobody waits for was refused with.
-    fn refuse(&mut self, number: u64, error: Error) {
-        const MOST: usize = 64;
-        self.refusals += 1;
-        self.latest = Some((number, error.clone()));
-        if self.refused.len() == MOST {
-            self.refused.pop_front();
-        }
-        self.refused.push_back((number, error));
     }
 }
 
@@ -151,6 +138,7 @@ impl Delegations {
             work: Notify::new(),
             done: Notify::new(),
             handed_back: Notify::new(),
+            heard: Heard::default(),
         }
     }
 
@@ -162,6 +150,20 @@ impl Delegations {
             self.work.notify_one();
         }
         state
+    }
+
+    /// For somebody who opens something now and may sync it.
+    pub(crate) fn listen(&self) -> Heard {
+        if !self.enabled {
+            return Heard::default();
+        }
+        Heard::from_last_told(&self.lock().losses)
+    }
+
+    #[cfg(test)]
+    /// As if something that was promised had been refused.
+    pub(crate) fn lose(&self, error: cairn_proto::Error) {
+        self.lock().losses.add(error);
     }
 
     /// Inodes that are here, deeds that are not done, and all there have been.

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{Delegations, State};
 use crate::engine::Engine;
+use crate::heard::Heard;
 use crate::namespace::root;
 use crate::session::Session;
 
@@ -103,20 +104,6 @@ impl State {
         batch
     }
 
-    /// What somebody hears who has waited for the deeds `until` this one, since there were so many `refusals`.
-    fn heard(&mut self, until: u64, refusals: u64) -> Result<()> {
-        if self.refused.front().is_some_and(|(number, _)| *number <= until)
-            && let Some((_, error)) = self.refused.pop_front()
-        {
-            return Err(error);
-        }
-        // Another one who waited has been told.
-        match &self.latest {
-            Some((number, error)) if self.refusals > refusals && *number <= until => Err(error.clone()),
-            _ => Ok(()),
-        }
-    }
-
     /// What became of a batch. False: something that was promised was refused.
     fn settle(&mut self, batch: Vec<Queued>, outcomes: Vec<fs::Outcome>) -> bool {
         let mut all_done = true;
@@ -134,7 +121,7 @@ impl State {
                 (None, Ok(_)) => {}
                 (None, Err(error)) => {
                     tracing::error!(%error, "a change that was acknowledged could not be made");
-                    self.refuse(self.settled, error);
+                    self.losses.add(error);
                     all_done = false;
                 }
             }
@@ -157,21 +144,24 @@ impl Delegations {
         }
     }
 
-    /// Waits until all that was done here is done for good. If something could not be, everybody hears it who waits then;
-    /// if nobody does, whoever asks next.
-    pub(crate) async fn flush(&self) -> Result<()> {
+    /// Waits until all that was done here is done for good. If something could not be, since `heard` was told the last time,
+    /// it hears that.
+    pub(crate) async fn flush(&self, heard: &Heard) -> Result<()> {
         if !self.enabled {
             return Ok(());
         }
-        let (until, refusals) = self.hurry();
-        self.until_settled(until).await?;
-        self.lock().heard(until, refusals)
+        self.until_told().await?;
+        heard.hear(&mut self.lock().losses).map_or(Ok(()), Err)
     }
 
-    /// As [`Delegations::flush`], for somebody who must come after it all: what could not be done is left to be heard by
-    /// those who ask whether it was.
+    /// As [`Delegations::flush`], for the client as a whole.
+    pub(crate) async fn settle(&self) -> Result<()> {
+        self.flush(&self.heard).await
+    }
+
+    /// As [`Delegations::flush`], for somebody who must come after it all and does not ask whether it could be done.
     pub(super) async fn until_told(&self) -> Result<()> {
-        let (until, _) = self.hurry();
+        let until = self.hurry();
         self.until_settled(until).await
     }
 
@@ -189,12 +179,12 @@ impl Delegations {
         self.wait_while(&self.done, "a new file", |state| state.unborn.contains(&inode)).await
     }
 
-    /// Has everything there is sent at once; up to which deed that is, and how often one was refused before.
-    fn hurry(&self) -> (u64, u64) {
+    /// Has everything there is sent at once; up to which deed that is.
+    fn hurry(&self) -> u64 {
         let mut state = self.lock();
         state.urgent = state.counted;
         self.work.notify_one();
-        (state.counted, state.refusals)
+        state.counted
     }
 
     /// Waits until one more deed may be promised.

@@ -1,5 +1,6 @@
 //! What happens here is what the namenode makes of it: random changes, in the tree and in the real state machine.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -372,30 +373,51 @@ async fn a_deed_that_comes_after_its_session_is_refused_and_in_nobodys_way() {
     let close = Op::Close(fs::CloseInodes { inodes: vec![7] });
     delegations.lock().push(1, 0, close);
     assert!(!delegations.is_busy());
-    delegations.flush().await.unwrap();
+    delegations.settle().await.unwrap();
     delegations.admit().await.unwrap();
+}
+
+/// Has something promised in a new session that is not done yet.
+fn promise(delegations: &Delegations, number: u64) -> Arc<Session> {
+    let session = Session::new(number, Instant::now());
+    let mut state = delegations.lock();
+    state.session = Some(session.clone());
+    state.push(1, 0, Op::Close(fs::CloseInodes { inodes: vec![7] }));
+    session
 }
 
 #[tokio::test]
 async fn what_is_lost_with_the_session_fails_the_next_sync() {
     let delegations = Delegations::new(true, Duration::from_secs(30));
-    let promise = |number| {
-        let session = Session::new(number, Instant::now());
-        let mut state = delegations.lock();
-        state.session = Some(session.clone());
-        state.push(1, 0, Op::Close(fs::CloseInodes { inodes: vec![7] }));
-        session
-    };
-    let session = promise(9);
+    let session = promise(&delegations, 9);
+    let (one, other) = (delegations.listen(), delegations.listen());
     let end = async { session.expire() };
-    let (one, other, ()) = tokio::join!(delegations.flush(), delegations.flush(), end);
-    assert_eq!(one.unwrap_err().code, ErrorCode::SessionExpired);
-    assert_eq!(other.unwrap_err().code, ErrorCode::SessionExpired, "both waited for it");
-    delegations.flush().await.expect("it has been said");
+    let (first, second, ()) = tokio::join!(delegations.flush(&one), delegations.flush(&other), end);
+    assert_eq!(first.unwrap_err().code, ErrorCode::SessionExpired);
+    assert_eq!(second.unwrap_err().code, ErrorCode::SessionExpired, "both waited for it");
+    delegations.flush(&one).await.expect("it has been said");
+    delegations.flush(&other).await.expect("it has been said");
     // Nobody waits when it is lost; who only has to come after it does not take the word from who asks.
-    promise(10).expire();
+    promise(&delegations, 10).expire();
     assert!(!delegations.is_busy());
     delegations.until_told().await.unwrap();
-    assert_eq!(delegations.flush().await.unwrap_err().code, ErrorCode::SessionExpired);
-    delegations.flush().await.expect("it has been said");
+    assert_eq!(delegations.flush(&one).await.unwrap_err().code, ErrorCode::SessionExpired);
+    delegations.flush(&one).await.expect("it has been said");
+}
+
+#[tokio::test]
+async fn everybody_who_has_something_open_hears_of_lost_names_once() {
+    let delegations = Delegations::new(true, Duration::from_secs(30));
+    let (one, two) = (delegations.listen(), delegations.listen());
+    promise(&delegations, 9).expire();
+    let untold = delegations.listen();
+    assert_eq!(delegations.flush(&one).await.unwrap_err().code, ErrorCode::SessionExpired);
+    let later = delegations.listen();
+    for heard in [&two, &untold] {
+        let told = delegations.flush(heard).await;
+        assert_eq!(told.unwrap_err().code, ErrorCode::SessionExpired, "said to another one only");
+        delegations.flush(heard).await.expect("it has been said");
+    }
+    delegations.flush(&later).await.expect("not open then");
+    assert_eq!(delegations.settle().await.unwrap_err().code, ErrorCode::SessionExpired);
 }

@@ -7,21 +7,24 @@ use cairn_proto::limits::MAX_COMMIT_EXTENTS;
 use cairn_proto::{Error, ErrorCode, Result, fs};
 
 use super::Inode;
-use super::heard::Heard;
+use super::descriptor::Descriptor;
 use super::inode::State;
 use crate::engine::Engine;
 
 impl Inode {
     /// Commits everything written so far; `durable`: once it is on the disks of all replicas.
-    pub(crate) async fn flush(self: &Arc<Inode>, durable: bool, heard: &Heard) -> Result<fs::Attr> {
-        let (inode, heard) = (Arc::clone(self), heard.clone());
+    pub(crate) async fn flush(self: &Arc<Inode>, durable: bool, told: &Descriptor) -> Result<fs::Attr> {
+        let (inode, told) = (Arc::clone(self), told.clone());
         // In a task of its own: a caller that goes away must not leave a commit half accounted for.
         owned(async move {
-            let flushed = inode.flush_here(durable).await;
+            let flushed = match durable {
+                true => inode.sync_here(&told).await,
+                false => inode.commit_all().await,
+            };
             let earlier = {
                 let mut state = inode.state();
                 state.own_lane = None;
-                heard.hear(&state)
+                told.hear(&mut state)
             };
             flushed?;
             match earlier {
@@ -32,11 +35,11 @@ impl Inode {
         .await
     }
 
-    pub(crate) async fn close(self: &Arc<Inode>, heard: &Heard) -> Result<()> {
+    pub(crate) async fn close(self: &Arc<Inode>, told: &Descriptor) -> Result<()> {
         let committed = self.leave().await;
         let mut state = self.state();
         state.own_lane = None;
-        match heard.unheard(&state) {
+        match told.unheard(&state) {
             Some(error) => Err(error.clone()),
             None => committed,
         }
@@ -51,10 +54,7 @@ impl Inode {
         self.engine.delegations.defers(self.number()) && self.engine.lanes.full().is_none()
     }
 
-    async fn flush_here(self: &Arc<Inode>, durable: bool) -> Result<()> {
-        if !durable {
-            return self.commit_all().await;
-        }
+    async fn sync_here(self: &Arc<Inode>, told: &Descriptor) -> Result<()> {
         self.settle_for(true).await?;
         // Neither waits for the other: others may see bytes before they are on disk, as after a close.
         let (unnamed, committed) = futures::join!(self.make_durable(), self.commit_all());
@@ -64,7 +64,7 @@ impl Inode {
             self.make_named_durable(unnamed).await?;
         }
         // Its name, too.
-        self.engine.delegations.flush().await
+        self.engine.delegations.flush(&told.names).await
     }
 
     /// As [`Inode::commit_all`], going on when the caller goes away.

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::overlay::Overlay;
 use crate::delegation::change_attr;
 use crate::engine::Engine;
+use crate::heard::Losses;
 use crate::read::{LayoutCache, WINDOW};
 use crate::write::OwnLane;
 
@@ -52,8 +53,7 @@ pub(super) struct State {
     /// How often that was widened.
     pub(super) doubts: u64,
     /// How often written bytes were lost, and why the last time; everybody who has the file open then is to hear of it.
-    pub(super) losses: u64,
-    pub(super) error: Option<Error>,
+    pub(super) losses: Losses,
     /// The lane this file has to itself, and the run of sequential writes that earned it.
     pub(super) own_lane: Option<OwnLane>,
     pub(super) streak: u64,
@@ -77,8 +77,7 @@ impl Inode {
             unsynced: BTreeMap::new(),
             doubtful: (attr.size > 0).then_some((0, attr.size)),
             doubts: 0,
-            losses: 0,
-            error: None,
+            losses: Losses::default(),
             own_lane: None,
             streak: 0,
             streak_end: 0,
@@ -284,7 +283,6 @@ impl State {
         } else {
             tracing::warn!(inode = self.attr.inode, %error, "written bytes are lost");
         }
-        self.losses += 1;
-        self.error = Some(error);
+        self.losses.add(error);
     }
 }

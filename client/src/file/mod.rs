@@ -6,8 +6,8 @@
 
 mod append;
 mod commit;
+mod descriptor;
 mod durable;
-mod heard;
 mod inode;
 mod overlay;
 mod ranges;
@@ -21,8 +21,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cairn_proto::{Error, Result, fs};
 
+use descriptor::Descriptor;
 pub(crate) use durable::OnDisk;
-use heard::Heard;
 pub(crate) use inode::Inode;
 
 /// One file of a cluster. Clones, and all files of one inode, share their state. Dropping flushes nothing.
@@ -32,13 +32,13 @@ pub(crate) use inode::Inode;
 pub struct File {
     inode: Arc<Inode>,
     cred: fs::Cred,
-    heard: Heard,
+    told: Descriptor,
 }
 
 impl File {
     pub(crate) fn new(inode: Arc<Inode>, cred: fs::Cred) -> File {
-        let heard = Heard::now(&inode);
-        File { inode, cred, heard }
+        let told = Descriptor::new(&inode);
+        File { inode, cred, told }
     }
 
     /// The same file for one more who opens it: what is lost from now on is told to both.
@@ -68,7 +68,7 @@ impl File {
 
     /// Writes into the buffer; waits when too much is unwritten. Own reads see it at once.
     pub async fn write_at(&self, offset: u64, data: Bytes) -> Result<()> {
-        self.inode.write_at(&self.cred, &self.heard, offset, data).await
+        self.inode.write_at(&self.cred, &self.told, offset, data).await
     }
 
     /// Appends where the file ends when the namenode applies it, and returns that offset. Committed on return.
@@ -102,7 +102,7 @@ impl File {
 
     /// Commits all own writes: everybody sees them. Reports an error of earlier background work, once to each who has the file open.
     pub async fn flush(&self) -> Result<fs::Attr> {
-        self.inode.flush(false, &self.heard).await
+        self.inode.flush(false, &self.told).await
     }
 
     /// As [`File::flush`], for somebody who did not write: an error that loses bytes stays for those who did.
@@ -113,7 +113,7 @@ impl File {
     /// As [`File::flush`], but an error of earlier work is reported again, until it is synced: a descriptor
     /// is also closed by a child of its process that nobody asks what it heard.
     pub async fn close(&self) -> Result<()> {
-        self.inode.close(&self.heard).await
+        self.inode.close(&self.told).await
     }
 
     /// Has what was written committed: now or, if nobody else can see the file, soon.
@@ -121,9 +121,10 @@ impl File {
         self.inode.leave().await
     }
 
-    /// As [`File::flush`], and what was written is on the disks of all replicas.
+    /// As [`File::flush`], and what was written is on the disks of all replicas, and what was done in this client's own
+    /// directories is done for good. If that was lost, so much is said once to each who has a file open, too.
     pub async fn sync(&self) -> Result<fs::Attr> {
-        self.inode.flush(true, &self.heard).await
+        self.inode.flush(true, &self.told).await
     }
 
     /// Forgets what is not committed, because its writer lost the right to it; the next flush reports `error`.

@@ -409,6 +409,24 @@ async fn everybody_who_has_the_file_open_hears_of_a_loss_once() {
 }
 
 #[tokio::test]
+async fn everybody_who_has_something_open_hears_of_lost_names_once() {
+    let (group, _datanodes) = small_cluster().await;
+    let config = crate::Config { namenodes: group.addresses.clone(), delegate: true, ..Default::default() };
+    let cluster = Cluster::connect(config).await.unwrap();
+    let one = make(&cluster, "f").await;
+    let (two, names) = (one.reopened(), cluster.names());
+    cluster.engine().delegations.lose(ErrorCode::SessionExpired.because("on purpose"));
+    assert_eq!(one.sync().await.unwrap_err().code, ErrorCode::SessionExpired);
+    let later = two.reopened();
+    assert_eq!(two.sync().await.unwrap_err().code, ErrorCode::SessionExpired, "said to the other one only");
+    assert_eq!(names.sync().await.unwrap_err().code, ErrorCode::SessionExpired, "and to files only");
+    one.sync().await.expect("it has been said");
+    two.sync().await.expect("it has been said");
+    names.sync().await.expect("it has been said");
+    later.sync().await.expect("not open then");
+}
+
+#[tokio::test]
 async fn what_is_being_written_takes_room() {
     let (group, _datanodes) = small_cluster().await;
     let cluster = group.client().await;

@@ -10,7 +10,7 @@ use cairn_proto::{Error, ErrorCode, Result, fs};
 use tokio::time::{Instant, timeout_at};
 
 use super::Inode;
-use super::heard::Heard;
+use super::descriptor::Descriptor;
 use super::inode::State;
 use super::overlay::Job;
 use crate::channel::FOR_EVER;
@@ -31,7 +31,7 @@ impl Inode {
     pub(crate) async fn write_at(
         self: &Arc<Inode>,
         cred: &fs::Cred,
-        heard: &Heard,
+        told: &Descriptor,
         offset: u64,
         mut data: Bytes,
     ) -> Result<()> {
@@ -39,7 +39,7 @@ impl Inode {
         if end.is_none() {
             return Err(ErrorCode::FileTooBig.because(format!("inode {} at {offset}", self.number())));
         }
-        self.refuse_over_quota(heard)?;
+        self.refuse_over_quota(told)?;
         let mut at = offset;
         while !data.is_empty() {
             let piece = data.split_to(data.len().min(MAX_PAYLOAD));
@@ -56,8 +56,8 @@ impl Inode {
 
     /// Once a commit was refused for a quota, writers hear it before they have written everything for nothing, until a
     /// flush has said so.
-    fn refuse_over_quota(&self, heard: &Heard) -> Result<()> {
-        match heard.unheard(&self.state()) {
+    fn refuse_over_quota(&self, told: &Descriptor) -> Result<()> {
+        match told.unheard(&self.state()) {
             Some(error) if error.code == ErrorCode::QuotaExceeded => Err(error.clone()),
             _ => Ok(()),
         }

@@ -8,6 +8,7 @@ use fuser::AccessFlags;
 use tokio::sync::Mutex;
 
 use crate::directory::{Asked, DOTS, DirectoryStream};
+use crate::handles::DirectoryHandle;
 use crate::view::{Caller, ROOT, View, node};
 
 /// Entries asked for at a time: more than one reply holds, and still small in memory for a thousand open directories.
@@ -27,7 +28,8 @@ impl View {
     /// Opens a directory.
     pub(crate) async fn opendir(&self, caller: Caller, inode: u64) -> Result<u64> {
         self.require(caller, inode, AccessFlags::R_OK).await?;
-        Ok(self.directories.insert(Mutex::new(DirectoryStream::default())))
+        let handle = DirectoryHandle { stream: Mutex::default(), names: self.cluster.names() };
+        Ok(self.directories.insert(handle))
     }
 
     /// Puts what follows `offset` into `full`, line by line, until that says it has no more room.
