@@ -583,6 +583,26 @@ async fn who_wrote_hears_of_a_quota_even_if_somebody_else_had_it_committed() {
     assert_eq!(file.append(vec![1; 1].into()).await.unwrap_err().code, ErrorCode::QuotaExceeded);
 }
 
+#[tokio::test]
+async fn who_never_syncs_can_write_again_once_the_quota_has_room() {
+    let (group, _datanodes) = small_cluster().await;
+    let cluster = group.client().await;
+    let file = under_quota(&cluster, 10).await;
+    let other = file.reopened();
+    file.write_at(0, vec![1; 11].into()).await.unwrap();
+    assert_eq!(file.commit().await.unwrap_err().code, ErrorCode::QuotaExceeded);
+    set_quota(&cluster, 11).await;
+    let refused = file.write_at(0, vec![2; 11].into()).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::QuotaExceeded, "what came before is lost");
+    file.write_at(0, vec![2; 11].into()).await.expect("it has been said, and there is room");
+    file.commit().await.unwrap();
+    assert_eq!(seen_by_others(&group, file.inode()).await, vec![2; 11]);
+    assert_eq!(file.sync().await.unwrap_err().code, ErrorCode::QuotaExceeded, "a write is no sync");
+    file.sync().await.expect("it has been said");
+    let refused = other.write_at(0, vec![3; 1].into()).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::QuotaExceeded, "said to the other one only");
+}
+
 /// In a directory of the client's own a close does not wait for the bytes.
 #[tokio::test]
 async fn what_was_closed_waits_until_there_is_room() {

@@ -54,13 +54,10 @@ impl Inode {
         Ok(())
     }
 
-    /// Once a commit was refused for a quota, writers hear it before they have written everything for nothing, until a
-    /// flush has said so.
+    /// Once a commit was refused for a quota, writers hear it before they have written everything for nothing. Each once: the
+    /// next commit says whether there is still no room.
     fn refuse_over_quota(&self, told: &Descriptor) -> Result<()> {
-        match told.unheard(&self.state()) {
-            Some(error) if error.code == ErrorCode::QuotaExceeded => Err(error.clone()),
-            _ => Ok(()),
-        }
+        told.refusal(&mut self.state()).map_or(Ok(()), Err)
     }
 
     /// Buffers a piece and sends what is worth sending; true: a commit is due.
