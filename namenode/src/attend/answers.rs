@@ -1,5 +1,6 @@
 //! What follows from a datanode's answer to an order, and from the log's answer to a proposal.
 
+use cairn_metadata::plan::garbage::Steady;
 use cairn_metadata::plan::reconcile::is_needless;
 use cairn_metadata::plan::repair::Copy;
 use cairn_metadata::plan::verdict::{Holding, judge};
@@ -199,6 +200,10 @@ pub(super) fn proposal_done(
     };
     tracing::debug!(chunk, node, change = ?proposal.change, %error, "proposal refused");
     leading.failures.fail(chunk, node, now_ms);
+    if error.code == ErrorCode::NoLeader {
+        // While nobody hears this leader, no writer can commit what it has sealed, either.
+        leading.steady = Steady::new(now_ms);
+    }
     match proposal.change {
         Change::Digest(_) if error.code == ErrorCode::Corrupt => leading.mark(chunk, node, Fault::Unfit),
         // If it was purged meanwhile, the next round reads so and has this replica deleted.

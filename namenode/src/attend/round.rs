@@ -31,6 +31,7 @@ pub(super) fn read_roster(store: &dyn Store) -> Result<(Meta, Vec<(u32, Datanode
 
 /// First part of a round: judge the datanodes, and say what to read. `due` is false when something hurried the round.
 pub(super) fn begin(leading: &mut Leading, due: bool, now_ms: u64, now_ns: i64) -> (Job, Vec<(u64, u32)>) {
+    leading.steady.look(now_ms, now_ns);
     let mut promised: BTreeMap<u32, u64> = BTreeMap::new();
     for (node, bytes) in leading.orders.copies() {
         *promised.entry(node).or_default() += bytes;

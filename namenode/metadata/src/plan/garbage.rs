@@ -19,33 +19,38 @@ pub struct Grace {
     pub steady_ns: i64,
 }
 
-/// Since when a leader's wall clock can be trusted with how long something takes: since it leads, or since the clock was
-/// last set.
+/// Since when a leader can trust its clocks with how long a writer has had to commit: since it leads, since the wall clock
+/// was last set, and since it was last there for everybody. While it was stopped, or heard no majority, nobody could.
 #[derive(Debug, Clone, Copy)]
 pub struct Steady {
     since_ms: u64,
-    ahead_ms: Option<i64>,
+    /// The last look: when, and how far the wall clock was ahead of the other.
+    last: Option<(u64, i64)>,
 }
 
 impl Steady {
     /// How far a wall clock may be from where the other one expects it, in milliseconds. Clocks that are slewed stay far
     /// below, one look after the other.
     const TOLERANCE_MS: i64 = 1_000;
+    /// From one look to the next, in milliseconds; a leader that looks every round was stopped if it is longer.
+    const GAP_MS: u64 = 10_000;
 
     /// From now on, by the clock that is never set.
     pub fn new(now_ms: u64) -> Steady {
-        Steady { since_ms: now_ms, ahead_ms: None }
+        Steady { since_ms: now_ms, last: None }
     }
 
     /// Looks at both clocks, and says for how long, in nanoseconds, they have gone on together.
     pub fn look(&mut self, now_ms: u64, now_ns: i64) -> i64 {
         let ahead_ms = (now_ns / 1_000_000).saturating_sub_unsigned(now_ms);
-        let jumped =
-            self.ahead_ms.is_some_and(|before| before.abs_diff(ahead_ms) > Self::TOLERANCE_MS.unsigned_abs());
-        if jumped {
+        let broken = self.last.is_some_and(|(at_ms, before)| {
+            before.abs_diff(ahead_ms) > Self::TOLERANCE_MS.unsigned_abs()
+                || now_ms.saturating_sub(at_ms) > Self::GAP_MS
+        });
+        if broken {
             self.since_ms = now_ms;
         }
-        self.ahead_ms = Some(ahead_ms);
+        self.last = Some((now_ms, ahead_ms));
         i64::try_from(now_ms.saturating_sub(self.since_ms)).unwrap_or(i64::MAX).saturating_mul(1_000_000)
     }
 }
@@ -159,5 +164,13 @@ mod tests {
         assert_eq!(steady.look(5_000, 600_000_000_000), 0, "set forward");
         assert_eq!(steady.look(6_000, 601_000_000_000), 1_000_000_000);
         assert_eq!(steady.look(7_000, 2_000_000_000), 0, "set back");
+    }
+
+    #[test]
+    fn a_leader_that_was_stopped_begins_the_grace_anew() {
+        let mut steady = Steady::new(0);
+        let mut look = |now_ms: u64| steady.look(now_ms, now_ms as i64 * 1_000_000) / 1_000_000;
+        assert_eq!((look(1_000), look(9_000), look(19_000)), (1_000, 9_000, 19_000), "a busy machine");
+        assert_eq!((look(200_000), look(200_200)), (0, 200));
     }
 }
