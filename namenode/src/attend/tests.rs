@@ -441,9 +441,13 @@ async fn a_node_that_lost_its_disk_is_filled_again() {
 async fn a_loss_that_is_reported_while_a_proposal_waits_is_not_forgotten() {
     let (mut bed, mut fakes) = Bed::with_nodes(3).await;
     let chunk = bed.write();
-    bed.until("sealed", |bed| bed.is_whole(chunk, &[1, 2, 3])).await;
+    bed.until("sealed, and its last proposal settled, which would end the one that is held here", |bed| {
+        let idle = |leading: &mut super::Leading, _| leading.pending.is_empty() && leading.settled.is_empty();
+        bed.is_whole(chunk, &[1, 2, 3]) && bed.datanodes.0.with(None, idle).unwrap()
+    })
+    .await;
     let hold = |leading: &mut super::Leading, _| leading.pending.insert((chunk, 2));
-    bed.datanodes.0.with(None, hold).unwrap();
+    assert!(bed.datanodes.0.with(None, hold).unwrap());
     drop(fakes.remove(1));
     bed.disk(2).lock().unwrap().clear();
     fakes.push(bed.start(2).await.unwrap());
