@@ -9,7 +9,6 @@ use cairn_host::work::blocking;
 use cairn_proto::control::{CopyReplica, GatherReplica, Order, OrderDone, order};
 use cairn_proto::fs::ScrubInfo;
 use cairn_proto::{ErrorCode, Result};
-use futures::TryFutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
@@ -78,6 +77,10 @@ fn panicked(error: tokio::task::JoinError) -> cairn_proto::Error {
     ErrorCode::Io.because(format!("order: {error}"))
 }
 
+fn stops<E>(_: E) -> cairn_proto::Error {
+    ErrorCode::Unavailable.because("the datanode stops")
+}
+
 /// Executes orders, a few at a time.
 #[derive(Clone)]
 pub struct Executor {
@@ -87,7 +90,7 @@ pub struct Executor {
 struct Inner {
     store: Arc<Store>,
     copier: Arc<dyn Copier>,
-    copies: Semaphore,
+    copies: Arc<Semaphore>,
     quick: Semaphore,
     waiting: Semaphore,
     stopping: Arc<AtomicBool>,
@@ -100,7 +103,7 @@ impl Executor {
         let inner = Inner {
             store,
             copier,
-            copies: Semaphore::new(copies),
+            copies: Arc::new(Semaphore::new(copies)),
             quick: Semaphore::new(QUICK),
             waiting: Semaphore::new(WAITING),
             stopping: Arc::default(),
@@ -153,11 +156,6 @@ impl Executor {
 impl Inner {
     async fn run(self: Arc<Self>, order: Order) -> Result<Option<Seal>> {
         let kind = order.kind.ok_or_else(|| ErrorCode::NotSupported.because("unknown order"))?;
-        let is_long = matches!(kind, order::Kind::Copy(_) | order::Kind::Gather(_));
-        let slots = if is_long { &self.copies } else { &self.quick };
-        let Ok(_slot) = slots.acquire().await else {
-            return Err(ErrorCode::Unavailable.because("the datanode stops"));
-        };
         let store = self.store.clone();
         match kind {
             order::Kind::Seal(seal) => {
@@ -168,13 +166,11 @@ impl Inner {
             }
             order::Kind::Copy(order) => {
                 let chunk = order.chunk;
-                self.to_the_end(chunk, self.copier.copy(store, order, self.stopping.clone()).map_ok(Some))
-                    .await
+                self.slowly(chunk, || self.copier.copy(store, order, self.stopping.clone())).await
             }
             order::Kind::Gather(order) => {
                 let chunk = order.chunk;
-                self.to_the_end(chunk, self.copier.gather(store, order, self.stopping.clone()).map_ok(Some))
-                    .await
+                self.slowly(chunk, || self.copier.gather(store, order, self.stopping.clone())).await
             }
             // The attendance sends the pages itself: they must keep their place in the stream.
             order::Kind::Inventory(_) => Ok(None),
@@ -188,12 +184,30 @@ impl Inner {
         }
     }
 
+    /// Has a place until it is done, also when the stream that ordered it breaks: the next one's orders wait for places,
+    /// too.
+    async fn slowly(
+        &self,
+        chunk: u64,
+        work: impl FnOnce() -> BoxFuture<'static, Result<Seal>>,
+    ) -> Result<Option<Seal>> {
+        let place = self.copies.clone().acquire_owned().await.map_err(stops)?;
+        let work = work();
+        let doing = async move {
+            let done = work.await;
+            drop(place);
+            done.map(Some)
+        };
+        self.to_the_end(chunk, doing).await
+    }
+
     /// What is not done in time goes on by itself, and is told as news when it is done.
     async fn quickly(
         &self,
         chunk: u64,
         work: impl FnOnce() -> Result<Option<Seal>> + Send + 'static,
     ) -> Result<Option<Seal>> {
+        let _place = self.quick.acquire().await.map_err(stops)?;
         let disk = self.store.disk().clone();
         let doing = self.to_the_end(chunk, async move { blocking(&disk, work).await.map_err(panicked)? });
         let late = |_| ErrorCode::Timeout.because(format!("chunk {chunk}: the disk has not answered yet"));
@@ -214,7 +228,6 @@ impl Inner {
                 store.notices().changed(chunk);
             }
         });
-        let ended = |_| Err(ErrorCode::Unavailable.because("the datanode stops"));
-        answered.await.unwrap_or_else(ended)
+        answered.await.map_err(stops)?
     }
 }

@@ -15,7 +15,7 @@ use crate::orders::{Copier, Executor};
 use crate::store::{Seal, Store};
 
 /// Says when a copy has begun, and makes it when it is let.
-struct Gated(Mutex<Option<(oneshot::Sender<()>, oneshot::Receiver<()>)>>);
+struct Gated(Mutex<Vec<(oneshot::Sender<()>, oneshot::Receiver<()>)>>);
 
 /// Makes an empty replica, that is sealed.
 fn make(store: &Store, chunk: u64) -> Result<Seal> {
@@ -30,7 +30,7 @@ impl Copier for Gated {
         order: CopyReplica,
         _: Arc<AtomicBool>,
     ) -> BoxFuture<'static, Result<Seal>> {
-        let (begun, go) = self.0.lock().unwrap().take().unwrap();
+        let (begun, go) = self.0.lock().unwrap().pop().unwrap();
         Box::pin(async move {
             begun.send(()).unwrap();
             go.await.unwrap();
@@ -105,7 +105,7 @@ async fn a_copy_that_outlives_its_stream_is_told_as_news() {
     for is_given_up in [false, true] {
         let (begin, begun) = oneshot::channel();
         let (go, going) = oneshot::channel();
-        let copier = Arc::new(Gated(Mutex::new(Some((begin, going)))));
+        let copier = Arc::new(Gated(Mutex::new(vec![(begin, going)])));
         let executor = Executor::new(store.clone(), copier, 1);
         let kind = order::Kind::Copy(CopyReplica { chunk: 9, ..CopyReplica::default() });
         let ordered = tokio::spawn(async move { executor.execute(Order { id: 1, kind: Some(kind) }).await });
@@ -124,4 +124,36 @@ async fn a_copy_that_outlives_its_stream_is_told_as_news() {
             store.delete(9).unwrap();
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_has_its_place_until_it_is_done_whatever_becomes_of_its_stream() {
+    let node = tokio::task::spawn_blocking(|| Node::start(1)).await.unwrap();
+    let gates: Vec<_> = (0..2).map(|_| (oneshot::channel(), oneshot::channel())).collect();
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for ((begin, begun), (go, going)) in gates {
+        ours.push((begun, go));
+        theirs.push((begin, going));
+    }
+    let executor = Executor::new(node.store().clone(), Arc::new(Gated(Mutex::new(theirs))), 1);
+    let order = |chunk| {
+        let kind = order::Kind::Copy(CopyReplica { chunk, ..CopyReplica::default() });
+        let executor = executor.clone();
+        tokio::spawn(async move { executor.execute(Order { id: chunk, kind: Some(kind) }).await })
+    };
+    let first = order(8);
+    let (begun, go_first) = ours.pop().unwrap();
+    begun.await.unwrap();
+    first.abort();
+    assert!(first.await.unwrap_err().is_cancelled());
+    let second = order(9);
+    let (mut begun, go) = ours.pop().unwrap();
+    // Time enough for a second copy that did not wait.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(begun.try_recv().is_err(), "there is one place");
+    go_first.send(()).unwrap();
+    begun.await.unwrap();
+    go.send(()).unwrap();
+    assert_eq!(second.await.unwrap().error, None);
+    assert!(node.store().get(8).is_ok() && node.store().get(9).is_ok());
 }
