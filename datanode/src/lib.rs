@@ -38,6 +38,8 @@ use cairn_host::{Host, descriptors, notify};
 use cairn_ops::http::{self, Names};
 use cairn_proto::{ErrorCode, Result};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 pub use config::Config;
 
@@ -55,6 +57,8 @@ use trust::Trust;
 
 /// How long a stop lets connections finish.
 const GRACE: Duration = Duration::from_secs(2);
+/// How long a stop waits for what reads and writes the disks: longer than it takes to notice that one hangs.
+const STOP: Duration = Duration::from_secs(40);
 /// Between two attempts to verify what could not be verified after an unclean stop.
 pub const CHECK_AGAIN: Duration = Duration::from_secs(30);
 /// Between two looks at whether the disks answer.
@@ -71,7 +75,7 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
     // The port first: a second start of the same datanode says so before it waits for its directories.
     let listener = server::bind(config.listen)?;
     let store_config = config.store();
-    let store = tokio::task::spawn_blocking(move || Store::open(&store_config))
+    let store = spawn_blocking(move || Store::open(&store_config))
         .await
         .map_err(|error| ErrorCode::Io.because(format!("opening the store: {error}")))??;
     let store = Arc::new(store);
@@ -116,10 +120,11 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
         "datanode ready"
     );
     notify::ready();
+    let looked_at = store.clone();
     let stopping = Arc::new(AtomicBool::new(false));
     let checker = {
         let (store, stopping) = (store.clone(), stopping.clone());
-        tokio::task::spawn_blocking(move || check(&store, &|| stopping.load(Ordering::Acquire)))
+        spawn_blocking(move || check(&store, &|| stopping.load(Ordering::Acquire)))
     };
     let ended = tokio::select! {
         ended = attendance.run(shutdown.clone()) => ended,
@@ -128,18 +133,37 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
     };
     stopping.store(true, Ordering::Release);
     executor.stop();
-    // A check that panicked has left its replica unchecked, which the close respects.
-    let _ = checker.await;
-    let closed = tokio::task::spawn_blocking(move || {
-        scrubber.stop();
-        drop(drainer);
-        drop(door);
-        server.stop(GRACE);
-        store.close();
-    });
-    let _ = closed.await;
+    let stop = async {
+        let background = async {
+            let scrubbing = spawn_blocking(move || scrubber.stop());
+            let draining = spawn_blocking(move || drop(drainer));
+            // A check that panicked has left its replica unchecked, which the close respects.
+            let _ = tokio::join!(checker, scrubbing, draining);
+        };
+        in_time(background).await;
+        let closing = spawn_blocking(move || {
+            drop(door);
+            server.stop(GRACE);
+            store.close();
+        });
+        in_time(closing).await;
+    };
+    // Those that hang meanwhile are left out, and do not cost the others their marks of a clean stop.
+    tokio::select! {
+        () = stop => {}
+        never = look_at_disks(&looked_at) => match never {},
+    }
     tracing::info!("datanode stopped");
     ended
+}
+
+/// Waits for a part of the stop, which may wait for a disk that hangs.
+async fn in_time(part: impl Future) {
+    if timeout(STOP, part).await.is_err() {
+        tracing::warn!(
+            "a disk does not answer: what waits for it is left, and the next start checks what it holds"
+        );
+    }
 }
 
 /// Verifies what an unclean stop left, until nothing is left of it.

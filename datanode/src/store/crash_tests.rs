@@ -424,6 +424,27 @@ fn a_bad_sector_costs_the_replica_and_a_disk_that_reads_or_writes_nothing_is_fen
 }
 
 #[test]
+fn a_sector_that_a_start_cannot_read_costs_its_replica_only() {
+    for file in ["crc", "data"] {
+        let mut machine = Machine::new(1);
+        let store = machine.open().unwrap();
+        for chunk in [1, 2] {
+            let mut appender = machine.appender(&store, chunk, 0).unwrap();
+            append(&mut appender, &[], b"abc").unwrap();
+            appender.sync().unwrap();
+        }
+        drop(store);
+        machine.disk.crash();
+        let bad = format!("{DIR}/chunks/01/0000000000000001.{file}");
+        machine.disk.fail(bad, Operation::Read, libc::EIO, None);
+        let store = machine.open().unwrap();
+        assert_eq!(store.failed_directories(), [], "{file}");
+        assert_eq!(store.get(1).unwrap().phase(), Phase::Damaged, "{file}");
+        assert_eq!(read_all(&store.get(2).unwrap()).unwrap(), b"abc");
+    }
+}
+
+#[test]
 fn what_fails_half_way_leaves_nothing_behind() {
     const CHECKSUMS: &str = "/data/chunks/05/0000000000000005.crc";
     let mut machine = Machine::new(7);

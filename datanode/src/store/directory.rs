@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use cairn_host::disk::{Access, Disk, DiskFile, DiskLock, Found, Handle, SharedDisk, Space};
+use cairn_host::disk::{Access, Disk, DiskFile, DiskLock, Handle, SharedDisk, Space};
 use cairn_proto::{Error, ErrorCode, Result};
 
 use super::locked;
@@ -342,15 +342,6 @@ impl Directory {
         self.judged(self.disk.open(path, Access::Write), "open")
     }
 
-    /// Bytes of a file; `None` if it is not there.
-    pub fn length(&self, path: &Path) -> Result<Option<u64>> {
-        let found = self.judged(self.disk.look(path), "stat")?;
-        Ok(found.map(|found| match found {
-            Found::File { length } => length,
-            Found::Directory => 0,
-        }))
-    }
-
     /// The paths of what lies in a directory.
     pub fn list(&self, path: &Path) -> Result<Vec<PathBuf>> {
         let names = self.judged(self.disk.list(path), "list")?;
@@ -399,6 +390,24 @@ impl Directory {
             self.sync_names(parent)?;
         }
         Ok(file)
+    }
+
+    /// Something could not be read: one bad sector costs one replica, a disk that does not even take a probe all of its own.
+    /// Refuses if that is so; that it is full, say, is no answer.
+    pub fn doubt(&self) -> Result<()> {
+        let _ = self.probe();
+        self.working()
+    }
+
+    /// As [`Directory::judged`], for one replica's file that is only read.
+    pub fn read_from<T>(&self, result: io::Result<T>, what: &str) -> Result<T> {
+        match result {
+            Err(error) if error.raw_os_error() == Some(libc::EIO) => {
+                self.doubt()?;
+                Err(ErrorCode::DiskFailed.because(format!("{what}: {error}")))
+            }
+            result => self.judged(result, what),
+        }
     }
 
     /// Writes, syncs and reads a little file: does the disk still work at all?

@@ -11,7 +11,7 @@ use cairn_proto::Result;
 
 use super::directory::Directory;
 use super::replica::{Phase, Replica};
-use super::{Store, locked};
+use super::{Store, locked, speaks_against};
 
 /// Replicas that are not counted on, by chunk.
 #[derive(Debug, Default)]
@@ -33,17 +33,43 @@ impl Doubles {
         locked(&self.0).values().flatten().cloned().collect()
     }
 
-    /// Removes those of a chunk, on disks that work; the others are found by a later start. In `taken`, another replica
-    /// has taken the place of one.
+    /// Takes one in for another of the same chunk.
+    fn swap(&self, out: &Arc<Replica>, replica: &Arc<Replica>) {
+        let mut doubles = locked(&self.0);
+        let of_chunk = doubles.entry(replica.chunk()).or_default();
+        of_chunk.retain(|double| !Arc::ptr_eq(double, out));
+        of_chunk.push(replica.clone());
+    }
+
+    /// Refuses when the disk of one of a chunk's does not answer.
+    pub fn answer(&self, chunk: u64) -> Result<()> {
+        let hung = |replica: &&Arc<Replica>| replica.dir().is_hung();
+        match locked(&self.0).get(&chunk).and_then(|replicas| replicas.iter().find(hung)) {
+            Some(replica) => replica.dir().usable(),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes those of a chunk. What is on a failed disk is found by a later start; what cannot be removed now stays one
+    /// of them. In `taken`, another replica has taken the place of one.
     pub fn remove(&self, chunk: u64, taken: Option<&Arc<Directory>>) -> Result<()> {
-        for replica in locked(&self.0).remove(&chunk).unwrap_or_default() {
+        let replicas = locked(&self.0).remove(&chunk).unwrap_or_default();
+        let mut result = Ok(());
+        for replica in replicas {
             let dir = replica.dir();
-            dir.lost(replica.length().min(dir.used()));
-            if !dir.is_fenced() && !taken.is_some_and(|taken| Arc::ptr_eq(taken, dir)) {
-                dir.remove_files(chunk)?;
+            let is_gone = dir.is_fenced() || taken.is_some_and(|taken| Arc::ptr_eq(taken, dir));
+            let removed = if is_gone { Ok(()) } else { dir.usable().and_then(|()| dir.remove_files(chunk)) };
+            match removed {
+                Ok(()) => dir.lost(replica.length().min(dir.used())),
+                Err(error) => {
+                    if !dir.is_hung() {
+                        result = Err(error);
+                    }
+                    locked(&self.0).entry(chunk).or_default().push(replica);
+                }
             }
         }
-        Ok(())
+        result
     }
 }
 
@@ -70,8 +96,34 @@ impl Store {
                     }
                 }
                 Ok(false) => return,
-                Err(error) => self.notices().bad(chunk, &error.to_string()),
+                Err(error) if speaks_against(error.code) => {
+                    if !self.stands_in(&counted, &double, stop) {
+                        self.notices().bad(chunk, &error.to_string());
+                    }
+                }
+                Err(error) => tracing::debug!(chunk, %error, "a second replica stays for now"),
             }
         }
+    }
+
+    /// Has a second replica count from now on, if it is whole, instead of one that was found bad: there may be no other
+    /// whole one in the cluster.
+    fn stands_in(&self, bad: &Arc<Replica>, double: &Arc<Replica>, stop: &dyn Fn() -> bool) -> bool {
+        let is_whole = double.phase() == Phase::Sealed
+            && double.flaw().is_none()
+            && matches!(double.verify(&mut |_| !stop()), Ok(true));
+        if !is_whole {
+            return false;
+        }
+        let chunk = double.chunk();
+        tracing::warn!(chunk, "a second replica counts now: the first is bad");
+        self.doubles.swap(double, bad);
+        self.enlist(double.clone());
+        self.notices().forget(chunk);
+        if let Err(error) = self.doubles.remove(chunk, None) {
+            tracing::warn!(chunk, %error, "a bad replica was not removed");
+        }
+        self.notices().changed(chunk);
+        true
     }
 }

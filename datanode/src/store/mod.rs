@@ -141,10 +141,11 @@ impl Store {
             if !identity.cluster_id.is_empty() {
                 return Err(wrong_cluster(dir, &identity.cluster_id, cluster_id));
             }
-            identity.cluster_id = cluster_id.to_owned();
+            let adopted = Identity { cluster_id: cluster_id.to_owned(), ..identity.clone() };
             if !dir.is_fenced() {
-                identity::save(dir.disk(), dir.path(), identity)?;
+                identity::save(dir.disk(), dir.path(), &adopted)?;
             }
+            *identity = adopted;
         }
         Ok(())
     }
@@ -258,6 +259,7 @@ impl Store {
     /// Removes a replica; that there is none is no error.
     pub fn delete(&self, chunk: u64) -> Result<()> {
         self.answers(chunk)?;
+        self.doubles.answer(chunk)?;
         let _claim = self.claim(chunk)?;
         self.retire(chunk)
     }
@@ -298,18 +300,26 @@ impl Store {
 
     /// Takes a replica out of the index and its files off the disk.
     pub(crate) fn retire(&self, chunk: u64) -> Result<()> {
-        let Some(replica) = write_locked(&self.replicas).remove(&chunk) else { return Ok(()) };
+        let held = read_locked(&self.replicas).get(&chunk).cloned();
+        let doubles = self.doubles.remove(chunk, None);
+        let Some(replica) = held else { return doubles };
         let dir = replica.dir().clone();
         {
             let mut state = replica.lock();
             dir.lost(replica.length().min(dir.used()));
             replica.enter(&mut state, State::Gone);
         }
-        self.notices.forget(chunk);
-        if !dir.is_fenced() {
-            dir.remove_files(chunk)?;
+        if !dir.is_fenced()
+            && let Err(error) = dir.remove_files(chunk)
+        {
+            // It stays in the index, or the next order would find nothing and say that it is gone.
+            let reason = format!("it could not be deleted: {error}");
+            replica.enter(&mut replica.lock(), State::Damaged(reason));
+            return Err(error);
         }
-        self.doubles.remove(chunk, None)
+        write_locked(&self.replicas).remove(&chunk);
+        self.notices.forget(chunk);
+        doubles
     }
 
     /// Says that a replica is bad, unless another has taken its place: what was read of files that are gone says nothing
@@ -329,10 +339,14 @@ impl Store {
     }
 
     /// Puts a replica in the index whose files are in place. What was there of the chunk before is gone with its
-    /// files; those in another directory are removed.
+    /// files; those in another directory are removed, or wait for it where its disk hangs.
     pub(crate) fn supersede(&self, replica: Arc<Replica>) -> Result<()> {
         let (chunk, dir) = (replica.chunk(), replica.dir().clone());
         let old = read_locked(&self.replicas).get(&chunk).cloned();
+        let (out_of_reach, old) = match old {
+            Some(old) if old.dir().is_hung() && !Arc::ptr_eq(old.dir(), &dir) => (Some(old), None),
+            old => (None, old),
+        };
         if let Some(old) = &old {
             let mut state = old.lock();
             old.dir().lost(old.length().min(old.dir().used()));
@@ -345,6 +359,7 @@ impl Store {
             replicas.insert(chunk, replica);
         }
         self.doubles.remove(chunk, Some(&dir))?;
+        out_of_reach.into_iter().for_each(|old| self.doubles.add(old));
         let Some(old_dir) = old.map(|old| old.dir().clone()) else { return Ok(()) };
         if Arc::ptr_eq(&dir, &old_dir) || old_dir.is_fenced() {
             return Ok(());
@@ -491,29 +506,20 @@ impl Store {
         Inventory { first: chunk, next: chunk.wrapping_add(1), replicas: replicas.into_iter().collect() }
     }
 
-    /// Syncs what is open and leaves the mark of a clean stop. Nothing is appended any more after it.
+    /// Syncs what is open and leaves the marks of a clean stop. Nothing is appended any more after it. The directories do
+    /// not wait for each other: one may lie on a disk that hangs.
     pub fn close(&self) {
         let mut all: Vec<_> = read_locked(&self.replicas).values().cloned().collect();
         all.extend(self.doubles.all());
-        let mut dirty: BTreeSet<PathBuf> = BTreeSet::new();
-        for replica in all {
-            let clean = match replica.phase() {
-                Phase::Open => replica.dir().usable().and_then(|()| replica.settle()),
-                Phase::Unchecked => Err(ErrorCode::Unchecked.because(format!("chunk {}", replica.chunk()))),
-                // Perhaps because a sync failed: what its files seem to hold must not be believed.
-                Phase::Damaged => Err(ErrorCode::Corrupt.because(format!("chunk {}", replica.chunk()))),
-                Phase::Sealed | Phase::Gone => Ok(0),
-            };
-            if let Err(error) = clean {
-                tracing::warn!(chunk = replica.chunk(), %error, "not settled at the stop; the next start checks");
-                dirty.insert(replica.dir().path().to_owned());
-            }
+        let all = &all;
+        if !self.disk.blocks() {
+            return self.dirs.iter().for_each(|dir| close_directory(dir, all));
         }
-        for dir in self.dirs.iter().filter(|dir| dir.is_usable() && !dirty.contains(dir.path())) {
-            if let Err(error) = identity::leave_clean_mark(dir.disk(), dir.path()) {
-                tracing::warn!(directory = %dir.path().display(), %error, "no mark of a clean stop");
+        std::thread::scope(|scope| {
+            for dir in &self.dirs {
+                scope.spawn(move || close_directory(dir, all));
             }
-        }
+        });
     }
 
     #[cfg(test)]
@@ -535,6 +541,30 @@ fn wait_for_dead_writer(replica: &Arc<Replica>, writer: &replica::Writer) -> Res
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())
+}
+
+/// Syncs what is open of `replicas` in a directory, and leaves its mark if nothing is in doubt.
+fn close_directory(dir: &Arc<Directory>, replicas: &[Arc<Replica>]) {
+    let mut is_clean = dir.is_usable();
+    for replica in replicas.iter().filter(|replica| Arc::ptr_eq(replica.dir(), dir)) {
+        let settled = match replica.phase() {
+            Phase::Open => dir.usable().and_then(|()| replica.settle()),
+            Phase::Unchecked => Err(ErrorCode::Unchecked.because(format!("chunk {}", replica.chunk()))),
+            // Perhaps because a sync failed: what its files seem to hold must not be believed.
+            Phase::Damaged => Err(ErrorCode::Corrupt.because(format!("chunk {}", replica.chunk()))),
+            Phase::Sealed | Phase::Gone => Ok(0),
+        };
+        if let Err(error) = settled {
+            tracing::warn!(chunk = replica.chunk(), %error, "not settled at the stop; the next start checks");
+            is_clean = false;
+        }
+    }
+    if is_clean
+        && dir.is_usable()
+        && let Err(error) = identity::leave_clean_mark(dir.disk(), dir.path())
+    {
+        tracing::warn!(directory = %dir.path().display(), %error, "no mark of a clean stop");
+    }
 }
 
 fn report(replica: &Replica) -> Option<ReplicaReport> {

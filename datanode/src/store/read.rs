@@ -92,13 +92,12 @@ impl Replica {
         Err(self.troubled(trouble))
     }
 
-    /// What it means that one of its files cannot be read: one bad sector costs one replica; a disk that does not even
-    /// take a probe costs all of its own.
+    /// What it means that one of its files cannot be read.
     pub(super) fn unread(&self, error: &io::Error) -> Error {
         if error.kind() == io::ErrorKind::UnexpectedEof {
             return self.corrupt("a file ends too early");
         }
-        let _ = self.dir().probe();
+        let _ = self.dir().doubt();
         ErrorCode::DiskFailed.because(format!("chunk {}: {error}", self.chunk()))
     }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use cairn_host::disk::{Access, DiskFile};
+use cairn_host::disk::{Access, DiskFile, Found, Handle};
 use cairn_proto::checksum::{crc32c, crc32c_append};
 use cairn_proto::limits::BLOCK_SIZE;
 use cairn_proto::{ErrorCode, Result};
@@ -75,11 +75,16 @@ fn adopt(dir: &Arc<Directory>, chunk: u64, clean: bool) -> Result<Option<Replica
         tracing::error!(chunk, reason, "damaged replica");
         replica(State::Damaged(reason), 0)
     };
-    let sums = dir.judged(dir.disk().open(&dir.sums_path(chunk), Access::Read), "open")?;
-    let size = dir.judged(sums.length(), "stat")?;
-    let mut head = [0; HEADER + SEAL];
-    let headed = (size as usize).min(head.len());
-    dir.judged(sums.read_exact_at(&mut head[..headed], 0), "read")?;
+    let head = dir.read_from(Head::read(dir, chunk), "its checksum file");
+    let length = dir.read_from(dir.disk().look(&dir.data_path(chunk)), "its data file");
+    let (head, data_size) = match head.and_then(|head| Ok((head, length?))) {
+        // Of this replica alone: the directory is in use.
+        Err(error) if error.code == ErrorCode::DiskFailed && !dir.is_fenced() => {
+            return damaged(error.detail);
+        }
+        read => read?,
+    };
+    let Head { sums, size, bytes: head, headed } = head;
     let header = if headed < HEADER {
         // Nothing follows a header that is not whole: the chunk was just being made.
         Err(Refused::Damaged("the header is cut off"))
@@ -101,7 +106,7 @@ fn adopt(dir: &Arc<Directory>, chunk: u64, clean: bool) -> Result<Option<Replica
         Err(Refused::Damaged(_)) if seal_in(&head, headed, chunk).is_some() => Kind::Sealed,
         Err(Refused::Damaged(reason)) => return damaged(format!("checksum file: {reason}")),
     };
-    let Some(data_size) = dir.length(&dir.data_path(chunk))? else {
+    let Some(Found::File { length: data_size }) = data_size else {
         return damaged("its data file is missing".into());
     };
     if kind == Kind::Sealed {
@@ -138,6 +143,26 @@ fn adopt(dir: &Arc<Directory>, chunk: u64, clean: bool) -> Result<Option<Replica
         return replica(State::Open(OpenLog::known(data, sums, claimed, crcs, log.slots)), claimed);
     }
     replica(State::Unchecked, claimed.min(data_size))
+}
+
+/// The beginning of a checksum file: its header, and a seal if there is one.
+struct Head {
+    sums: Handle,
+    size: u64,
+    bytes: [u8; HEADER + SEAL],
+    /// How many of them the file has.
+    headed: usize,
+}
+
+impl Head {
+    fn read(dir: &Directory, chunk: u64) -> std::io::Result<Head> {
+        let sums = dir.disk().open(&dir.sums_path(chunk), Access::Read)?;
+        let size = sums.length()?;
+        let mut bytes = [0; HEADER + SEAL];
+        let headed = (size as usize).min(bytes.len());
+        sums.read_exact_at(&mut bytes[..headed], 0)?;
+        Ok(Head { sums, size, bytes, headed })
+    }
 }
 
 /// The seal behind a header, if it holds.
@@ -261,13 +286,13 @@ pub(super) fn check(replica: &Replica) -> Result<()> {
     }
     let (chunk, dir) = (replica.chunk(), replica.dir());
     let claimed = replica.length();
-    let data = dir.open_writable(&dir.data_path(chunk))?;
-    let sums = dir.open_writable(&dir.sums_path(chunk))?;
+    let open = |path: &Path| dir.read_from(dir.disk().open(path, Access::Write), "open");
+    let (data, sums) = (open(&dir.data_path(chunk))?, open(&dir.sums_path(chunk))?);
     // What an earlier process failed to write is not to be believed, though it may still be cached.
-    dir.judged(data.reread().and_then(|()| sums.reread()), "fsync")?;
-    let size = dir.judged(sums.length(), "stat")?;
+    dir.read_from(data.reread().and_then(|()| sums.reread()), "fsync")?;
+    let size = dir.read_from(sums.length(), "stat")?;
     let log = read_log(&*sums, size, chunk).map_err(|reason| ErrorCode::Corrupt.because(reason))?;
-    let (length, crcs) = dir.judged(log.verify(&*data), "read")?;
+    let (length, crcs) = dir.read_from(log.verify(&*data), "read")?;
     // A new log: records may not be added behind torn ones, nor records be left that a later append
     // would make true by accident.
     dir.truncate(&*data, length)?;

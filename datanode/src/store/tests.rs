@@ -484,14 +484,57 @@ fn a_second_replica_goes_once_the_first_was_read_and_is_whole() {
 }
 
 #[test]
-fn a_second_replica_stays_while_the_first_is_damaged() {
-    let (one, two) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    let store = with_double(one.path(), two.path());
-    let counted = store.get(1).unwrap();
-    flip(&counted.dir().data_path(1), 500);
-    store.check_all(|| false);
-    assert_eq!(files_of_chunks([one.path(), two.path()]), 4);
-    assert!(store.notices().is_bad(1));
+fn a_second_replica_counts_when_the_first_is_damaged_and_stays_when_both_are() {
+    for both in [false, true] {
+        let (one, two) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let store = with_double(one.path(), two.path());
+        let counted = store.get(1).unwrap();
+        let damaged: &[&Path] = if both { &[one.path(), two.path()] } else { &[counted.dir().path()] };
+        for dir in damaged {
+            flip(&dir.join("chunks/01/0000000000000001.data"), 500);
+        }
+        store.check_all(|| false);
+        assert_eq!(store.notices().is_bad(1), both);
+        let left = if both { (4, 2000) } else { (2, 1000) };
+        assert_eq!((files_of_chunks([one.path(), two.path()]), store.space().used), left);
+        assert_eq!(Arc::ptr_eq(&store.get(1).unwrap(), &counted), both);
+        assert_eq!(read(&store.get(1).unwrap(), 0, 1000).is_ok(), !both);
+    }
+}
+
+#[test]
+fn what_could_not_be_deleted_is_not_said_to_be_gone() {
+    let dir = TempDir::new().unwrap();
+    let (store, appender, _peer) = with_chunk(dir.path(), 1, &bytes(1, 1000), 1000);
+    drop(appender);
+    let data = store.dirs()[0].data_path(1);
+    std::fs::remove_file(&data).unwrap();
+    std::fs::create_dir(&data).unwrap();
+    for _ in 0..2 {
+        assert_eq!(store.delete(1).unwrap_err().code, ErrorCode::Io);
+        assert_eq!(store.space().used, 0);
+    }
+    std::fs::remove_dir(&data).unwrap();
+    store.delete(1).unwrap();
+    assert_eq!(store.get(1).unwrap_err().code, ErrorCode::ChunkUnknown);
+}
+
+#[test]
+fn a_cluster_that_could_not_be_noted_is_not_joined() {
+    let dir = TempDir::new().unwrap();
+    let config = StoreConfig { dirs: vec![dir.path().to_path_buf()], ..StoreConfig::default() };
+    let store = Store::open(&config).unwrap();
+    let (version, kept) = (dir.path().join("VERSION"), dir.path().join("kept"));
+    std::fs::rename(&version, &kept).unwrap();
+    std::fs::create_dir(&version).unwrap();
+    for _ in 0..2 {
+        assert!(store.adopt_cluster("test").is_err());
+        assert_eq!(store.cluster_id(), None);
+    }
+    std::fs::remove_dir(&version).unwrap();
+    store.adopt_cluster("test").unwrap();
+    drop(store);
+    assert_eq!(Store::open(&config).unwrap().cluster_id().as_deref(), Some("test"));
 }
 
 #[test]

@@ -207,6 +207,7 @@ mod tests {
         assert!((0..LOOKS).all(|_| watch.look().is_none()));
         assert_eq!(watch.look(), Some("fdatasync"));
     }
+
     #[test]
     fn a_directory_whose_disk_hangs_is_left_alone_until_it_answers() {
         let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -245,5 +246,40 @@ mod tests {
             assert_eq!(read(&store.get(chunk).unwrap(), 0, 3000).unwrap(), bytes(chunk, 3000));
             store.seal(chunk, 3000).unwrap();
         }
+    }
+
+    #[test]
+    fn a_copy_takes_the_place_of_a_replica_on_a_disk_that_hangs() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let store = open(&[one.path(), other.path()], None).unwrap();
+        let (upstream, _other_end) = stream();
+        let data = bytes(1, 3000);
+        let mut appender = store.open_appender(1, 0, &upstream).unwrap();
+        append(&mut appender, &data).unwrap();
+        drop(appender);
+        let seal = store.seal(1, 3000).unwrap();
+        let old = store.get(1).unwrap();
+        let question = old.dir().watch.ask("read");
+        (0..=LOOKS).for_each(|_| store.look_at_disks());
+        // Whoever asked the disk may hold it.
+        let held = old.lock();
+        let mut incoming = store.incoming(1, 3000, &seal.blake3, true).unwrap().unwrap();
+        incoming.write(&data).unwrap();
+        assert_eq!(incoming.finish(&store, &seal.blake3).unwrap(), seal);
+        drop(held);
+        assert!(!Arc::ptr_eq(store.get(1).unwrap().dir(), old.dir()));
+        assert_eq!(read(&store.get(1).unwrap(), 0, 3000).unwrap(), data);
+        assert_eq!(store.delete(1).unwrap_err().code, ErrorCode::Unavailable, "all of it, or later");
+        store.close();
+        let marks = [one.path(), other.path()].map(|dir| dir.join("CLEAN").exists());
+        assert_eq!(marks.iter().filter(|mark| **mark).count(), 1);
+        assert!(!old.dir().path().join("CLEAN").exists());
+        drop(question);
+        store.look_at_disks();
+        store.delete(1).unwrap();
+        for dir in [one.path(), other.path()] {
+            assert_eq!(std::fs::read_dir(dir.join("chunks/01")).unwrap().count(), 0);
+        }
+        assert_eq!(store.space().used, 0);
     }
 }
