@@ -1,12 +1,13 @@
 //! `cairn cp`: copies within the cluster. The copies share the chunks of the originals: no byte is moved.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use anyhow::Result;
 use cairn_client::{ErrorCode, fs};
 use clap::Args;
 
-use super::Flight;
+use super::{Flight, Targets};
 use crate::client::Client;
 use crate::exit::PathError;
 use crate::paths::ClusterPath;
@@ -67,6 +68,7 @@ struct Copy {
 
 impl Copy {
     async fn all(self: &Arc<Self>, pairs: &[(ClusterPath, ClusterPath)], recursive: bool) {
+        let mut targets = Targets::default();
         for (from, to) in pairs {
             let attr = match self.client.stat(from, true).await {
                 Ok(attr) => attr,
@@ -75,6 +77,9 @@ impl Copy {
                     continue;
                 }
             };
+            if !targets.claim(&self.client.report, from.as_os_str(), to.as_os_str()) {
+                continue;
+            }
             if attr.kind() == fs::FileKind::Directory && !recursive {
                 let error = ErrorCode::IsDirectory.because("use -r");
                 self.client.report.failed(PathError::Remote(from.clone(), error));
@@ -90,11 +95,11 @@ impl Copy {
         let mut flight = Flight::new(&self.client, transfer::JOBS);
         let mut directories = Vec::new();
         let mut walk = Walk::new(self.client.clone(), from.clone(), attr);
-        // The target may lie in the source by way of a symbolic link: what it gets must not be copied again.
-        let mut top = None;
+        // Targets may lie in the source by way of symbolic links: what they get must not be copied again.
+        let mut targets = HashSet::new();
         while let Some(entry) = walk.next_listed().await {
             let target = to.below(below(from, &entry.path));
-            if top == Some(entry.attr.inode) {
+            if targets.contains(&entry.attr.inode) {
                 self.client.report.failed(format!("cannot copy a directory, {from}, into itself, {to}"));
                 walk.skip();
                 continue;
@@ -107,7 +112,7 @@ impl Copy {
                         walk.skip();
                     }
                     Ok(made) => {
-                        top = top.or(Some(made));
+                        targets.insert(made);
                         directories.push((target, entry.attr));
                     }
                     Err(error) => {

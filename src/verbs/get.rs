@@ -91,9 +91,6 @@ impl Fetch {
                 (true, None) => to.to_path_buf(),
                 (false, _) => to.to_path_buf(),
             };
-            if !targets.claim(&self.client.report, source.as_os_str(), target.as_os_str()) {
-                continue;
-            }
             let attr = match self.client.stat(source, true).await {
                 Ok(attr) => attr,
                 Err(error) => {
@@ -101,6 +98,9 @@ impl Fetch {
                     continue;
                 }
             };
+            if !targets.claim(&self.client.report, source.as_os_str(), target.as_os_str()) {
+                continue;
+            }
             self.tree(source, attr, target, &mut flight, &mut finished).await;
         }
         flight.land().await;

@@ -128,11 +128,8 @@ pub async fn destinations(
     to: &ClusterPath,
 ) -> anyhow::Result<Vec<(ClusterPath, ClusterPath)>> {
     if client.is_directory(to).await? {
-        let mut targets = Targets::default();
-        let pairs = sources.iter().map(|source| (source.clone(), to.join(source.name().unwrap_or(b""))));
-        return Ok(pairs
-            .filter(|(from, to)| targets.claim(&client.report, from.as_os_str(), to.as_os_str()))
-            .collect());
+        let into = |source: &ClusterPath| (source.clone(), to.join(source.name().unwrap_or(b"")));
+        return Ok(sources.iter().map(into).collect());
     }
     match sources {
         [source] if !to.directory_meant() => Ok(vec![(source.clone(), to.clone())]),
@@ -145,7 +142,7 @@ pub async fn destinations(
 struct Targets(HashSet<OsString>);
 
 impl Targets {
-    /// Whether `to` is free for `from`. If another source of this command goes there, that is a failure.
+    /// Whether `to` is free for `from`, which is there. If another source of this command went there, that is a failure.
     fn claim(&mut self, report: &Report, from: &OsStr, to: &OsStr) -> bool {
         let free = self.0.insert(to.to_os_string());
         if !free {

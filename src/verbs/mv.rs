@@ -6,6 +6,7 @@ use anyhow::Result;
 use cairn_client::fs;
 use clap::Args;
 
+use super::Targets;
 use crate::client::Client;
 use crate::exit::PathError;
 use crate::paths::ClusterPath;
@@ -25,11 +26,13 @@ pub struct Mv {
 pub async fn run(client: Arc<Client>, mut args: Mv) -> Result<()> {
     let Some(to) = args.paths.pop() else { return Ok(()) };
     let mode = if args.no_clobber { fs::RenameMode::NoReplace } else { fs::RenameMode::Replace };
+    let mut targets = Targets::default();
     for (from, to) in super::destinations(&client, &args.paths, &to).await? {
-        if from.directory_meant()
-            && let Err(error) = client.stat(&from, false).await
-        {
+        if let Err(error) = client.stat(&from, false).await {
             client.report.failed(error);
+            continue;
+        }
+        if !targets.claim(&client.report, from.as_os_str(), to.as_os_str()) {
             continue;
         }
         if from.as_bytes() != to.as_bytes() && from.contains(&to) {

@@ -131,7 +131,10 @@ impl Upload {
                 },
                 false => to.clone(),
             };
-            if targets.claim(&self.client.report, from.as_os_str(), to.as_os_str()) {
+            // One that is not there takes no name; it fails when its turn comes.
+            if from.symlink_metadata().is_err()
+                || targets.claim(&self.client.report, from.as_os_str(), to.as_os_str())
+            {
                 named.push(Job { from: from.clone(), to, named: true });
             }
         }

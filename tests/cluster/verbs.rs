@@ -18,6 +18,11 @@ fn a_tree_and_a_large_file_come_back_as_they_were() {
     make_file(&large, 200 << 20, 2);
     cluster.ok(&["put", text(&tree), "/tree"]);
     cluster.ok(&["put", text(&large), "/large"]);
+    // One that is not there takes no name.
+    cluster.ok(&["mkdir", "/third", "/fourth"]);
+    assert!(cluster.fails(&["cp", "/nosuch/x", "/b/x", "/third"]).contains("/nosuch/x"));
+    assert!(cluster.fails(&["mv", "/nosuch/x", "/third/x", "/fourth"]).contains("/nosuch/x"));
+    assert_eq!(cluster.ok(&["cat", "/fourth/x"]), "other");
     let back = cluster.scratch("back");
     cluster.ok(&["get", "/tree", text(&back)]);
     assert_eq!(digests(&tree), digests(&back));
@@ -246,6 +251,10 @@ fn what_was_not_meant_is_refused() {
     cluster.ok(&["ln", "-s", "/al/sub", "/way"]);
     assert!(cluster.fails(&["cp", "-r", "/al", "/way"]).contains("into itself"));
     assert_eq!(cluster.ok(&["ls", "/al/sub/al/sub"]), "");
+    cluster.ok(&["mkdir", "-p", "/deep/sub/x", "/there/deep"]);
+    cluster.ok(&["ln", "-s", "/deep/sub/x", "/there/deep/sub"]);
+    assert!(cluster.fails(&["cp", "-r", "/deep", "/there"]).contains("into itself"));
+    assert_eq!(cluster.ok(&["ls", "/deep/sub/x"]), "");
     // Nobody who listens, or a name that is not UTF-8, is no reason to panic.
     let (gone, closed) = std::io::pipe().unwrap();
     drop(gone);
