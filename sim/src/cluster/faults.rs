@@ -1,10 +1,11 @@
 //! What befalls the machines of a run, and how it is mended.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use cairn_datanode::store::format::{HEADER, Header, Kind};
 use cairn_host::disk::simulated::{Operation, SimulatedDisk};
 
 use super::{CHECKER, Cluster, FIRST_DATANODE, Role, nanos};
@@ -259,16 +260,42 @@ impl Cluster {
         }
     }
 
-    /// Whether a chunk is on no other datanode's disk, as when it was written while all others were down: with its loss
-    /// nobody promises anything.
+    /// Whether a chunk, or the end of a sealed one, is on no other datanode's disk, as when it was written while all others
+    /// were down, or when they lost what was not synced with their power: with its loss nobody promises anything.
     fn holds_an_only_copy(&self, id: Id) -> bool {
-        let chunks = |id: &Id| -> BTreeSet<PathBuf> {
-            let files =
-                datanode::directories().into_iter().flat_map(|dir| self.disks[id].files(dir.join("chunks")));
-            files.filter_map(|path| path.file_name().map(PathBuf::from)).collect()
+        let others: Vec<_> = self.datanodes().into_iter().filter(|other| *other != id).collect();
+        let others: Vec<_> = others.iter().map(|other| replicas(&self.disks[other])).collect();
+        let is_elsewhere = |chunk: u64, due: u64| {
+            others.iter().any(|held| held.get(&chunk).is_some_and(|replica| replica.length >= due))
         };
-        let others: BTreeSet<PathBuf> =
-            self.datanodes().iter().filter(|other| **other != id).flat_map(chunks).collect();
-        !chunks(&id).is_subset(&others)
+        replicas(&self.disks[&id]).into_iter().any(|(chunk, replica)| {
+            // What is being appended to is on its way to the others.
+            let due = if replica.is_sealed { replica.length } else { 0 };
+            !is_elsewhere(chunk, due)
+        })
     }
+}
+
+/// What one disk has of a chunk.
+struct Replica {
+    length: u64,
+    is_sealed: bool,
+}
+
+/// What lies on a datanode's disk, by chunk: of two in its directories, the longer one.
+fn replicas(disk: &SimulatedDisk) -> BTreeMap<u64, Replica> {
+    let files = datanode::directories().into_iter().flat_map(|dir| disk.files(dir.join("chunks")));
+    let mut all: Vec<_> = files.filter_map(|sums| replica(disk, &sums)).collect();
+    all.sort_by_key(|(chunk, replica)| (*chunk, replica.length));
+    all.into_iter().collect()
+}
+
+/// The replica that a checksum file belongs to.
+fn replica(disk: &SimulatedDisk, sums: &Path) -> Option<(u64, Replica)> {
+    sums.extension().filter(|suffix| *suffix == "crc")?;
+    let chunk = u64::from_str_radix(sums.file_stem()?.to_str()?, 16).ok()?;
+    let length = disk.content(sums.with_extension("data"))?.len() as u64;
+    let header = disk.content(sums)?.first_chunk::<HEADER>().map(|bytes| Header::decode(bytes, chunk));
+    let is_sealed = matches!(header, Some(Ok(Header { kind: Kind::Sealed, .. })));
+    Some((chunk, Replica { length, is_sealed }))
 }
