@@ -65,6 +65,14 @@ fn only_a_dead_mount_is_taken_away(cluster: &Cluster, point: &Path) {
     cluster.kill("mount");
     cluster.start("mount");
     assert!(point.join("tree").exists());
+    // Also with all the rest, after a stop in order or without one.
+    cluster.cluster_verb(&["down"]);
+    assert!(!point.join("tree").exists());
+    cluster.cluster_verb(&["up"]);
+    assert!(point.join("tree").exists());
+    cluster.kill("mount");
+    cluster.cluster_verb(&["up"]);
+    assert!(point.join("tree").exists());
 }
 
 fn files_are_written_read_and_cut(point: &Path) {
