@@ -14,6 +14,8 @@ pub mod history;
 pub mod invariants;
 pub mod machine;
 pub mod model;
+#[cfg(test)]
+mod mutations;
 pub mod network;
 pub mod nodes;
 pub mod plan;
