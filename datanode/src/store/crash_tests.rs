@@ -63,6 +63,8 @@ impl Machine {
         let stream = Arc::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
         let (peer, _) = listener.accept().unwrap();
         let disk = SimulatedDisk::new(seed);
+        // A file system of its own from the start: one that comes later would be another one in its place.
+        disk.limit(DIR, 1 << 40);
         Machine { mount: Arc::new(disk.mount()), disk, stream, _peer: peer }
     }
 

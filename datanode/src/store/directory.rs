@@ -277,16 +277,34 @@ impl Directory {
         self.room.fetch_add(bytes as i64, Ordering::Relaxed);
     }
 
-    /// Asks the file system for its space, and takes the reserve off what is available.
+    /// Asks the file system for its space, and takes the reserve off what is available. A directory that is not there any
+    /// more has failed.
     pub fn measure(&self) -> Space {
         if !self.is_usable() {
             return Space::default();
         }
-        let mut space = self.disk.space(&self.path).unwrap_or_default();
+        let found = self.disk.space(&self.path);
+        if let Some(cause) = self.absence(&found) {
+            self.fence(&format!("{}: {cause}", self.path.display()));
+            return Space::default();
+        }
+        let mut space = found.unwrap_or_default();
         space.available = space.available.saturating_sub(self.reserve);
         space.total = space.total.saturating_sub(self.reserve);
         self.room.store(space.available.min(i64::MAX as u64) as i64, Ordering::Relaxed);
         space
+    }
+
+    /// Why what its path leads to is not the directory that was opened. Files that are open still work then, so nothing
+    /// else would notice.
+    fn absence(&self, found: &io::Result<Space>) -> Option<&'static str> {
+        match found {
+            Ok(space) if space.device != self.device => Some("another disk is there than at the start"),
+            Ok(_) => matches!(self.disk.look(&self.path.join("VERSION")), Ok(None))
+                .then_some("the directory was emptied or moved"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some("the directory is gone"),
+            Err(_) => None,
+        }
     }
 
     /// Makes sure that `bytes` more may be written. The file system is only asked when the last answer,
@@ -334,7 +352,17 @@ impl Directory {
     pub fn create(&self, path: &Path) -> Result<Handle> {
         #[cfg(test)]
         self.fault(&self.faults.write)?;
-        self.judged(self.disk.open(path, Access::Create), "create")
+        self.disk.open(path, Access::Create).map_err(|error| self.unplaced(&error, path, "create"))
+    }
+
+    /// Why a name could not be made: the directories for it have been there since the start.
+    fn unplaced(&self, error: &io::Error, path: &Path, what: &str) -> Error {
+        if error.kind() != io::ErrorKind::NotFound {
+            return self.refusal(error, what);
+        }
+        let cause = format!("{}: its directory is gone", path.display());
+        self.fence(&cause);
+        ErrorCode::DiskFailed.because(cause)
     }
 
     /// Opens a file for reading and writing.
@@ -355,7 +383,7 @@ impl Directory {
 
     /// Renames over whatever was there.
     pub fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        self.judged(self.disk.rename(from, to), "rename")
+        self.disk.rename(from, to).map_err(|error| self.unplaced(&error, to, "rename"))
     }
 
     /// Removes a file; that there is none is no error.

@@ -520,6 +520,38 @@ fn what_could_not_be_deleted_is_not_said_to_be_gone() {
 }
 
 #[test]
+fn a_directory_that_is_not_there_any_more_has_failed() {
+    type Loss = fn(&Path, &Path);
+    let moved: Loss = |dir, away| std::fs::rename(dir, away).unwrap();
+    let replaced: Loss = |dir, away| {
+        std::fs::rename(dir, away).unwrap();
+        std::fs::create_dir(dir).unwrap();
+    };
+    let shelves: Loss = |dir, away| std::fs::rename(dir.join("chunks"), away).unwrap();
+    for (what, lose) in [("moved", moved), ("replaced", replaced), ("its shelves were moved", shelves)] {
+        let root = TempDir::new().unwrap();
+        let dirs = ["one", "two"].map(|name| root.path().join(name));
+        dirs.iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
+        let store = open(&[&dirs[0], &dirs[1]], None).unwrap();
+        let (ours, _theirs) = stream();
+        let first = store.open_appender(1, 0, &ours).unwrap();
+        let lost = first.replica().dir().path().to_owned();
+        lose(&lost, &root.path().join("away"));
+        store.space();
+        // One whose shelves alone are gone is met by who makes a file there.
+        for chunk in 2..=5 {
+            let _ = store.open_appender(chunk, 0, &ours);
+        }
+        let failed = store.failed_directories();
+        assert_eq!(failed.len(), 1, "{what}");
+        assert_eq!(failed[0].path, lost.display().to_string(), "{what}");
+        assert_eq!(store.get(1).unwrap_err().code, ErrorCode::DiskFailed, "{what}");
+        assert!(store.notices().take().everything, "{what}");
+        assert!(store.open_appender(9, 0, &ours).is_ok(), "{what}: the other one goes on");
+    }
+}
+
+#[test]
 fn a_cluster_that_could_not_be_noted_is_not_joined() {
     let dir = TempDir::new().unwrap();
     let config = StoreConfig { dirs: vec![dir.path().to_path_buf()], ..StoreConfig::default() };

@@ -171,7 +171,7 @@ impl Cluster {
             }
             Fault::DatanodeWipe => {
                 self.take_down(id, true, back);
-                self.disks.insert(id, SimulatedDisk::new(self.random.any()));
+                self.disks.insert(id, new_disk(self.random.any()));
             }
             Fault::Blackout => {
                 for id in servers {
@@ -220,9 +220,7 @@ impl Cluster {
             }
             Mend::Disk(id) => {
                 self.disks[&id].mend("/");
-                for directory in [PathBuf::from("/data"), namenode::directory()] {
-                    self.disks[&id].limit(directory, 1 << 40);
-                }
+                make_room(&self.disks[&id]);
             }
             Mend::SlowDisk(id) => self.nodes[&id].slow_ms.store(0, Ordering::Relaxed),
             Mend::Torn(id) => {
@@ -273,6 +271,21 @@ impl Cluster {
             let due = if replica.is_sealed { replica.length } else { 0 };
             !is_elsewhere(chunk, due)
         })
+    }
+}
+
+/// A disk with file systems of their own for what is kept. They are there from the start: another one in their place is a
+/// fault.
+pub(super) fn new_disk(seed: u64) -> SimulatedDisk {
+    let disk = SimulatedDisk::new(seed);
+    make_room(&disk);
+    disk
+}
+
+/// Nothing there is full.
+fn make_room(disk: &SimulatedDisk) {
+    for directory in [PathBuf::from("/data"), namenode::directory()] {
+        disk.limit(directory, 1 << 40);
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{check, client, event};
 
 mod faults;
 
-use faults::Mend;
+use faults::{Mend, new_disk};
 
 /// Namenodes in every run.
 pub const NAMENODES: u64 = 3;
@@ -125,7 +125,7 @@ impl Cluster {
         }
         let stored: Vec<Id> = cluster.of(|role| matches!(role, Role::Namenode | Role::Datanode));
         for id in stored {
-            cluster.disks.insert(id, SimulatedDisk::new(seed ^ id as u64));
+            cluster.disks.insert(id, new_disk(seed ^ id as u64));
         }
         cluster
     }
@@ -237,7 +237,7 @@ impl Cluster {
     fn empty(&mut self, id: Id) {
         self.spoilt = Some(id);
         self.flipped = false;
-        self.disks.insert(id, SimulatedDisk::new(self.random.any()));
+        self.disks.insert(id, new_disk(self.random.any()));
     }
 
     fn host(&self, id: Id) -> Host {
