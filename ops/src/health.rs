@@ -97,7 +97,7 @@ pub fn judge(status: &fs::ClusterStatus) -> Verdict {
             add(code, format!("{} {word}", counted(count, "datanode")));
         }
     }
-    let failed_dirs: u64 = status.datanodes.iter().map(|node| u64::from(node.failed_dirs)).sum();
+    let failed_dirs = failed_directories(status);
     if failed_dirs > 0 {
         let text = format!("{} failed", counted(failed_dirs, "data directory").replace("ys", "ies"));
         add(Code::DirectoriesFailed, text);
@@ -137,12 +137,21 @@ pub fn is_drained(node: &fs::DatanodeInfo, repair: &fs::RepairInfo) -> bool {
     node.vacant || node.liveness() == Liveness::Dead && made_up_for
 }
 
-/// Whether another datanode, which lost its disks or got new ones, has taken this one's address.
+/// Whether another datanode, which lost its disks or got new ones, has taken this one's address. That one may be away, too,
+/// by now: they are numbered as they come.
 pub fn replaced(status: &fs::ClusterStatus, node: &fs::DatanodeInfo) -> bool {
-    node.liveness() == Liveness::Dead
-        && status.datanodes.iter().any(|other| {
-            other.address == node.address && other.node != node.node && other.liveness() == Liveness::Live
-        })
+    let has_its_place = |other: &fs::DatanodeInfo| {
+        other.address == node.address
+            && other.node != node.node
+            && (other.liveness() == Liveness::Live || other.node > node.node)
+    };
+    node.liveness() == Liveness::Dead && status.datanodes.iter().any(has_its_place)
+}
+
+/// Data directories that were given up, but for those of datanodes that were replaced with all they had.
+pub fn failed_directories(status: &fs::ClusterStatus) -> u64 {
+    let there = status.datanodes.iter().filter(|node| !replaced(status, node));
+    there.map(|node| u64::from(node.failed_dirs)).sum()
 }
 
 /// `1 chunk`, `2 chunks`.
@@ -232,5 +241,24 @@ mod tests {
         assert!(is_drained(&node(Liveness::Dead, false), &well));
         assert!(!is_drained(&node(Liveness::Dead, false), &fs::RepairInfo { under_replicated: 1, ..well }));
         assert!(!is_drained(&node(Liveness::Dead, false), &fs::RepairInfo { counting: true, ..well }));
+    }
+
+    #[test]
+    fn what_was_replaced_counts_no_more_whatever_became_of_its_successor() {
+        let mut status = cluster();
+        let place = status.datanodes.len();
+        let mut old = status.datanodes[0].clone();
+        (old.liveness, old.failed_dirs) = (Liveness::Dead as i32, 1);
+        let mut new = fs::DatanodeInfo { node: 99, ..status.datanodes[0].clone() };
+        status.datanodes[0] = old.clone();
+        status.datanodes.push(new.clone());
+        assert_eq!((judge(&status).texts(), failed_directories(&status)), (vec![], 0));
+        new.liveness = Liveness::Dead as i32;
+        status.datanodes[place] = new.clone();
+        assert_eq!(judge(&status).texts(), ["1 datanode dead", "2 datanodes for 3 replicas"]);
+        // The old disks are back.
+        old.liveness = Liveness::Live as i32;
+        status.datanodes[0] = old;
+        assert_eq!(judge(&status).texts(), ["1 data directory failed"]);
     }
 }

@@ -154,7 +154,7 @@ fn namenodes(status: &fs::ClusterStatus) -> String {
 /// Which directories failed, why, and what to do.
 fn failed_directories(status: &fs::ClusterStatus) -> String {
     let mut text = String::new();
-    for node in &status.datanodes {
+    for node in status.datanodes.iter().filter(|node| !replaced(status, node)) {
         for failed in &node.failed {
             text.push_str(&format!("  datanode {}: {} failed: {}\n", node.node, failed.path, failed.cause));
         }

@@ -4,7 +4,7 @@
 //! only the leader tells.
 
 use cairn_metadata::store::StoreError;
-use cairn_ops::health::{judge, liveness_name};
+use cairn_ops::health::{failed_directories, judge, liveness_name};
 use cairn_ops::http::Role;
 use cairn_ops::metrics::{Labels, Page, Source};
 use cairn_proto::fs::{self, Cred, Liveness, Query, answer, query};
@@ -141,11 +141,10 @@ fn datanodes(status: &fs::ClusterStatus, page: &mut Page<'_>) {
     let fs = status.fs.clone().unwrap_or_default();
     page.gauge("cairn_capacity_bytes", "Raw space of datanodes that are not dead", fs.capacity as f64);
     page.gauge("cairn_available_bytes", "Raw space left on them", fs.available as f64);
-    let failed: u32 = status.datanodes.iter().map(|node| node.failed_dirs).sum();
     page.gauge(
         "cairn_failed_directories",
-        "Data directories given up, over all datanodes",
-        f64::from(failed),
+        "Data directories given up, over all datanodes that were not replaced",
+        failed_directories(status) as f64,
     );
 }
 
