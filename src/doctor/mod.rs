@@ -12,6 +12,7 @@ mod port;
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -103,7 +104,8 @@ pub async fn run(connection: &Connection, args: Doctor) -> Result<u8> {
             let text = "nothing says where the namenodes are";
             found.fail("namenodes", Code::NamenodesNotConfigured, text);
         } else {
-            cluster(connection, &namenodes, &mut found).await;
+            let tls = section.ok().and_then(|section| section.tls);
+            cluster(&there(connection, &namenodes, tls), &mut found).await;
         }
     }
     if args.json {
@@ -198,22 +200,21 @@ fn datanode(
     machine::judge_open_files(role, machine::open_files(pid), wanted, found);
 }
 
-async fn cluster(connection: &Connection, namenodes: &[String], found: &mut Findings) {
-    let patience = connection.timeout.unwrap_or(PATIENCE).min(PATIENCE);
-    let machine = match client::settings("doctor", &there(connection, namenodes), None) {
+async fn cluster(there: &Connection, found: &mut Findings) {
+    let patience = there.timeout.unwrap_or(PATIENCE).min(PATIENCE);
+    let machine = match client::settings("doctor", there, None) {
         Ok(config) => config.machine,
         Err(error) => return found.fail("tls", Code::ConfigInvalid, format!("{error:#}")),
     };
-    let probes = namenodes.iter().map(|address| {
+    let probes = there.namenodes.iter().map(|address| {
         let machine = &machine;
         async move { (address.clone(), Probe::of(address, machine, patience).await) }
     });
     if !cluster::judge_namenodes(&join_all(probes).await, found) {
         return;
     }
-    let there = there(connection, namenodes);
     let status = async {
-        let cluster = client::connect("doctor", &there, Some(patience)).await?;
+        let cluster = client::connect("doctor", there, Some(patience)).await?;
         cluster.status().await.map_err(|error| anyhow::anyhow!("{error}"))
     };
     match status.await {
@@ -222,7 +223,7 @@ async fn cluster(connection: &Connection, namenodes: &[String], found: &mut Find
     }
 }
 
-/// The way to the cluster at these addresses.
-fn there(connection: &Connection, namenodes: &[String]) -> Connection {
-    Connection { namenodes: namenodes.to_vec(), ..connection.clone() }
+/// The way to the cluster at these addresses, with the certificate that was found together with them.
+fn there(connection: &Connection, namenodes: &[String], tls: Option<PathBuf>) -> Connection {
+    Connection { namenodes: namenodes.to_vec(), tls, ..connection.clone() }
 }
