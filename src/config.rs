@@ -170,6 +170,11 @@ impl Places {
     pub fn current(&self) -> Option<PathBuf> {
         self.state_home.as_ref().map(|state| state.join("cairn/current"))
     }
+
+    /// Where it leaves the directory of that cluster, which stays when the cluster is stopped.
+    pub fn last(&self) -> Option<PathBuf> {
+        self.state_home.as_ref().map(|state| state.join("cairn/last"))
+    }
 }
 
 /// What is known about the cluster before asking anybody, in order of precedence.

@@ -267,6 +267,15 @@ impl LocalCluster {
         write_whole(&path, text.as_bytes())
     }
 
+    /// `cluster` commands without a directory find this one from now on, also when it is stopped.
+    pub fn make_last(&self) -> Result<()> {
+        let Some(path) = Places::from_environment().last() else { return Ok(()) };
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        }
+        write_whole(&path, format!("{}\n", self.dir.display()).as_bytes())
+    }
+
     fn forget_current(&self) {
         if let Some(path) = Places::from_environment().current()
             && current_dir(&path).as_deref() == Some(self.dir.as_path())

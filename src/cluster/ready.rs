@@ -6,12 +6,14 @@ use anyhow::{Result, anyhow, bail};
 use cairn_client::fs::{ClusterStatus, Liveness};
 use cairn_client::{Cluster, Config};
 
-use super::layout::Role;
+use super::layout::{Node, Role};
 use super::local::LocalCluster;
 use super::{mounts, process};
 use crate::client::machine;
 
 const STEP: Duration = Duration::from_millis(100);
+/// How long a node is watched that was started.
+const STAY: Duration = Duration::from_millis(500);
 
 /// A client of a local cluster whose operations wait as long as `patience`.
 pub async fn connect(cluster: &LocalCluster, patience: Duration) -> Result<Cluster> {
@@ -25,14 +27,14 @@ pub async fn connect(cluster: &LocalCluster, patience: Duration) -> Result<Clust
     Cluster::connect(config).await.map_err(|error| anyhow!("{error}"))
 }
 
-/// Waits for a leader and for all running datanodes to be live. A process that ends meanwhile is an error that shows
+/// Waits for a leader and for all datanodes to be live. A process that ends meanwhile is an error that shows
 /// the end of its log.
 pub async fn wait_for_nodes(cluster: &LocalCluster, patience: Duration) -> Result<Cluster> {
     let deadline = Instant::now() + patience;
     let mut client: Option<Cluster> = None;
     loop {
         // The mount, which may be one of an earlier time, is started when they are there.
-        check_processes(cluster, |role| role != Role::Mount)?;
+        check_processes(cluster, |node| node.role != Role::Mount)?;
         let left = deadline.saturating_duration_since(Instant::now());
         let step = Duration::from_secs(2).min(left.max(STEP));
         if client.is_none() {
@@ -60,7 +62,7 @@ pub async fn wait_for_nodes(cluster: &LocalCluster, patience: Duration) -> Resul
 
 fn lacking(cluster: &LocalCluster, status: &ClusterStatus) -> Option<String> {
     let mut missing = Vec::new();
-    for node in cluster.layout.of_role(Role::Datanode).filter(|node| cluster.alive(node)) {
+    for node in cluster.layout.of_role(Role::Datanode) {
         let live = status
             .datanodes
             .iter()
@@ -86,8 +88,18 @@ pub async fn wait_for_mount(cluster: &LocalCluster, patience: Duration) -> Resul
     Ok(())
 }
 
-fn check_processes(cluster: &LocalCluster, wanted: impl Fn(Role) -> bool) -> Result<()> {
-    for node in cluster.layout.nodes.iter().filter(|node| wanted(node.role)) {
+/// Whether nodes that were started a moment ago stay: what cannot work ends at once.
+pub async fn stay(cluster: &LocalCluster, names: &[String]) -> Result<()> {
+    let until = Instant::now() + STAY;
+    while Instant::now() < until {
+        check_processes(cluster, |node| names.contains(&node.name))?;
+        tokio::time::sleep(STEP).await;
+    }
+    Ok(())
+}
+
+fn check_processes(cluster: &LocalCluster, wanted: impl Fn(&Node) -> bool) -> Result<()> {
+    for node in cluster.layout.nodes.iter().filter(|node| wanted(node)) {
         if node.process.is_some() && !cluster.alive(node) {
             let log = cluster.log(&node.name);
             bail!("{} has ended; {} says:\n{}", node.name, log.display(), process::last_lines(&log, 5));

@@ -138,13 +138,23 @@ pub enum Kind {
 
 impl InDir {
     fn existing(&self) -> Result<PathBuf> {
-        let places = Places::from_environment();
-        let current = || places.current().and_then(|current| current_dir(&current));
-        match self.dir.clone().or_else(current).or_else(|| default_dir(&places)) {
+        match self.place() {
             Some(dir) if dir.join(FILE).exists() => Ok(dir),
             Some(dir) => bail!("there is no cluster in {}; `cairn cluster up` makes one", dir.display()),
             None => bail!(Usage("no cluster directory: give --dir DIR".into())),
         }
+    }
+}
+
+impl InDir {
+    /// The one that is named, or that was brought up last, or the usual one.
+    fn place(&self) -> Option<PathBuf> {
+        let places = Places::from_environment();
+        let last = || {
+            let known = [places.current(), places.last()].into_iter().flatten();
+            known.filter_map(|file| current_dir(&file)).find(|dir| dir.join(FILE).exists())
+        };
+        self.dir.clone().or_else(last).or_else(|| default_dir(&places))
     }
 }
 
@@ -167,6 +177,7 @@ pub async fn run(verb: Verb) -> Result<u8> {
             if args.nodes.iter().any(|name| name == "mount") {
                 ready::wait_for_mount(&cluster, PATIENCE).await?;
             }
+            ready::stay(&cluster, &args.nodes).await?;
         }
         Verb::Wipe(args) => {
             let cluster = LocalCluster::open(&args.place.existing()?)?;
@@ -222,11 +233,8 @@ async fn status(args: Status) -> Result<()> {
 }
 
 async fn up(args: Up) -> Result<()> {
-    let dir = match &args.place.dir {
-        Some(dir) => dir.clone(),
-        None => default_dir(&Places::from_environment())
-            .ok_or_else(|| Usage("no cluster directory: give --dir DIR (HOME is not set)".into()))?,
-    };
+    let place = args.place.place();
+    let dir = place.ok_or_else(|| Usage("no cluster directory: give --dir DIR (HOME is not set)".into()))?;
     let mut cluster = if dir.join(FILE).exists() {
         exit::say(format_args!(
             "cairn: cluster: there is a cluster in {}; starting what does not run",
@@ -240,6 +248,8 @@ async fn up(args: Up) -> Result<()> {
     } else {
         LocalCluster::create(&dir, shape(&args)?, args.mount.as_deref())?
     };
+    // Also if it does not come up: whoever wants to stop it must find it.
+    cluster.make_last()?;
     let client = start_all(&mut cluster, PATIENCE).await?;
     cluster.make_current()?;
     let status = client.status().await.map_err(|error| anyhow::anyhow!("{error}"))?;
@@ -259,13 +269,14 @@ pub async fn start_all(cluster: &mut LocalCluster, patience: Duration) -> Result
         .layout
         .nodes
         .iter()
-        .filter(|node| node.role != Role::Mount)
+        .filter(|node| node.role != Role::Mount && !cluster.alive(node))
         .map(|node| node.name.clone())
         .collect();
-    for name in names {
-        cluster.start(&name)?;
+    for name in &names {
+        cluster.start(name)?;
     }
     let client = ready::wait_for_nodes(cluster, patience).await.context("the cluster did not come up")?;
+    ready::stay(cluster, &names).await.context("the cluster did not come up")?;
     if cluster.layout.mount_point().is_some() {
         cluster.start("mount")?;
         ready::wait_for_mount(cluster, patience).await.context("the mount did not come up")?;
