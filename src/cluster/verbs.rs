@@ -171,13 +171,17 @@ pub async fn run(verb: Verb) -> Result<u8> {
         Verb::Stop(args) => end(&args, Signal::SIGTERM)?,
         Verb::Start(args) => {
             let mut cluster = LocalCluster::open(&args.place.existing()?)?;
+            let mut started = Vec::new();
             for name in &args.nodes {
+                if !cluster.alive(cluster.layout.node(name)?) {
+                    started.push(name.clone());
+                }
                 cluster.start(name)?;
             }
             if args.nodes.iter().any(|name| name == "mount") {
                 ready::wait_for_mount(&cluster, PATIENCE).await?;
             }
-            ready::stay(&cluster, &args.nodes).await?;
+            ready::stay(&cluster, &started).await?;
         }
         Verb::Wipe(args) => {
             let cluster = LocalCluster::open(&args.place.existing()?)?;
