@@ -82,11 +82,11 @@ impl LocalCluster {
         alive(&self.dir, node)
     }
 
-    /// Starts a node unless it runs.
-    pub fn start(&mut self, name: &str) -> Result<()> {
+    /// Starts a node unless it runs; whether it was started.
+    pub fn start(&mut self, name: &str) -> Result<bool> {
         let node = self.layout.node(name)?;
         if self.alive(node) {
-            return Ok(());
+            return Ok(false);
         }
         if node.role == Role::Mount {
             let dir = Path::new(&node.address);
@@ -109,7 +109,8 @@ impl LocalCluster {
                 node.process = Some(identity);
             }
         }
-        self.save()
+        self.save()?;
+        Ok(true)
     }
 
     /// Sends a node a signal and waits until it is gone.
@@ -258,22 +259,14 @@ impl LocalCluster {
 
     /// Commands without a configuration find this cluster from now on.
     pub fn make_current(&self) -> Result<()> {
-        let Some(path) = Places::from_environment().current() else { return Ok(()) };
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
-        }
         let tls = self.client_tls().map(|tls| format!("{}\n", tls.display())).unwrap_or_default();
         let text = format!("{}\n{}\n{tls}", self.dir.display(), self.layout.namenodes().join(","));
-        write_whole(&path, text.as_bytes())
+        note(Places::from_environment().current(), &text)
     }
 
     /// `cluster` commands without a directory find this one from now on, also when it is stopped.
     pub fn make_last(&self) -> Result<()> {
-        let Some(path) = Places::from_environment().last() else { return Ok(()) };
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
-        }
-        write_whole(&path, format!("{}\n", self.dir.display()).as_bytes())
+        note(Places::from_environment().last(), &format!("{}\n", self.dir.display()))
     }
 
     fn forget_current(&self) {
@@ -388,6 +381,15 @@ fn marker(dir: &Path, node: &Node) -> OsString {
         Role::Mount => OsStr::new(&node.address).to_os_string(),
         _ => dir.join(&node.name).into_os_string(),
     }
+}
+
+/// Writes a file of the user's state, if there is a place for it.
+fn note(path: Option<PathBuf>, text: &str) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    }
+    write_whole(&path, text.as_bytes())
 }
 
 /// The directory of the cluster that commands find without configuration.

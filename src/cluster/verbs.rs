@@ -173,10 +173,9 @@ pub async fn run(verb: Verb) -> Result<u8> {
             let mut cluster = LocalCluster::open(&args.place.existing()?)?;
             let mut started = Vec::new();
             for name in &args.nodes {
-                if !cluster.alive(cluster.layout.node(name)?) {
+                if cluster.start(name)? {
                     started.push(name.clone());
                 }
-                cluster.start(name)?;
             }
             if args.nodes.iter().any(|name| name == "mount") {
                 ready::wait_for_mount(&cluster, PATIENCE).await?;
@@ -273,14 +272,17 @@ pub async fn start_all(cluster: &mut LocalCluster, patience: Duration) -> Result
         .layout
         .nodes
         .iter()
-        .filter(|node| node.role != Role::Mount && !cluster.alive(node))
+        .filter(|node| node.role != Role::Mount)
         .map(|node| node.name.clone())
         .collect();
-    for name in &names {
-        cluster.start(name)?;
+    let mut started = Vec::new();
+    for name in names {
+        if cluster.start(&name)? {
+            started.push(name);
+        }
     }
     let client = ready::wait_for_nodes(cluster, patience).await.context("the cluster did not come up")?;
-    ready::stay(cluster, &names).await.context("the cluster did not come up")?;
+    ready::stay(cluster, &started).await.context("the cluster did not come up")?;
     if cluster.layout.mount_point().is_some() {
         cluster.start("mount")?;
         ready::wait_for_mount(cluster, patience).await.context("the mount did not come up")?;
