@@ -190,6 +190,12 @@ impl Layout {
         Some(format!("{scheme}://{}", first.http))
     }
 
+    /// Whether a mount on `mount` would hide what the cluster in `dir` keeps.
+    pub fn is_hidden_by(&self, mount: &Path, dir: &Path) -> bool {
+        let nodes = self.nodes.iter().filter(|node| node.role != Role::Mount).map(|node| node.name.as_str());
+        dir.starts_with(mount) || nodes.chain(["logs", "ca"]).any(|name| mount.starts_with(dir.join(name)))
+    }
+
     /// Adds a namenode or datanode at `address` under the next free name, with HTTP at `http`.
     pub fn add(&mut self, role: Role, address: String, http: String) -> String {
         let prefix = if role == Role::Namenode { "nn" } else { "dn" };
@@ -271,6 +277,14 @@ mod tests {
         assert_eq!(layout.add(Role::Namenode, "127.0.0.1:16".into(), String::new()), "nn4");
         assert_eq!(layout.nodes[3].name, "nn4");
         assert!(layout.node("dn9").unwrap_err().to_string().contains("nn1, nn2"));
+    }
+
+    #[test]
+    fn a_mount_must_not_hide_the_cluster() {
+        let layout = Layout::new(shape(), &["a:1".into()], Some(Path::new("/c/mount")));
+        let hides = |mount: &str| layout.is_hidden_by(Path::new(mount), Path::new("/c"));
+        assert!(hides("/") && hides("/c") && hides("/c/nn1") && hides("/c/logs/deep"));
+        assert!(!hides("/c/mount") && !hides("/c/mnt") && !hides("/cc") && !hides("/mnt"));
     }
 
     #[test]

@@ -38,6 +38,9 @@ impl LocalCluster {
         let mount = mount.map(prepared_mount_point).transpose()?;
         let addresses = ports::choose(2 * (shape.namenodes + shape.datanodes), shape.base_port)?;
         let layout = Layout::new(shape, &addresses, mount.as_deref());
+        if let Some(mount) = &mount {
+            check_mount_point(&layout, mount, &dir)?;
+        }
         fs::create_dir_all(dir.join("logs"))?;
         let cluster = LocalCluster { dir, layout, _lock: lock };
         if cluster.layout.shape.secure {
@@ -155,13 +158,26 @@ impl LocalCluster {
     /// Mounts it on `dir` when it is started next.
     pub fn set_mount(&mut self, dir: &Path) -> Result<()> {
         let dir = prepared_mount_point(dir)?;
+        check_mount_point(&self.layout, &dir, &self.dir)?;
         match self.layout.nodes.iter().find(|node| node.role == Role::Mount) {
             Some(node) if Path::new(&node.address) == dir => return Ok(()),
-            Some(node) if self.alive(node) => bail!("it is mounted on {} already", node.address),
+            Some(node) if self.alive(node) => {
+                bail!("it is mounted on {} already; `cairn cluster up --no-mount` unmounts it", node.address)
+            }
             _ => {}
         }
         self.layout.nodes.retain(|node| node.role != Role::Mount);
         self.layout.nodes.push(mount_node(&dir));
+        self.save()
+    }
+
+    /// Unmounts it, and mounts it no more.
+    pub fn remove_mount(&mut self) -> Result<()> {
+        if self.layout.mount_point().is_some() {
+            self.end("mount", Signal::SIGTERM)?;
+            self.unmount()?;
+        }
+        self.layout.nodes.retain(|node| node.role != Role::Mount);
         self.save()
     }
 
@@ -403,6 +419,16 @@ fn prepared_mount_point(dir: &Path) -> Result<PathBuf> {
         fs::create_dir_all(dir).with_context(|| format!("cannot make the mount point {}", dir.display()))?;
     }
     dir.canonicalize().with_context(|| format!("cannot use the mount point {}", dir.display()))
+}
+
+fn check_mount_point(layout: &Layout, mount: &Path, dir: &Path) -> Result<()> {
+    if layout.is_hidden_by(mount, dir) {
+        bail!(
+            "a mount on {} would hide the files of the cluster itself; choose another directory",
+            mount.display()
+        );
+    }
+    Ok(())
 }
 
 fn remove_all(dir: &Path) -> Result<()> {

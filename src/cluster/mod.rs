@@ -8,8 +8,10 @@ pub mod ports;
 pub mod process;
 pub mod ready;
 mod show;
+mod up;
 mod verbs;
 
 pub use layout::{Role, Shape};
 pub use local::LocalCluster;
-pub use verbs::{Verb, hints, run, start_all};
+pub use up::{hints, start_nodes};
+pub use verbs::{Verb, run};

@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow};
 use cairn_client::Cluster;
 
 use crate::client::Client;
-use crate::cluster::{LocalCluster, Shape, process, ready, start_all};
+use crate::cluster::{LocalCluster, Shape, process, ready, start_nodes};
 use crate::paths::ClusterPath;
 
 /// How long the cluster may take to come up.
@@ -28,7 +28,7 @@ impl Stage {
     pub async fn set(dir: &Path, shape: Shape, keep: bool) -> Result<(Stage, Cluster)> {
         let cluster = LocalCluster::create(dir, shape, None)?;
         let mut stage = Stage { cluster: Some(cluster), mount: None, keep };
-        let client = start_all(stage.local()?, PATIENCE).await?;
+        let client = start_nodes(stage.local()?, PATIENCE).await?;
         Ok((stage, client))
     }
 

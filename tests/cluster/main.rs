@@ -15,6 +15,7 @@ mod healing;
 mod http;
 mod hung_disk;
 mod identities;
+mod local;
 mod locking;
 mod membership;
 mod memory;
