@@ -1,5 +1,8 @@
 //! The `cairn` program: parse, dispatch, exit. No logic of the system lives here.
 
+// They panic when nobody reads: `output` and `exit::say` say what then happens.
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
+
 mod args;
 mod bench;
 mod ca;

@@ -71,7 +71,7 @@ pub async fn run(args: Demo) -> Result<u8> {
         result = play(args) => result,
         _ = terminate.recv() => Ok(exit::INTERRUPTED),
         _ = interrupt.recv() => {
-            eprintln!("\ncairn: demo: interrupted; cleaning up");
+            exit::say("\ncairn: demo: interrupted; cleaning up");
             Ok(exit::INTERRUPTED)
         }
     }

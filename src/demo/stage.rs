@@ -10,6 +10,7 @@ use cairn_client::Cluster;
 
 use crate::client::Client;
 use crate::cluster::{LocalCluster, Shape, process, ready, start_nodes};
+use crate::exit;
 use crate::paths::ClusterPath;
 
 /// How long the cluster may take to come up.
@@ -78,7 +79,7 @@ impl Drop for Stage {
             cluster.kill_all();
             let dir = cluster.dir().to_path_buf();
             if let Err(error) = cluster.delete() {
-                eprintln!("cairn: demo: cannot delete {}: {error:#}", dir.display());
+                exit::say(format_args!("cairn: demo: cannot delete {}: {error:#}", dir.display()));
             }
         }
     }

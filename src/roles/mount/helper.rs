@@ -1,6 +1,7 @@
 //! The mount helper: `cairn` called as `mount.cairn` or `mount.fuse.cairn` does what mount(8) asks of one.
 
 use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -10,7 +11,7 @@ use nix::mount::{MsFlags, mount};
 use super::{Plan, daemon, options};
 use crate::args::Connection;
 use crate::config::{File, check_address, split_addresses};
-use crate::exit::Usage;
+use crate::exit::{self, Usage};
 
 /// Wrong arguments, as mount(8) has it.
 const USAGE: u8 = 1;
@@ -51,7 +52,7 @@ pub fn run(arguments: Vec<OsString>) -> u8 {
     match result {
         Ok(()) => 0,
         Err(error) => {
-            eprintln!("mount.cairn: {error:#}");
+            exit::say(format_args!("mount.cairn: {error:#}"));
             if error.downcast_ref::<Usage>().is_some() { USAGE } else { FAILED }
         }
     }
@@ -115,7 +116,8 @@ fn plan(invocation: &Invocation) -> Result<Option<Plan>> {
     }
     let asides = options::apply(&invocation.options, invocation.sloppy, &mut mount, &mut connection)?;
     if invocation.verbose {
-        println!("mount.cairn: {} on {}", invocation.source, mount.mount_point.display());
+        let _ =
+            writeln!(io::stdout(), "mount.cairn: {} on {}", invocation.source, mount.mount_point.display());
     }
     if invocation.fake {
         return Ok(None);

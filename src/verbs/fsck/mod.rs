@@ -5,7 +5,7 @@ mod leaks;
 mod show;
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, anyhow};
@@ -129,7 +129,7 @@ pub async fn run(connection: &Connection, args: Fsck) -> u8 {
     let checked = async {
         let cluster = client::connect("fsck", connection, None).await?;
         let client = Arc::new(Client::over(cluster, "fsck"));
-        let shows_dots = !args.json && std::io::stderr().is_terminal();
+        let shows_dots = !args.json && io::stderr().is_terminal();
         let check = Arc::new(Check { client, args, findings: Mutex::default(), shows_dots });
         check.clone().all().await
     };
@@ -159,7 +159,7 @@ impl Check {
             self.client.report.note("only root may compare chunks and datanodes with their records");
         }
         if self.shows_dots {
-            eprintln!();
+            exit::say("");
         }
         self.change(|findings| {
             if self.args.json {
@@ -184,7 +184,7 @@ impl Check {
             findings.dots
         });
         if self.shows_dots && dots.is_multiple_of(DOT) {
-            eprint!(".");
+            let _ = io::stderr().write_all(b".");
         }
     }
 
