@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use cairn_proto::error::Reaction;
 use cairn_proto::limits::MAX_DEEDS;
 use cairn_proto::{Result, fs};
 use futures::FutureExt;
@@ -16,6 +17,8 @@ use crate::session::Session;
 const IDLE: u64 = 60;
 /// How often that is looked at.
 const ROUND: Duration = Duration::from_secs(5);
+/// After which what could not be committed is tried again.
+const PAUSE: Duration = Duration::from_millis(100);
 
 impl Delegations {
     /// Waits while the directory of an inode is being handed back.
@@ -82,7 +85,8 @@ impl Engine {
         let work = tokio::spawn(async move {
             let directories = delegations.lock().tree.part_with(&wanted, with_those_in_them);
             if !directories.is_empty() {
-                engine.part_with(&directories).await;
+                // That goes on for longer than anybody waits for it.
+                tokio::spawn(async move { engine.part_with(&directories).await });
             }
             // Others may be on their way already.
             for directory in wanted {
@@ -97,16 +101,35 @@ impl Engine {
 
     async fn part_with(self: &Arc<Engine>, directories: &[u64]) {
         let files = self.delegations.lock().tree.files_in(directories);
-        let dirty = files.iter().filter_map(|&file| self.find(file)).filter(|file| file.is_dirty()).collect();
-        for (inode, committed) in commit_each(dirty).await {
-            if let Err(error) = committed {
-                tracing::warn!(inode, %error, "what was written is not everybody's yet");
-            }
-        }
+        self.commit_for_others(files).await;
         self.tell_back(directories).await;
         let gone = self.delegations.lock().tree.forget(directories);
         self.let_go(&gone);
         self.delegations.handed_back.notify_waiters();
+    }
+
+    /// Commits what was written to these files. Its writers may have been told that all is well, so whoever comes must see
+    /// it: it is tried until that works, or is known not to, or the session is over. What waits for room waits for it in
+    /// memory: it may be that others come to make room.
+    async fn commit_for_others(self: &Arc<Engine>, mut files: Vec<u64>) {
+        loop {
+            let known = files.drain(..).filter_map(|file| self.find(file));
+            let dirty = known.filter(|file| file.is_dirty()).collect();
+            for (inode, committed) in commit_each(dirty).await {
+                match committed {
+                    Ok(()) => {}
+                    Err(error) if error.code.reaction() == Reaction::Retry => {
+                        tracing::debug!(inode, %error, "what was written is not everybody's yet");
+                        files.push(inode);
+                    }
+                    Err(error) => tracing::warn!(inode, %error, "what was written is not everybody's yet"),
+                }
+            }
+            if files.is_empty() || !self.delegations.has_session() {
+                return;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Has the namenode let others in; until it has, or the session is over.

@@ -636,6 +636,43 @@ async fn what_was_closed_waits_until_there_is_room() {
     }
 }
 
+/// Its writer was told that all is well: whoever comes waits for it, and does not find an empty file.
+#[tokio::test]
+async fn a_directory_is_not_handed_back_before_what_was_closed_in_it_is_there() {
+    let (group, datanodes) = small_cluster().await;
+    let config = crate::Config {
+        namenodes: group.addresses.clone(),
+        delegate: true,
+        operation_timeout: std::time::Duration::from_millis(100),
+        stall_timeout: std::time::Duration::from_millis(200),
+        ..crate::Config::default()
+    };
+    let cluster = Cluster::connect(config).await.unwrap();
+    let at = |inode, name: &'static [u8]| Some(fs::NodeRef { inode, path: Bytes::from_static(name) });
+    let ask_own = fs::Mkdir { at: at(ROOT_INODE, b"own"), mode: 0o755, ..Default::default() };
+    let own = cluster.mkdir(&root(), ask_own).await.unwrap().inode;
+    let be = |mood| datanodes.iter().for_each(|datanode| *datanode.mood.lock().unwrap() = mood);
+    be(Mood::Frozen);
+    let created = cluster.create(&root(), fs::CreateFile { at: at(own, b"f"), ..ask("f") }).await.unwrap();
+    let file = cluster.open(&root(), created.attr.unwrap());
+    file.write_at(0, Bytes::from_static(b"closed")).await.unwrap();
+    file.close().await.unwrap();
+    let other = group.client().await;
+    let seen = tokio::spawn(async move {
+        loop {
+            match other.stat(&root(), at(ROOT_INODE, b"own/f").unwrap(), false).await {
+                Ok(attr) => return attr.size,
+                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
+            }
+        }
+    });
+    cluster.engine().recalled(vec![own]);
+    // Longer than the client waits for its bytes.
+    tokio::time::sleep(std::time::Duration::from_millis(800)).await;
+    be(Mood::Well);
+    assert_eq!(seen.await.unwrap(), 6);
+}
+
 #[tokio::test]
 async fn attributes_of_an_own_file_follow_what_is_set_after_its_last_name_went() {
     let (group, _datanodes) = small_cluster().await;
