@@ -95,7 +95,9 @@ fn check_done(
         (false, true) => Change::Drop { bad: false },
         (false, false) => return leading.ask_again(node, now_ms),
     };
-    leading.offer(Proposal { chunk, node, change }, now_ms);
+    if !leading.offer(Proposal { chunk, node, change }, now_ms) {
+        leading.ask_again(node, now_ms);
+    }
 }
 
 /// Refusals of a check after which nobody should count on the replica.
@@ -211,6 +213,8 @@ pub(super) fn proposal_done(
             leading.copy_failures.fail(chunk, node, now_ms);
             leading.ask_again(node, now_ms);
         }
+        // It may be that no record names it: then only its datanode can tell of it once more.
+        Change::Drop { bad: false } => leading.ask_again(node, now_ms),
         _ => {}
     }
 }

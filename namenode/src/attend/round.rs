@@ -267,7 +267,7 @@ mod tests {
     use tokio::sync::{mpsc, oneshot};
 
     use super::*;
-    use crate::attend::answers::order_done;
+    use crate::attend::answers::{order_done, proposal_done};
     use crate::attend::inventory;
     use crate::attend::leading::Fault;
     use crate::attend::roster::{Account, Stream};
@@ -415,6 +415,29 @@ mod tests {
             leading.pending.clear();
             dispatch(&mut leading, 100_000);
             assert!(!leading.orders.concerns(4, 9), "not in a loop");
+        }
+    }
+
+    /// Only its datanode knows of it, and its chunk may be purged before the next inventory.
+    #[test]
+    fn a_stray_that_could_not_be_dropped_is_asked_about_again() {
+        let record =
+            Chunk { state: ChunkState::Sealed as i32, length: 7, replicas: vec![5], ..Chunk::default() };
+        for is_turned_away in [false, true] {
+            let (mut leading, _guards) = leading();
+            leading.want_check(4, 9, 7, 0);
+            dispatch(&mut leading, 0);
+            let sent = leading.orders.take_node(4).remove(0);
+            if is_turned_away {
+                leading.pending.insert((9, 4));
+            }
+            let short = OrderDone { length: 3, ..OrderDone::default() };
+            order_done(&mut leading, sent, short, Some(&record), 0);
+            for proposal in std::mem::take(&mut leading.outbox) {
+                let refused = Err(ErrorCode::NoLeader.because("on purpose"));
+                proposal_done(&mut leading, &proposal, refused, 0);
+            }
+            assert!(leading.roster.attendees[&4].ask_again_ms.is_some(), "{is_turned_away}");
         }
     }
 
