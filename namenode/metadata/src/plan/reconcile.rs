@@ -124,7 +124,9 @@ fn present(
     let node = stretch.node;
     let Some(holding) = Holding::of(record, |holder| (stretch.bad)(id, holder)) else { return };
     let check = Action::Check { chunk: id, length: record.length };
-    let is_whole = report.length >= record.length;
+    let is_bad = (stretch.bad)(id, node);
+    // One that is known to be bad would not be asked about: a check of it says what is known.
+    let may_serve = report.length >= record.length && !is_bad;
     if record.dropping.contains(&node) {
         findings.actions.push(Action::Review { chunk: id });
     } else if record.replicas.contains(&node) {
@@ -132,14 +134,14 @@ fn present(
         let is_fine = report.sealed && report.length == record.length && same;
         if !is_fine {
             findings.actions.push(check);
-        } else if (stretch.bad)(id, node) {
+        } else if is_bad {
             findings.redeemable.push((id, record.length));
         }
     } else if report.unchecked {
         findings.unchecked += 1;
-    } else if is_whole && judge(&holding, nodes).lack > 0 {
+    } else if may_serve && judge(&holding, nodes).lack > 0 {
         findings.actions.push(check);
-    } else if is_whole && !is_needless(&holding, nodes, node, |holder| (stretch.vouched)(id, holder)) {
+    } else if may_serve && !is_needless(&holding, nodes, node, |holder| (stretch.vouched)(id, holder)) {
         findings.unclear += 1;
     } else {
         findings.actions.push(Action::Drop { chunk: id });
@@ -295,6 +297,12 @@ mod tests {
         assert_eq!(stray(&[2, 3, 4], 100, 5), [Action::Drop { chunk: 7 }]);
         assert_eq!(stray(&[2, 3, 4], 100, 3), [CHECK]);
         assert_eq!(stray(&[2, 3, 4], 99, 3), [Action::Drop { chunk: 7 }]);
+        let is_bad = |_, node| node == 1;
+        let found = |live| {
+            let record = Some(sealed(&[2, 3, 4], &[]));
+            find_with(record, Some(report(100, true)), live, &is_bad, &|_, _| true).actions
+        };
+        assert_eq!((found(5), found(3)), (vec![Action::Drop { chunk: 7 }], vec![Action::Drop { chunk: 7 }]));
     }
 
     #[test]
