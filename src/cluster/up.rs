@@ -178,7 +178,9 @@ fn acceptable(shape: &Shape) -> Result<()> {
     let mut config = cairn_namenode::Config { dir: "/".into(), ..Default::default() };
     config.default_replication = shape.replication;
     config.chunk_size = shape.chunk_size.unwrap_or(config.chunk_size);
-    config.dead_after_ms = shape.dead_after_ms.unwrap_or(config.dead_after_ms);
+    if let Some(silence) = shape.dead_after_ms {
+        config.set_dead_after(silence);
+    }
     config.session_lease_ms = shape.session_lease_ms.unwrap_or(config.session_lease_ms);
     config.garbage_grace_ms = shape.garbage_grace_ms.unwrap_or(config.garbage_grace_ms);
     config.compaction_after_ms = shape.compact_after_ms.unwrap_or(config.compaction_after_ms);

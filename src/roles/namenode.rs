@@ -97,8 +97,7 @@ fn apply(config: &mut cairn_namenode::Config, args: Namenode) -> Result<()> {
         config.cache_bytes = size(&text)? as usize;
     }
     if let Some(silence) = args.dead_after {
-        config.dead_after_ms = silence.as_millis() as u64;
-        config.suspect_after_ms = config.suspect_after_ms.min(config.dead_after_ms);
+        config.set_dead_after(silence.as_millis() as u64);
     }
     if let Some(silence) = args.session_lease {
         config.session_lease_ms = silence.as_millis() as u64;

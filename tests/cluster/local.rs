@@ -5,7 +5,8 @@ use crate::support::{Cluster, text};
 /// A wrong option is refused before anything is kept of it, and another shape than the cluster has is not passed over.
 #[test]
 fn a_cluster_is_made_with_options_that_work_and_keeps_them() {
-    let cluster = Cluster::up(&["--namenodes", "1", "--datanodes", "1", "--session-lease", "5"]);
+    let options = ["--namenodes", "1", "--datanodes", "1", "--session-lease", "5", "--dead-after", "0.5"];
+    let cluster = Cluster::up(&options);
     let other = cluster.scratch("other");
     let up = ["cluster", "up", "--dir", text(&other), "--session-lease", "60"];
     let said = cluster.fails(&[&up[..], &["--garbage-grace", "10"]].concat());
