@@ -74,7 +74,10 @@ fn a_flipped_bit_that_nobody_reads_is_found_and_mended() {
 
 #[test]
 fn damage_of_every_kind_is_mended_with_and_without_a_restart() {
-    let cluster = Cluster::up(&["--namenodes", "1", "--datanodes", "3", "--dead-after", "3"]);
+    // The chunks have to stay where they are for the whole test, however slow the machine is.
+    let calm = ["--compact-after", "3600"];
+    let cluster =
+        Cluster::up(&[&["--namenodes", "1", "--datanodes", "3", "--dead-after", "3"], &calm[..]].concat());
     let cut =
         |path: &Path, to: u64| fs::OpenOptions::new().write(true).open(path).unwrap().set_len(to).unwrap();
     let kinds: [Kind<'_>; 10] = [
