@@ -46,7 +46,8 @@ fn check_done(
     let (chunk, node) = (sent.chunk, sent.node);
     let Some(record) = record.filter(|record| record.state() == ChunkState::Sealed) else {
         leading.end_check(chunk, node);
-        if record.is_none() && error.is_none() {
+        // The purge may have known nothing of it. Also if it is bad, or cannot be read.
+        if record.is_none() && !error.is_some_and(|error| is_gone(error.code)) {
             leading.want_delete(node, chunk, now_ms);
         }
         return;

@@ -418,6 +418,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_was_checked_while_its_chunk_was_purged_is_deleted_also_if_it_is_bad() {
+        let error = |code: ErrorCode| Some(code.because("on purpose").into());
+        for (error, is_deleted) in
+            [(None, true), (error(ErrorCode::Corrupt), true), (error(ErrorCode::ChunkUnknown), false)]
+        {
+            let (mut leading, _guards) = leading();
+            leading.want_check(4, 9, 7, 0);
+            dispatch(&mut leading, 0);
+            let sent = leading.orders.take_node(4).remove(0);
+            order_done(&mut leading, sent, OrderDone { error, ..OrderDone::default() }, None, 0);
+            assert_eq!(leading.roster.attendees[&4].deletes.contains(&9), is_deleted);
+        }
+    }
+
     /// Only its datanode knows of it, and its chunk may be purged before the next inventory.
     #[test]
     fn a_stray_that_could_not_be_dropped_is_asked_about_again() {
