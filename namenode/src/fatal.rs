@@ -1,5 +1,6 @@
 //! When a namenode must stop: it can no longer keep what it promised.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,6 +9,12 @@ use tokio::sync::watch;
 /// What to do about a namenode whose records are damaged.
 pub(crate) const REMEDY: &str = "if a majority of the other namenodes is up, move this namenode's directory away and \
                                  start it empty, so that it joins again from them; else restore it from a backup";
+
+/// What a panic that was caught had to say.
+pub(crate) fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+}
 
 /// Raised once, by whoever finds that the namenode must not answer on.
 #[derive(Debug, Clone)]

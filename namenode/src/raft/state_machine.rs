@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::sending::Sending;
 use super::snapshot::{self, APPLIED, Builder, Content, HIGHEST_ID, MEMBERSHIP, Snapshot, put};
 use super::types::{Entry, LogId, Outcomes, SnapshotMeta, StoredMembership, Types};
-use crate::fatal::Alarm;
+use crate::fatal::{self, Alarm};
 use crate::log::Log;
 use crate::patience;
 use crate::store::RedbStore;
@@ -128,9 +128,7 @@ fn apply(store: &RedbStore, entries: &[Entry]) -> Result<Vec<Outcomes>, StoreErr
         Ok(outcomes)
     };
     catch_unwind(AssertUnwindSafe(attempt)).unwrap_or_else(|panic| {
-        let what = panic.downcast_ref::<&str>().map(ToString::to_string);
-        let what = what.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        Err(StoreError::Damaged(format!("applying a command panicked: {what}")))
+        Err(StoreError::Damaged(format!("applying a command panicked: {}", fatal::said(panic.as_ref()))))
     })
 }
 

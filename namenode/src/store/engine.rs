@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::io;
 use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -13,6 +14,7 @@ use redb::{DatabaseError, StorageError, WriteTransaction};
 
 use super::pages::Pages;
 use super::{damaged, engine};
+use crate::fatal::said;
 
 /// Tables of a store, opened on first use.
 const TABLES: usize = Table::ALL.len();
@@ -161,7 +163,10 @@ fn use_pages(pages: Pages, path: &Path, cache_bytes: usize) -> Result<Database, 
     let damaged = |error: String| damaged(format!("{}: {error}", path.display()));
     let mut builder = Database::builder();
     builder.set_cache_size(cache_bytes);
-    let database = builder.create_with_backend(pages).map_err(|error| match error {
+    // Some of what the engine finds in a damaged file it meets with an assertion.
+    let opened = catch_unwind(AssertUnwindSafe(|| builder.create_with_backend(pages)))
+        .map_err(|panic| damaged(format!("the storage engine gave up on it: {}", said(panic.as_ref()))))?;
+    let database = opened.map_err(|error| match error {
         DatabaseError::Storage(StorageError::Corrupted(what)) => damaged(what),
         DatabaseError::Storage(StorageError::Io(error)) => failed(path, error),
         DatabaseError::UpgradeRequired(version) => damaged(format!("file format {version} is too old")),
