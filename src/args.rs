@@ -176,6 +176,41 @@ pub enum Command {
     Man(manual::Man),
 }
 
+/// When a cluster's namenodes lose patience, and with whom.
+#[derive(clap::Args)]
+pub struct Timing {
+    /// How long a datanode is silent before it is dead
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub dead_after: Option<Duration>,
+    /// How long a client is silent before its session, with its locks, is over (at least 1)
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub session_lease: Option<Duration>,
+    /// How long a chunk is kept that no file names any more (at least a session's lease)
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub garbage_grace: Option<Duration>,
+    /// How long a chunk stays unchanged before it is compacted
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub compact_after: Option<Duration>,
+}
+
+impl Timing {
+    /// Sets what was given.
+    pub fn apply(&self, config: &mut cairn_namenode::Config) {
+        if let Some(silence) = self.dead_after {
+            config.dead_after_ms = millis(silence);
+            config.suspect_after_ms = config.suspect_after_ms.min(config.dead_after_ms);
+        }
+        config.session_lease_ms = self.session_lease.map_or(config.session_lease_ms, millis);
+        config.garbage_grace_ms = self.garbage_grace.map_or(config.garbage_grace_ms, millis);
+        config.compaction_after_ms = self.compact_after.map_or(config.compaction_after_ms, millis);
+    }
+}
+
+/// Whole milliseconds.
+pub fn millis(time: Duration) -> u64 {
+    time.as_millis() as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

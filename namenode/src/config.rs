@@ -153,12 +153,6 @@ impl Config {
         Ok(self)
     }
 
-    /// Sets `dead_after_ms`, and `suspect_after_ms` to no more than that.
-    pub fn set_dead_after(&mut self, ms: u64) {
-        self.dead_after_ms = ms;
-        self.suspect_after_ms = self.suspect_after_ms.min(ms);
-    }
-
     /// The part of it that concerns datanodes.
     pub fn attend_settings(&self) -> attend::Settings {
         attend::Settings {

@@ -11,6 +11,7 @@ use super::layout::{FILE, Role, Shape};
 use super::local::LocalCluster;
 use super::verbs::InDir;
 use super::{ready, show};
+use crate::args::{Timing, millis};
 use crate::exit::{self, Usage};
 use crate::output;
 
@@ -40,18 +41,8 @@ pub struct Up {
     /// Size of a chunk
     #[arg(long, value_name = "SIZE")]
     chunk_size: Option<String>,
-    /// How long a datanode is silent before it is dead
-    #[arg(long, value_name = "SECONDS", value_parser = crate::args::seconds)]
-    dead_after: Option<Duration>,
-    /// How long a client is silent before its session, with its locks, is over (at least 1)
-    #[arg(long, value_name = "SECONDS", value_parser = crate::args::seconds)]
-    session_lease: Option<Duration>,
-    /// How long a chunk is kept that no file names any more (at least a session's lease)
-    #[arg(long, value_name = "SECONDS", value_parser = crate::args::seconds)]
-    garbage_grace: Option<Duration>,
-    /// How long a chunk stays unchanged before it is compacted
-    #[arg(long, value_name = "SECONDS", value_parser = crate::args::seconds)]
-    compact_after: Option<Duration>,
+    #[command(flatten)]
+    timing: Timing,
     /// Clients read by way of the datanodes, as those on other machines do, and not the chunks' files by themselves
     #[arg(long)]
     no_short_circuit: bool,
@@ -152,15 +143,15 @@ fn shape(args: &Up) -> Result<Shape> {
         replication: args.replication.unwrap_or(u32::from(datanodes).clamp(1, 3)),
         capacity: size(&args.capacity)?,
         chunk_size: size(&args.chunk_size)?,
-        dead_after_ms: args.dead_after.map(millis),
-        session_lease_ms: args.session_lease.map(millis),
-        garbage_grace_ms: args.garbage_grace.map(millis),
-        compact_after_ms: args.compact_after.map(millis),
+        dead_after_ms: args.timing.dead_after.map(millis),
+        session_lease_ms: args.timing.session_lease.map(millis),
+        garbage_grace_ms: args.timing.garbage_grace.map(millis),
+        compact_after_ms: args.timing.compact_after.map(millis),
         short_circuit: !args.no_short_circuit,
         base_port: args.base_port.unwrap_or(0),
         secure: args.secure,
     };
-    acceptable(&shape)?;
+    acceptable(&shape, &args.timing)?;
     Ok(shape)
 }
 
@@ -169,21 +160,12 @@ fn size(text: &Option<String>) -> Result<Option<u64>> {
     Ok(parsed.map_err(|error| Usage(error.to_string()))?)
 }
 
-fn millis(time: Duration) -> u64 {
-    time.as_millis() as u64
-}
-
 /// Whether a namenode takes these options: it would refuse them every time it is started.
-fn acceptable(shape: &Shape) -> Result<()> {
+fn acceptable(shape: &Shape, timing: &Timing) -> Result<()> {
     let mut config = cairn_namenode::Config { dir: "/".into(), ..Default::default() };
     config.default_replication = shape.replication;
     config.chunk_size = shape.chunk_size.unwrap_or(config.chunk_size);
-    if let Some(silence) = shape.dead_after_ms {
-        config.set_dead_after(silence);
-    }
-    config.session_lease_ms = shape.session_lease_ms.unwrap_or(config.session_lease_ms);
-    config.garbage_grace_ms = shape.garbage_grace_ms.unwrap_or(config.garbage_grace_ms);
-    config.compaction_after_ms = shape.compact_after_ms.unwrap_or(config.compaction_after_ms);
+    timing.apply(&mut config);
     config.checked().map_err(|error| Usage(error.to_string()))?;
     Ok(())
 }
@@ -200,10 +182,10 @@ fn same_shape(args: &Up, shape: &Shape) -> Result<()> {
         ("--replication", args.replication.is_some_and(|asked| asked != shape.replication)),
         ("--capacity", another(size(&args.capacity)?, shape.capacity)),
         ("--chunk-size", another(size(&args.chunk_size)?, shape.chunk_size)),
-        ("--dead-after", time(args.dead_after, shape.dead_after_ms)),
-        ("--session-lease", time(args.session_lease, shape.session_lease_ms)),
-        ("--garbage-grace", time(args.garbage_grace, shape.garbage_grace_ms)),
-        ("--compact-after", time(args.compact_after, shape.compact_after_ms)),
+        ("--dead-after", time(args.timing.dead_after, shape.dead_after_ms)),
+        ("--session-lease", time(args.timing.session_lease, shape.session_lease_ms)),
+        ("--garbage-grace", time(args.timing.garbage_grace, shape.garbage_grace_ms)),
+        ("--compact-after", time(args.timing.compact_after, shape.compact_after_ms)),
         ("--no-short-circuit", args.no_short_circuit && shape.short_circuit),
         ("--base-port", args.base_port.is_some_and(|asked| asked != shape.base_port)),
         ("--secure", args.secure && !shape.secure),

@@ -2,13 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
 
 use super::{announce, follow_requests, shutdown};
-use crate::args::Connection;
+use crate::args::{Connection, Timing};
 use crate::config::{File, tls_dir};
 use crate::exit::Usage;
 use crate::output;
@@ -43,18 +42,8 @@ pub struct Namenode {
     /// Memory for the store's cache
     #[arg(long, value_name = "SIZE")]
     cache: Option<String>,
-    /// How long a datanode is silent before it is dead
-    #[arg(long, value_name = "SECONDS", value_parser = crate::args::seconds)]
-    dead_after: Option<Duration>,
-    /// How long a client is silent before its session, with its locks, is over (at least 1)
-    #[arg(long, value_name = "SECONDS", value_parser = crate::args::seconds)]
-    session_lease: Option<Duration>,
-    /// How long a chunk is kept that no file names any more (at least a session's lease)
-    #[arg(long, value_name = "SECONDS", value_parser = crate::args::seconds)]
-    garbage_grace: Option<Duration>,
-    /// How long a chunk stays unchanged before it is compacted
-    #[arg(long, value_name = "SECONDS", value_parser = crate::args::seconds)]
-    compact_after: Option<Duration>,
+    #[command(flatten)]
+    timing: Timing,
 }
 
 /// Runs until it is told to stop.
@@ -96,18 +85,7 @@ fn apply(config: &mut cairn_namenode::Config, args: Namenode) -> Result<()> {
     if let Some(text) = args.cache {
         config.cache_bytes = size(&text)? as usize;
     }
-    if let Some(silence) = args.dead_after {
-        config.set_dead_after(silence.as_millis() as u64);
-    }
-    if let Some(silence) = args.session_lease {
-        config.session_lease_ms = silence.as_millis() as u64;
-    }
-    if let Some(grace) = args.garbage_grace {
-        config.garbage_grace_ms = grace.as_millis() as u64;
-    }
-    if let Some(quiet) = args.compact_after {
-        config.compaction_after_ms = quiet.as_millis() as u64;
-    }
+    args.timing.apply(config);
     if config.dir.as_os_str().is_empty() {
         bail!(Usage("no directory: give --dir DIR or [namenode] dir".into()));
     }
