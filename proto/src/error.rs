@@ -44,6 +44,10 @@ macro_rules! codes {
             pub fn reaction(self) -> Reaction {
                 match self { $(ErrorCode::$name => Reaction::$reaction,)* }
             }
+            /// Whether the same request will not succeed later, here.
+            pub fn is_final(self) -> bool {
+                self.reaction() != Reaction::Retry
+            }
             /// What happened, in a few words.
             pub fn text(self) -> &'static str {
                 match self { $(ErrorCode::$name => $text,)* }

@@ -3,7 +3,6 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use cairn_proto::error::Reaction;
 use cairn_proto::limits::MAX_DEEDS;
 use cairn_proto::{Result, fs};
 use futures::FutureExt;
@@ -118,7 +117,7 @@ impl Engine {
             for (inode, committed) in commit_each(dirty).await {
                 match committed {
                     Ok(()) => {}
-                    Err(error) if error.code.reaction() == Reaction::Retry => {
+                    Err(error) if !error.code.is_final() => {
                         tracing::debug!(inode, %error, "what was written is not everybody's yet");
                         files.push(inode);
                     }

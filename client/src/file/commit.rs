@@ -122,7 +122,7 @@ impl Inode {
             }
             Err(error) => {
                 // What can never be committed must not be offered again for ever.
-                let hopeless = State::is_final(&error);
+                let hopeless = error.code.is_final();
                 state.overlay.end_commit(hopeless);
                 self.recount(&mut state);
                 if hopeless {

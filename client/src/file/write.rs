@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_proto::limits::{MAX_FILE_SIZE, MAX_PAYLOAD};
-use cairn_proto::{Error, ErrorCode, Result, fs};
+use cairn_proto::{ErrorCode, Result, fs};
 use tokio::time::{Instant, timeout_at};
 
 use super::Inode;
@@ -217,7 +217,7 @@ impl Inode {
         tokio::spawn(async move {
             match inode.commit_all().await {
                 // The next flush says so.
-                Err(error) if State::is_final(&error) => {}
+                Err(error) if error.code.is_final() => {}
                 Err(error) => tracing::warn!(inode = inode.number(), %error, "commit put off"),
                 Ok(()) => {}
             }
@@ -246,11 +246,5 @@ impl State {
             let known = self.unsynced.entry(place.chunk).or_default();
             *known = end.max(*known);
         }
-    }
-
-    /// Whether nothing that was written can still be saved after this error.
-    pub(super) fn is_final(error: &Error) -> bool {
-        use cairn_proto::error::Reaction;
-        error.code.reaction() != Reaction::Retry
     }
 }

@@ -400,8 +400,10 @@ impl Yard {
         let mut backoff = Backoff::new();
         while let Err(error) = self.control.seal(session, chunk, length).await {
             tracing::debug!(chunk, length, %error, "the chunk was not sealed by its writer");
-            let is_final = error.code.reaction() != Reaction::Retry;
-            if is_final || self.closed.load(Ordering::Relaxed) || self.control.session() != session {
+            if error.code.is_final()
+                || self.closed.load(Ordering::Relaxed)
+                || self.control.session() != session
+            {
                 return;
             }
             tokio::time::sleep(backoff.pause()).await;
