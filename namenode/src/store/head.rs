@@ -4,6 +4,10 @@
 //! of them counts has none, nor has the shape of the file. So its page in the file holds two slots that are written in
 //! turn, each with a number and a checksum: the one that a crash has torn leaves the one before, which is what was there
 //! when redb had not written yet.
+//!
+//! One that was damaged long after it was written looks the same, but then the one before leads to pages that may have
+//! been used anew. So whatever is synced after a slot was notes its number ([`Head::durable`]), and an older slot counts
+//! only if nothing was.
 
 use cairn_proto::checksum::crc32c;
 
@@ -21,13 +25,15 @@ pub(super) struct Head {
     bytes: Vec<u8>,
     /// Of the slot that holds it, counted from 1.
     number: u64,
+    /// Of the newest slot that is known to be on the disk.
+    durable: u64,
     changed: bool,
 }
 
 impl Head {
     /// Of an empty database.
     pub fn new() -> Head {
-        Head { bytes: vec![0; CAPACITY], number: 0, changed: false }
+        Head { bytes: vec![0; CAPACITY], number: 0, durable: 0, changed: false }
     }
 
     /// What is in the page of a file; nothing if both slots are damaged.
@@ -36,7 +42,23 @@ impl Head {
         let plain = page.starts_with(b"redb\x1a\x0a").then(|| (0, page[..CAPACITY].to_vec()));
         let slots = page.chunks_exact(SLOT).filter_map(decode);
         let (number, bytes) = slots.chain(plain).max_by_key(|(number, _)| *number)?;
-        Some(Head { bytes, number, changed: number == 0 })
+        // Whoever wrote the newest may have ended before it was synced, but synced the one before.
+        Some(Head { bytes, number, durable: number.saturating_sub(1), changed: number == 0 })
+    }
+
+    /// Of the slot that holds what is in the page, 0 if none does yet.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The highest number of a slot that no crash can tear any more.
+    pub fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    /// The slot of this number is on the disk.
+    pub fn synced(&mut self, number: u64) {
+        self.durable = self.durable.max(number);
     }
 
     /// The bytes of page 0 from `at` on, zeros where nothing is kept.

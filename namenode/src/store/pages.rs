@@ -20,7 +20,7 @@ use super::head::Head;
 
 /// Bytes of a page.
 const PAGE: u64 = 4096;
-/// `"CRNPAGE" | version u8 | group u32 | 0 u32`, then the sums.
+/// `"CRNPAGE" | version u8 | group u32 | durable slot of page 0 u32`, then the sums.
 const HEAD: usize = 16;
 /// Pages of a group, without the one that holds their sums.
 const GROUP: u64 = (PAGE - HEAD as u64) / 4;
@@ -72,14 +72,19 @@ impl Pages {
             return Err(damaged(path, "is too short"));
         }
         let mut groups = Vec::new();
+        let mut durable = 0;
         for number in 0..pages.div_ceil(GROUP + 1) {
             let mut page = vec![0; PAGE as usize];
             file.read_exact_at(&mut page, number * (GROUP + 1) * PAGE)?;
-            groups.push(decode(&page, number, path)?);
+            let (group, noted) = decode(&page, number, path)?;
+            groups.push(group);
+            durable = noted.max(durable);
         }
         let mut page = vec![0; PAGE as usize];
         file.read_exact_at(&mut page, place(0))?;
-        let head = Head::decode(&page).ok_or_else(|| damaged(path, "is damaged in page 0"))?;
+        let head = Head::decode(&page)
+            .filter(|head| head.number() >= u64::from(durable))
+            .ok_or_else(|| damaged(path, "is damaged in page 0"))?;
         Ok(Pages { file, path: path.to_owned(), kept: RwLock::new(Kept { groups, head }) })
     }
 
@@ -133,19 +138,21 @@ fn damaged(path: &Path, what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{} {what}", path.display()))
 }
 
-fn encode(group: &Group, number: u64) -> Vec<u8> {
+/// `durable`: as of [`Head::durable`]; beyond the 32 bits that it has, the highest is noted, which every later slot has.
+fn encode(group: &Group, number: u64, durable: u64) -> Vec<u8> {
     let mut page = MAGIC.to_vec();
     page.push(VERSION);
     page.extend((number as u32).to_le_bytes());
-    page.extend([0; 4]);
+    page.extend(u32::try_from(durable).unwrap_or(u32::MAX).to_le_bytes());
     group.sums.iter().for_each(|sum| page.extend(sum.to_le_bytes()));
     page
 }
 
-fn decode(page: &[u8], number: u64, path: &Path) -> io::Result<Group> {
+/// A group, and which slot of page 0 was durable when it was written.
+fn decode(page: &[u8], number: u64, path: &Path) -> io::Result<(Group, u32)> {
     if page.iter().all(|byte| *byte == 0) {
         // The file grew, and what was written into it was not synced before a crash.
-        return Ok(Group::new());
+        return Ok((Group::new(), 0));
     }
     let group = u32::from_le_bytes([page[8], page[9], page[10], page[11]]);
     if &page[..7] != MAGIC || u64::from(group) != number {
@@ -155,9 +162,11 @@ fn decode(page: &[u8], number: u64, path: &Path) -> io::Result<Group> {
         let what = format!("has pages of version {}; this program knows {VERSION} at most", page[7]);
         return Err(damaged(path, &what));
     }
-    let sums = page[HEAD..].chunks_exact(4).map(|sum| u32::from_le_bytes([sum[0], sum[1], sum[2], sum[3]]));
+    let mut numbers =
+        page[12..].chunks_exact(4).map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+    let durable = numbers.next().unwrap_or_default();
     // An older program must see at once what it does not know.
-    Ok(Group { sums: sums.collect(), changed: page[7] != VERSION })
+    Ok((Group { sums: numbers.collect(), changed: page[7] != VERSION }, durable))
 }
 
 /// The parts of `[offset, offset + length)` that lie in one page each: `(page, start in it, bytes)`.
@@ -236,18 +245,22 @@ impl StorageBackend for Pages {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        {
-            let mut kept = self.exclusive();
-            if let Some((at, slot)) = kept.head.due() {
+        let of_head = {
+            let Kept { groups, head } = &mut *self.exclusive();
+            if let Some((at, slot)) = head.due() {
                 self.file.write_at(&slot, place(0) + at as u64)?;
             }
-            for (number, group) in kept.groups.iter_mut().enumerate().filter(|(_, group)| group.changed) {
+            for (number, group) in groups.iter_mut().enumerate().filter(|(_, group)| group.changed) {
                 let number = number as u64;
-                self.file.write_at(&encode(group, number), number * (GROUP + 1) * PAGE)?;
+                let page = encode(group, number, head.durable());
+                self.file.write_at(&page, number * (GROUP + 1) * PAGE)?;
                 group.changed = false;
             }
-        }
-        self.file.sync_data()
+            head.number()
+        };
+        self.file.sync_data()?;
+        self.exclusive().head.synced(of_head);
+        Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
@@ -341,6 +354,46 @@ mod tests {
             }
             assert_eq!(pages.len().unwrap(), model.len() as u64, "round {round}");
         }
+    }
+
+    #[test]
+    fn an_older_slot_of_page_0_counts_only_while_nothing_was_synced_after_the_newest() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let pages = Pages::fresh(file(&path, Access::Create), &path);
+        pages.set_len(20 * PAGE).unwrap();
+        let commit = |round: u8| {
+            pages.write(0, &[round; 300]).unwrap();
+            pages.write(5 * PAGE, &[round; PAGE as usize]).unwrap();
+            pages.sync_data().unwrap();
+        };
+        let open_without = |slot: u64| {
+            let good = std::fs::read(&path).unwrap();
+            let mut bad = good.clone();
+            bad[(place(0) + slot % 2 * PAGE / 2) as usize + 100] ^= 1;
+            std::fs::write(&path, &bad).unwrap();
+            let opened = Pages::open(file(&path, Access::Write), &path).and_then(|pages| {
+                let mut first = [0];
+                pages.read(0, &mut first).map(|()| first[0])
+            });
+            std::fs::write(&path, &good).unwrap();
+            opened.map_err(|error| error.kind())
+        };
+        (1..=3).for_each(commit);
+        assert_eq!(open_without(2), Ok(3));
+        assert_eq!(open_without(3), Ok(2));
+        pages.write(6 * PAGE, &[4; PAGE as usize]).unwrap();
+        assert_eq!(open_without(3), Ok(2));
+        pages.sync_data().unwrap();
+        assert_eq!(open_without(3), Err(io::ErrorKind::InvalidData));
+        assert_eq!(open_without(2), Ok(3));
+
+        // Whoever opens the file does not know whether its newest slot was synced.
+        drop(pages);
+        let pages = Pages::open(file(&path, Access::Write), &path).unwrap();
+        assert_eq!((pages.shared().head.number(), pages.shared().head.durable()), (3, 2));
+        pages.sync_data().unwrap();
+        assert_eq!(pages.shared().head.durable(), 3);
     }
 
     #[test]
