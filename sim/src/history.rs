@@ -54,6 +54,8 @@ pub struct History {
     records: Mutex<Records>,
     /// How often data that was not synced may have been lost.
     pub losses: AtomicU64,
+    /// A datanode's disk was full, so there may have been room nowhere.
+    pub full: AtomicBool,
     /// Clients begin nothing new.
     pub stop: AtomicBool,
     /// Operations that were begun.

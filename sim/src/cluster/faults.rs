@@ -145,6 +145,7 @@ impl Cluster {
                 self.later(500, 5_000, Mend::FailingDisk(id));
             }
             Fault::FullDisk => {
+                self.history.full.store(true, Ordering::Relaxed);
                 self.disks[&id].limit("/data", self.random.between(0, 200 << 10));
                 self.later(500, 5_000, Mend::Disk(id));
             }
