@@ -135,6 +135,9 @@ impl Workshop {
                 return self.record(history, |record| record.unclear = true);
             }
         }
+        if random.chance(20) {
+            self.look_around(history, random.chance(50)).await;
+        }
         if random.chance(40) {
             let until = self.record(history, |record| record.acknowledged);
             let synced = self.cluster.sync_names().await;
@@ -142,6 +145,24 @@ impl Workshop {
             if synced.is_ok() && !self.is_lost() {
                 self.record(history, |record| record.synced = record.synced.max(until));
             }
+        }
+    }
+
+    /// Whoever works somewhere sees what they did, by its name and by its number.
+    async fn look_around(&self, history: &History, by_name: bool) {
+        let place = if by_name { at(&self.name) } else { self.place("") };
+        let found = observe(&self.cluster, place).await;
+        if self.is_lost() || self.inode == 0 {
+            return;
+        }
+        let Ok(found) = found else { return };
+        let whole = !history.full.load(Ordering::Relaxed);
+        let (is_so, did) = self.record(history, |record| {
+            let last = record.states.len().saturating_sub(1);
+            (record.allows(&found, last, whole), record.states.last().cloned())
+        });
+        if !is_so {
+            history.violation(format!("{}: its own client sees {found:?} and did {did:?}", self.name));
         }
     }
 
@@ -192,7 +213,7 @@ impl Workshop {
                 event!("{} mkdir {name}", self.name);
             }
             None => self.write(history, &name, random.between(1, SIZE), random.chance(15)).await?,
-            Some(entry) if random.chance(40) && !state.contains_key(&other) => {
+            Some(entry) if random.chance(40) && may_move(entry, state.get(&other)) && name != other => {
                 let entry = *entry;
                 self.begin(history, |state| {
                     state.remove(&name);
@@ -259,8 +280,16 @@ impl Workshop {
     }
 }
 
-async fn observe(cluster: &Cluster, name: &str) -> Result<State> {
-    let listing = cluster.list(&root(), at(name), Bytes::new(), 1000).await?;
+/// Whether something may be moved to a place.
+fn may_move(moved: &Entry, there: Option<&Entry>) -> bool {
+    match there {
+        None => true,
+        Some(there) => matches!((moved, there), (Entry::File(_), Entry::File(_))),
+    }
+}
+
+async fn observe(cluster: &Cluster, directory: fs::NodeRef) -> Result<State> {
+    let listing = cluster.list(&root(), directory, Bytes::new(), 1000).await?;
     let entries = listing.entries.into_iter().filter_map(|entry| {
         let attr = entry.attr?;
         let kind =
@@ -278,7 +307,7 @@ pub async fn visit(cluster: &Cluster, history: &History, random: &mut Random) {
     }
     let name = random.pick(&all).clone();
     let due = history.records().workshops.get(&name).map_or(0, |record| record.acknowledged);
-    let found = observe(cluster, &name).await;
+    let found = observe(cluster, at(&name)).await;
     event!("visited {name}: {:?}", found.as_ref().map_err(|error| error.code));
     let Ok(found) = found else { return };
     let mut records = history.records();
@@ -300,7 +329,7 @@ pub async fn look(cluster: &Cluster, history: &History) {
         }
         let mut left = 5;
         let found = loop {
-            match observe(cluster, &name).await {
+            match observe(cluster, at(&name)).await {
                 Ok(found) => break found,
                 Err(error) if left == 0 => {
                     return history.violation(format!("{name} cannot be read: {error}"));

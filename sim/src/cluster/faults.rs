@@ -260,17 +260,17 @@ impl Cluster {
     }
 
     /// Whether a chunk, or the end of a sealed one, is on no other datanode's disk, as when it was written while all others
-    /// were down, or when they lost what was not synced with their power: with its loss nobody promises anything.
+    /// were down, or when they lost what was not synced with their power, or are about to: with its loss nobody promises
+    /// anything.
     fn holds_an_only_copy(&self, id: Id) -> bool {
         let others: Vec<_> = self.datanodes().into_iter().filter(|other| *other != id).collect();
         let others: Vec<_> = others.iter().map(|other| replicas(&self.disks[other])).collect();
-        let is_elsewhere = |chunk: u64, due: u64| {
-            others.iter().any(|held| held.get(&chunk).is_some_and(|replica| replica.length >= due))
+        // What is being appended to is on its way to the others. What is sealed is synced.
+        let stands_in = |own: &Replica, other: &Replica| {
+            !own.is_sealed || (other.is_sealed && other.length >= own.length)
         };
-        replicas(&self.disks[&id]).into_iter().any(|(chunk, replica)| {
-            // What is being appended to is on its way to the others.
-            let due = if replica.is_sealed { replica.length } else { 0 };
-            !is_elsewhere(chunk, due)
+        replicas(&self.disks[&id]).iter().any(|(chunk, own)| {
+            !others.iter().any(|held| held.get(chunk).is_some_and(|other| stands_in(own, other)))
         })
     }
 }

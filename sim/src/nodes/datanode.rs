@@ -102,15 +102,17 @@ pub async fn run(setup: Setup, mut stop: watch::Receiver<bool>) -> Result<()> {
     });
     let (checked, mut stopped) = (store.clone(), stop.clone());
     tokio::spawn(async move {
-        let check = async {
-            tokio::time::sleep(setup.check_after).await;
-            while !checked.check_all(|| false) {
-                tokio::time::sleep(CHECK_AGAIN).await;
-            }
-        };
         tokio::select! {
-            () = check => {}
-            _ = stopped.wait_for(|&stop| stop) => {}
+            () = tokio::time::sleep(setup.check_after) => {}
+            _ = stopped.wait_for(|&stop| stop) => return,
+        }
+        let mut is_checked = checked.check_all(|| false);
+        while tokio::time::timeout(CHECK_AGAIN, stopped.wait_for(|&stop| stop)).await.is_err() {
+            if is_checked {
+                checked.settle_doubles(&|| false);
+            } else {
+                is_checked = checked.check_all(|| false);
+            }
         }
     });
     let attendance = Attendance {
