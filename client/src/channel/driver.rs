@@ -44,8 +44,14 @@ pub(super) struct Driver {
     next_id: u64,
     conversations: u64,
     last_named: Option<Instant>,
-    /// The call that asks whether the session still exists, while it is under way.
-    doubt: Option<u64>,
+    doubt: Option<Doubt>,
+}
+
+/// The leader has said that a session does not exist any more, and may be wrong.
+struct Doubt {
+    session: u64,
+    /// The call that asks whether it does.
+    probe: u64,
 }
 
 struct Flight {
@@ -340,22 +346,27 @@ impl Driver {
                 Some(control::reply::Result::Answer(answer)) => {
                     self.shared.silence.heard();
                     if !batch.session_expired {
-                        flight.heard(sent, batch.lease_ms);
+                        self.renewed(&flight, sent, batch.lease_ms);
                     }
                     let result = answer.result.ok_or_else(|| ErrorCode::Malformed.because("an empty answer"));
                     flight.finish(result.map(Replied::Answer));
                 }
                 Some(control::reply::Result::Outcome(outcome)) => {
                     self.shared.silence.heard();
-                    if !batch.session_expired {
-                        flight.heard(sent, batch.lease_ms);
-                    }
                     let result =
                         outcome.result.ok_or_else(|| ErrorCode::Malformed.because("an empty outcome"));
-                    if let Ok(fs::outcome::Result::Error(error)) = &result
-                        && error.code == ErrorCode::SessionExpired as u32
-                    {
-                        self.expire(flight.named.clone());
+                    match &result {
+                        Ok(fs::outcome::Result::Error(error))
+                            if error.code == ErrorCode::SessionExpired as u32 =>
+                        {
+                            self.expire(flight.named.clone());
+                        }
+                        // Whatever became of it: only under a session that exists.
+                        Ok(_) => _ = self.doubt.take_if(|doubt| doubt.probe == reply.id),
+                        Err(_) => {}
+                    }
+                    if !batch.session_expired {
+                        self.renewed(&flight, sent, batch.lease_ms);
                     }
                     flight.finish(result.map(|outcome| Replied::Outcome(outcome, sent)));
                 }
@@ -366,6 +377,15 @@ impl Driver {
             self.ask_whether_it_lives();
         }
         ended
+    }
+
+    /// An answer says that the leader heard a renewal; but not where it has said before that there was nothing to renew,
+    /// in another part of what it answers a batch with.
+    fn renewed(&self, flight: &Flight, sent: Instant, lease_ms: u32) {
+        let Some(session) = &flight.named else { return };
+        if self.doubt.as_ref().is_none_or(|doubt| doubt.session != session.id()) {
+            session.renewed(sent, lease_ms);
+        }
     }
 
     /// Has a call sent again after a while.
@@ -379,11 +399,15 @@ impl Driver {
     /// A leader that has only just been elected may take a session for expired that lives. Only the log knows:
     /// a mutation that changes nothing is refused if the session is gone.
     fn ask_whether_it_lives(&mut self) {
-        let asked = self.doubt.is_some_and(|id| self.unanswered.contains_key(&id));
-        let Some(session) = self.live_session().filter(|_| !asked) else { return };
+        let Some(session) = self.live_session() else { return };
+        let asks =
+            |doubt: &Doubt| doubt.session == session.id() && self.unanswered.contains_key(&doubt.probe);
+        if self.doubt.as_ref().is_some_and(asks) {
+            return;
+        }
         let op = fs::mutation::Op::Close(fs::CloseInodes { inodes: Vec::new() });
         let kind = Kind::Write(Some(session.ticket()), fs::Mutation { op: Some(op) });
-        self.doubt = Some(self.next_id);
+        self.doubt = Some(Doubt { session: session.id(), probe: self.next_id });
         self.ask_for_itself(kind);
     }
 
@@ -432,6 +456,12 @@ impl Driver {
                 flight.retry_at = None;
                 self.outbox.push_back(id);
             }
+        }
+        if let Some(doubt) = &self.doubt
+            && self.live_session().is_some_and(|session| session.id() == doubt.session)
+        {
+            // What asked may have been refused, or given up while nobody led.
+            self.ask_whether_it_lives();
         }
         if let Some(session) = self.live_session()
             && self.last_named.is_none_or(|at| at.elapsed() >= session.renewal_interval())
@@ -487,12 +517,6 @@ impl Flight {
             }
         };
         Call { id, cred: Some(self.pending.cred.clone()), kind: Some(kind), request: self.pending.request.0 }
-    }
-
-    fn heard(&self, sent: Instant, lease_ms: u32) {
-        if let Some(session) = &self.named {
-            session.renewed(sent, lease_ms);
-        }
     }
 
     fn finish(self, result: Result<Replied>) {

@@ -8,7 +8,7 @@ use cairn_proto::{Result, fs};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::{Delegations, MOST_DISOWNED, MOST_INODES};
+use super::{Delegations, MOST_DISOWNED, MOST_INODES, State};
 use crate::engine::{Engine, commit_each};
 use crate::session::Session;
 
@@ -20,12 +20,19 @@ const ROUND: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl Delegations {
-    /// Waits while the directory of an inode is being handed back.
-    pub(super) async fn until_stable(&self, inode: u64) -> Result<()> {
-        self.wait_while(&self.handed_back, "a directory to be handed back", |state| {
-            state.tree.is_leaving(inode)
-        })
-        .await
+    /// Waits while the directory of any of these inodes is being handed back.
+    pub(super) async fn until_stable(&self, inodes: &[u64]) -> Result<()> {
+        let leaving = |state: &State| inodes.iter().any(|&inode| state.tree.is_leaving(inode));
+        self.wait_while(&self.handed_back, "a directory to be handed back", leaving).await
+    }
+
+    /// Of directories that somebody asks for, those that are not on their way already.
+    fn staying(&self, mut directories: Vec<u64>) -> Vec<u64> {
+        directories.sort_unstable();
+        directories.dedup();
+        let state = self.lock();
+        directories.retain(|&directory| !state.tree.is_leaving(directory));
+        directories
     }
 
     /// Directories that somebody asks for and that this client does not know: it may hear of them later.
@@ -48,54 +55,50 @@ impl Delegations {
 }
 
 impl Engine {
-    /// Somebody else waits for these directories.
+    /// Somebody else waits for these directories, and says so again and again until they are handed back.
     pub(crate) fn recalled(self: &Arc<Engine>, directories: Vec<u64>) {
         if !self.delegations.enabled {
             return;
         }
+        let wanted = self.delegations.staying(directories);
+        if wanted.is_empty() {
+            return;
+        }
         let engine = Arc::clone(self);
         tokio::spawn(async move {
-            let unknown = engine.delegations.disown(engine.channel.live_session(), &directories);
+            let unknown = engine.delegations.disown(engine.channel.live_session(), &wanted);
+            engine.begin_to_part(&wanted, true);
             if !unknown.is_empty() {
                 engine.tell_back(&unknown).await;
             }
-            engine.hand_back(directories, true).await;
         });
     }
 
     /// Hands everything back, soon.
     pub(super) fn hand_back_all(self: &Arc<Engine>) {
-        let engine = Arc::clone(self);
-        tokio::spawn(async move {
-            let all = engine.delegations.lock().tree.inodes();
-            engine.hand_back(all, false).await;
-        });
+        let all = self.delegations.lock().tree.inodes();
+        self.begin_to_part(&all, false);
     }
 
     /// Lets everybody into these directories, and those around them: with all that was done and written in them.
-    /// `with_those_in_them`: and into those, since whoever comes is likely to go on.
-    pub(crate) fn hand_back(
-        self: &Arc<Engine>,
-        wanted: Vec<u64>,
-        with_those_in_them: bool,
-    ) -> BoxFuture<'static, ()> {
-        let (engine, delegations) = (Arc::clone(self), Arc::clone(&self.delegations));
-        // Whoever asked may go away; half handed back, a directory would stay closed to both.
-        let work = tokio::spawn(async move {
-            let directories = delegations.lock().tree.part_with(&wanted, with_those_in_them);
-            if !directories.is_empty() {
-                // That goes on for longer than anybody waits for it.
-                tokio::spawn(async move { engine.part_with(&directories).await });
-            }
-            // Others may be on their way already.
-            for directory in wanted {
-                if let Err(error) = delegations.until_stable(directory).await {
-                    tracing::warn!(directory, %error, "not handed back yet");
-                }
-            }
-        });
-        // It does not panic.
-        work.map(drop).boxed()
+    /// An error: that is not so yet, but will be.
+    pub(crate) fn hand_back(self: &Arc<Engine>, wanted: Vec<u64>) -> BoxFuture<'static, Result<()>> {
+        self.begin_to_part(&wanted, false);
+        let delegations = Arc::clone(&self.delegations);
+        // Others may be on their way already.
+        async move { delegations.until_stable(&wanted).await }.boxed()
+    }
+
+    /// Begins to hand directories back. `with_those_in_them`: and those, since whoever comes is likely to go on.
+    fn begin_to_part(self: &Arc<Engine>, wanted: &[u64], with_those_in_them: bool) {
+        let directories = self.delegations.lock().tree.part_with(wanted, with_those_in_them);
+        if directories.is_empty() {
+            return;
+        }
+        let engine = Arc::clone(self);
+        // It goes on for longer than anybody waits for it, and when whoever asked goes away: half handed back, a directory
+        // would stay closed to both.
+        tokio::spawn(async move { engine.part_with(&directories).await });
     }
 
     async fn part_with(self: &Arc<Engine>, directories: &[u64]) {
@@ -186,7 +189,10 @@ pub(crate) async fn tidy(engine: Weak<Engine>) {
         let Some(engine) = engine.upgrade() else { return };
         let idle = engine.delegations.idle();
         if !idle.is_empty() {
-            engine.hand_back(idle, false).await;
+            let directories = idle.len();
+            if let Err(error) = engine.hand_back(idle).await {
+                tracing::warn!(directories, %error, "not handed back yet");
+            }
         }
     }
 }

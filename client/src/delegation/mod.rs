@@ -15,6 +15,8 @@ mod hand_back;
 mod numbers;
 mod places;
 mod route;
+#[cfg(test)]
+mod scenes;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cairn_proto::fs::{FileKind, RenameMode, answer, file_commit, mutation, outcome, query};
-use cairn_proto::{Result, fs};
+use cairn_proto::{ErrorCode, Result, fs};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -69,13 +69,22 @@ impl Engine {
             return Ok(found);
         }
         let mut found = self.channel.query(cred, op).await?;
-        if let answer::Result::Listing(listing) = &mut found {
-            for attr in listing.entries.iter_mut().filter_map(|entry| entry.attr.as_mut()) {
-                // The namenode does not know yet what was done in it.
-                *attr = self.delegations.attr(attr.inode).unwrap_or(*attr);
+        match &mut found {
+            answer::Result::Attr(attr) => *attr = self.ahead(*attr),
+            answer::Result::Listing(listing) => {
+                for attr in listing.entries.iter_mut().filter_map(|entry| entry.attr.as_mut()) {
+                    // The namenode does not know yet what was done in it.
+                    *attr = self.ahead(self.delegations.attr(attr.inode).unwrap_or(*attr));
+                }
             }
+            _ => {}
         }
         Ok(found)
+    }
+
+    /// What the namenode says of an inode; of one of the client's own that was written to, what it does not know yet.
+    fn ahead(&self, attr: fs::Attr) -> fs::Attr {
+        self.find(attr.inode).and_then(|live| live.attr_if_ahead()).unwrap_or(attr)
     }
 
     /// Shows an open file what became of its names.
@@ -103,15 +112,14 @@ impl Engine {
         if cred.uid != 0 || !delegations.touches(op) {
             return Ok(None);
         }
+        let about: Vec<u64> = named(op).into_iter().flatten().map(|at| at.inode).chain(numbers(op)).collect();
         loop {
-            for inode in named(op).into_iter().flatten().map(|at| at.inode).chain(numbers(op)) {
-                delegations.until_stable(inode).await?;
-            }
+            delegations.until_stable(&about).await?;
             delegations.admit().await?;
             if let mutation::Op::Rename(ask) = op
                 && let Some(moved) = delegations.replaces(ask)
             {
-                self.commit_first(moved).await;
+                self.commit_first(moved).await?;
             }
             match delegations.attempt(self, op) {
                 Attempt::Done(done) => {
@@ -129,15 +137,17 @@ impl Engine {
         }
     }
 
-    /// What replaces a file is complete before it does: a program that writes a new file and moves it over the old one
-    /// has one of the two, whatever happens.
-    fn commit_first(self: &Arc<Engine>, inode: u64) -> BoxFuture<'static, ()> {
+    /// What replaces a file is complete before it does, or does not replace it: a program that writes a new file and moves
+    /// it over the old one has one of the two, whatever happens.
+    fn commit_first(self: &Arc<Engine>, inode: u64) -> BoxFuture<'static, Result<()>> {
         let file = self.find(inode).filter(|file| file.is_dirty());
         async move {
-            if let Some(file) = file
-                && let Err(error) = file.commit_all_owned().await
-            {
-                tracing::warn!(inode, %error, "a file replaces another one before its content is committed");
+            let Some(file) = file else { return Ok(()) };
+            match file.commit_all_owned().await {
+                // It was removed meanwhile, so that it replaces nothing: whoever moves it hears that.
+                Err(error) if error.code == ErrorCode::Stale => Ok(()),
+                // Also where its content was refused for good: the old one is better than what is left of it.
+                done => done,
             }
         }
         .boxed()
@@ -166,7 +176,7 @@ impl Engine {
             _ => return Ok(None),
         };
         let Some(target) = at else { return Ok(None) };
-        delegations.until_stable(target.inode).await?;
+        delegations.until_stable(&[target.inode]).await?;
         let usable = cred.uid == 0 && !self.channel.fenced();
         if usable && let Some(found) = delegations.answer(self, op) {
             return found.map(Some);
@@ -175,7 +185,10 @@ impl Engine {
             // What it says by its number is asked for where it is known.
             delegations.until_born(target.inode).await?;
         }
-        if (number(at).is_none() || cred.uid != 0) && delegations.is_busy() {
+        // A listing, or attributes, of what is here and cannot be said here now: the namenode is to know all of it.
+        let is_own = matches!(op, query::Op::Stat(_) | query::Op::Access(_) | query::Op::List(_))
+            && delegations.attr(target.inode).is_some();
+        if (is_own || number(at).is_none() || cred.uid != 0) && delegations.is_busy() {
             delegations.until_told().await?;
         }
         Ok(None)
@@ -191,9 +204,17 @@ impl Engine {
         use mutation::Op;
         let delegations = &self.delegations;
         let mut after = After::Nothing;
+        let moved = match &op {
+            Op::Rename(ask) => delegations.may_replace(ask),
+            _ => None,
+        };
         let back = delegations.in_the_way(&op);
         if !back.is_empty() {
-            self.hand_back(back, false).await;
+            self.hand_back(back).await?;
+        }
+        if let Some(moved) = moved {
+            // A directory is handed back without what has no room on the disks.
+            self.commit_first(moved).await?;
         }
         match &mut op {
             Op::Mkdir(ask) if !ask.parents && cred.uid == 0 => {
@@ -330,6 +351,12 @@ impl Delegations {
             back.extend(roots.filter_map(|place| state.tree.root_at(&place)));
         }
         back
+    }
+
+    /// What would take the place of a file that is not here, if there is one.
+    fn may_replace(&self, ask: &fs::Rename) -> Option<u64> {
+        let from = place(&ask.from).filter(|_| ask.mode() == RenameMode::Replace)?;
+        self.lock().tree.child(from.0, &from.1).ok()
     }
 
     /// The first directory of a session, or one more, unless others were faster.

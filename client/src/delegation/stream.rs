@@ -91,7 +91,7 @@ impl State {
         Some(if due { Duration::ZERO } else { DELAY.saturating_sub(waited) })
     }
 
-    fn take(&mut self) -> Vec<Queued> {
+    pub(super) fn take(&mut self) -> Vec<Queued> {
         let mut bytes = 0;
         let mut batch = Vec::new();
         while let Some(next) = self.queue.front() {
@@ -198,6 +198,38 @@ impl Delegations {
         self.lock().is_busy()
     }
 
+    /// Takes in what became of a batch. True: everything is to be handed back.
+    pub(super) fn conclude(
+        &self,
+        session: &Session,
+        batch: Vec<Queued>,
+        outcome: Result<fs::outcome::Result>,
+    ) -> bool {
+        let mut state = self.lock();
+        if state.session.as_ref().is_none_or(|own| own.id() != session.id()) {
+            // Also if it was done: the batch was counted as lost with its session.
+            return false;
+        }
+        let done = match outcome {
+            Ok(fs::outcome::Result::Series(done)) if done.outcomes.len() == batch.len() => done,
+            Err(error) if session.expired() => {
+                tracing::debug!(%error, "the session ended before its deeds were done");
+                return false;
+            }
+            refused => {
+                // Refused as a whole, so nothing of it was done; or answered by a newer or broken namenode.
+                let odd = || ErrorCode::Malformed.because("the outcome of a series");
+                let error = refused.err().unwrap_or_else(odd);
+                let refused = fs::Outcome { result: Some(fs::outcome::Result::Error(error.into())) };
+                fs::SeriesOutcome { outcomes: vec![refused; batch.len()], hand_back: true }
+            }
+        };
+        let all_done = state.settle(batch, done.outcomes);
+        drop(state);
+        self.done.notify_waiters();
+        done.hand_back || !all_done
+    }
+
     async fn batch(&self) -> Option<(Arc<Session>, Vec<Queued>)> {
         let due = {
             let state = self.lock();
@@ -236,25 +268,7 @@ pub(crate) async fn run(engine: Weak<Engine>) {
         let op = fs::mutation::Op::Series(fs::Series { deeds });
         // For as long as the session lives: it is done once, and in its place, or never.
         let outcome = engine.channel.mutate_lasting(&session, &root(), op).await;
-        let mut state = delegations.lock();
-        let done = match outcome {
-            Ok(fs::outcome::Result::Series(done)) if done.outcomes.len() == batch.len() => done,
-            Err(error) if session.expired() => {
-                tracing::debug!(%error, "the session ended before its deeds were done");
-                continue;
-            }
-            refused => {
-                // Refused as a whole, so nothing of it was done; or answered by a newer or broken namenode.
-                let odd = || ErrorCode::Malformed.because("the outcome of a series");
-                let error = refused.err().unwrap_or_else(odd);
-                let refused = fs::Outcome { result: Some(fs::outcome::Result::Error(error.into())) };
-                fs::SeriesOutcome { outcomes: vec![refused; batch.len()], hand_back: true }
-            }
-        };
-        let all_done = state.settle(batch, done.outcomes);
-        drop(state);
-        delegations.done.notify_waiters();
-        if done.hand_back || !all_done {
+        if delegations.conclude(&session, batch, outcome) {
             engine.hand_back_all();
         }
     }

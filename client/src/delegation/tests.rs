@@ -340,7 +340,10 @@ fn what_is_left_below_a_directory_that_is_gone_is_found_by_its_place() {
     assert_eq!(tree.root_at(&place), Some(11));
     tree.root_moved(&place, (1, Bytes::from_static(b"c")), 2);
     assert_eq!((tree.root_at(&place), tree.root_at(&(1, Bytes::from_static(b"c")))), (None, Some(11)));
-    assert_eq!(tree.root_removed(&(1, Bytes::from_static(b"c"))), Some(11));
+    let place = (1, Bytes::from_static(b"c"));
+    tree.root_moved(&place, place.clone(), 3);
+    assert_eq!(tree.root_at(&place), Some(11), "moved onto itself it stays");
+    assert_eq!(tree.root_removed(&place), Some(11));
     assert!(tree.is_empty());
 }
 
@@ -403,6 +406,22 @@ async fn what_is_lost_with_the_session_fails_the_next_sync() {
     delegations.until_told().await.unwrap();
     assert_eq!(delegations.flush(&one).await.unwrap_err().code, ErrorCode::SessionExpired);
     delegations.flush(&one).await.expect("it has been said");
+}
+
+#[tokio::test]
+async fn what_is_answered_after_its_session_ended_counts_as_lost() {
+    let delegations = Delegations::new(true, Duration::from_secs(30));
+    let heard = delegations.listen();
+    let session = promise(&delegations, 9);
+    let batch = delegations.lock().take();
+    session.expire();
+    let outcomes = vec![fs::Outcome { result: Some(outcome::Result::Nothing(fs::Nothing {})) }];
+    let done = outcome::Result::Series(fs::SeriesOutcome { outcomes, hand_back: true });
+    assert!(!delegations.conclude(&session, batch, Ok(done)), "there is nothing to hand back");
+    assert_eq!(delegations.figures(), (0, 0, 1));
+    assert_eq!(delegations.flush(&heard).await.unwrap_err().code, ErrorCode::SessionExpired);
+    promise(&delegations, 10);
+    assert_eq!(delegations.figures(), (0, 1, 2));
 }
 
 #[tokio::test]

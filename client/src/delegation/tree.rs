@@ -433,6 +433,9 @@ impl Tree {
 
     /// The name of a root was moved: over another one, perhaps.
     pub(crate) fn root_moved(&mut self, from: &Place, to: Place, now: i64) {
+        if *from == to {
+            return;
+        }
         self.root_removed(&to);
         if let Some(root) = self.roots.remove(from) {
             if let Some(node) = self.nodes.get_mut(&root) {

@@ -1,6 +1,6 @@
 //! What all files of one inode share.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::delegation::change_attr;
 use crate::engine::Engine;
 use crate::heard::Losses;
 use crate::read::{LayoutCache, WINDOW};
-use crate::write::OwnLane;
+use crate::write::{Lane, OwnLane};
 
 /// See the module.
 pub(crate) struct Inode {
@@ -36,8 +36,8 @@ pub(super) struct State {
     /// Spans of the overlay that the engine knows of.
     counted: usize,
     pub(super) layout: LayoutCache,
-    /// Appends under way.
-    pub(super) flying: BTreeSet<u64>,
+    /// Appends under way, and where each of them went.
+    pub(super) flying: BTreeMap<u64, Arc<Lane>>,
     /// What time of change own content will get; set while it is uncommitted.
     pub(super) mtime_ns: Option<i64>,
     /// When own content was last written.
@@ -69,7 +69,7 @@ impl Inode {
             overlay: Overlay::default(),
             counted: 0,
             layout,
-            flying: BTreeSet::new(),
+            flying: BTreeMap::new(),
             mtime_ns: None,
             written_ns: 0,
             own: false,
@@ -99,6 +99,13 @@ impl Inode {
 
     pub(crate) fn attr(&self) -> fs::Attr {
         self.state().shown()
+    }
+
+    /// As [`Inode::attr`], if they are decided here and what was written is not all committed, so that nobody else knows
+    /// them.
+    pub(crate) fn attr_if_ahead(&self) -> Option<fs::Attr> {
+        let state = self.state();
+        (state.own && !state.overlay.is_empty()).then(|| state.shown())
     }
 
     pub(crate) fn learn(&self, attr: &fs::Attr) {

@@ -137,7 +137,7 @@ impl Inode {
             Some(own) => Arc::clone(own.lane()),
             None => self.engine.lanes.shared(replication),
         };
-        state.flying.extend(jobs.iter().map(|job| job.id));
+        state.flying.extend(jobs.iter().map(|job| (job.id, Arc::clone(&lane))));
         jobs.into_iter().map(|job| (job, Arc::clone(&lane))).collect()
     }
 
@@ -192,13 +192,14 @@ impl Inode {
             let landed = self.landed.notified();
             tokio::pin!(landed);
             landed.as_mut().enable();
-            if self.state().flying.first().is_none_or(|&oldest| oldest >= until) {
+            if self.state().flying.range(..until).next().is_none() {
                 return Ok(());
             }
             let _ = timeout_at(deadline.min(Instant::now() + LOOK), landed).await;
-            // What is lasting waits for room; whoever waits for it hears that there is none.
+            // What is lasting waits for room; whoever waits for it hears that there is none. Others' may lack it while what
+            // is waited for here is on its way into a chunk.
             if let Some(full) = self.engine.lanes.full_since(began)
-                && self.state().flying.first().is_some_and(|&oldest| oldest < until)
+                && self.lacks_room(until)
             {
                 return Err(full);
             }
@@ -206,6 +207,13 @@ impl Inode {
                 return Err(ErrorCode::Timeout.because(format!("writing inode {}", self.number())));
             }
         }
+    }
+
+    /// Whether an append before `until` went to a lane that has no chunk for what it was given last.
+    fn lacks_room(&self, until: u64) -> bool {
+        let lanes: Vec<Arc<Lane>> =
+            self.state().flying.range(..until).map(|(_, lane)| Arc::clone(lane)).collect();
+        lanes.iter().any(|lane| lane.lacks_room())
     }
 
     /// Starts a commit in the background, unless one is under way.
