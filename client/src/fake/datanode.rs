@@ -24,6 +24,8 @@ pub(crate) enum Mood {
     Well,
     FailsAt(usize, u32),
     StallsAt(usize),
+    /// Finds each append and the sync behind it together, and is so many milliseconds over both.
+    SyncsFor(u64),
     ClosesAt(usize),
     /// Accepts connections and says nothing.
     Frozen,
@@ -185,13 +187,18 @@ async fn serve(mut stream: TcpStream, shared: Shared) {
                     _ => {}
                 }
                 chunks.lock().unwrap().get_mut(&chunk).unwrap().extend_from_slice(&payload);
-                if matches!(now, Mood::StallsAt(limit) if held + payload.len() > limit) {
+                if matches!(now, Mood::StallsAt(limit) if held + payload.len() > limit)
+                    || matches!(now, Mood::SyncsFor(_))
+                {
                     continue;
                 }
                 let length = (held + payload.len()) as u64;
                 reply(&mut stream, response::Kind::Ack(Ack { length, synced })).await;
             }
             request::Kind::Sync(_) => {
+                if let Mood::SyncsFor(millis) = now {
+                    tokio::time::sleep(std::time::Duration::from_millis(millis)).await;
+                }
                 let held = chunks.lock().unwrap()[&chunk].len() as u64;
                 on_disk.fetch_add(held - synced, Ordering::Relaxed);
                 synced = held;

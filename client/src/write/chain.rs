@@ -90,6 +90,19 @@ type Trouble = (Error, u32);
 /// Blamed when no datanode is at fault.
 pub(super) const NOBODY: u32 = u32::MAX;
 
+impl State {
+    /// How long the chain may make no progress, if it owes anything; `append`: where that is no sync.
+    fn patience(&self, append: Duration) -> Option<Duration> {
+        // A sync may have come along with its bytes, and nobody waits for it before those are acknowledged: which a
+        // datanode does after the sync, if it finds both together.
+        let syncs = self.sync_sent > self.synced || !self.sync_waiters.is_empty();
+        match syncs {
+            true => Some(append * SYNC_PATIENCE),
+            false => (!self.unacked.is_empty()).then_some(append),
+        }
+    }
+}
+
 impl Chain {
     pub(super) fn new(allocated: Allocated) -> Arc<Chain> {
         Arc::new(Chain {
@@ -366,11 +379,7 @@ impl Chain {
         loop {
             tokio::time::sleep(pace.stall_timeout / 4).await;
             let state = self.state();
-            let patience = match (state.unacked.is_empty(), state.sync_waiters.is_empty()) {
-                (_, false) => append_patience * SYNC_PATIENCE,
-                (false, true) => append_patience,
-                (true, true) => continue,
-            };
+            let Some(patience) = state.patience(append_patience) else { continue };
             if state.progress.is_some_and(|at| at.elapsed() > patience) {
                 let owed = state.sent - state.acked;
                 let detail = format!("chunk {}: {owed} bytes are not acknowledged", self.chunk);
@@ -415,6 +424,30 @@ fn gathered_crcs(crc: &mut BlockCrc, parts: &[Bytes]) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sync_that_comes_with_its_bytes_has_the_time_of_a_sync() {
+        let info = fs::ChunkInfo { chunk: 1, ..Default::default() };
+        let chain = Chain::new(Allocated { info, capacity: 1 << 20, session: 1 });
+        let push = |sync| {
+            let append = crate::write::Append::new(Bytes::from_static(b"bytes"), Instant::now(), drop);
+            assert!(matches!(chain.push(append.synced(sync).into_piece()), Taken::Whole));
+        };
+        let append = Duration::from_secs(2);
+        let patience = || chain.state().patience(append);
+        assert_eq!(patience(), None);
+        push(false);
+        assert!(matches!(chain.step(1 << 20), Step::Append(0, ..)));
+        assert_eq!(patience(), Some(append));
+        push(true);
+        assert!(matches!(chain.step(1 << 20), Step::Append(5, ..)));
+        assert!(matches!(chain.step(1 << 20), Step::Sync(_)));
+        assert_eq!(patience(), Some(append * SYNC_PATIENCE), "nobody waits for more than the bytes");
+        chain.acknowledge(10, 0).unwrap();
+        assert_eq!(patience(), Some(append * SYNC_PATIENCE));
+        chain.acknowledge(10, 10).unwrap();
+        assert_eq!(patience(), None);
+    }
 
     #[test]
     fn gathered_parts_have_the_checksums_of_their_whole() {

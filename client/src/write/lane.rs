@@ -90,6 +90,11 @@ impl Lane {
         }
     }
 
+    /// Whether something waits in it for a chunk.
+    pub(crate) fn lacks_room(&self) -> bool {
+        !self.state().waiting.is_empty()
+    }
+
     /// Ends the lane; what it has not placed fails.
     pub(super) fn close(&self) {
         let mut state = self.state();

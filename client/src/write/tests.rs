@@ -215,6 +215,19 @@ async fn a_sync_covers_what_was_appended() {
     assert!(!lanes.sync(4711, 1).await, "a chunk nobody wrote here cannot be synced here");
 }
 
+#[tokio::test]
+async fn a_disk_that_is_slow_to_sync_is_not_given_up() {
+    let chunks = Chunks::new(1 << 20, &[Mood::SyncsFor(1000), Mood::Well]).await;
+    let (lanes, counters) = lanes(&chunks);
+    let (done, waiting) = oneshot::channel();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let append = Append::new(pattern(1, 10), deadline, move |places| drop(done.send(places)));
+    lanes.shared(3).append(append.synced(true));
+    let places = waiting.await.unwrap().unwrap();
+    assert!(lanes.sync(places[0].chunk, 10).await);
+    assert_eq!((places[0].chunk, counters.reading().chain_failures), (1, 0));
+}
+
 /// Lanes whose chain of chunk 1 has ended while its seal is answered with `code`.
 async fn refused_seal(code: ErrorCode) -> (Arc<Chunks>, Arc<Lanes>) {
     let chunks = Chunks::new(5000, &[Mood::Well]).await;
