@@ -167,7 +167,7 @@ impl Attendance {
             address: self.advertise.clone(),
             rack: self.rack.clone(),
             host: self.host.clone(),
-            space: measure(self.store().clone(), &self.measuring, REGISTRATION).await,
+            space: Some(measure(self.store().clone(), &self.measuring, REGISTRATION).await),
         };
         outbox
             .send(message(datanode_message::Kind::Register(register)))
@@ -260,7 +260,7 @@ impl Stream<'_> {
                     if heard.elapsed() > SILENCE.max(Duration::from_millis(every) * 3) {
                         return End::Lost(ErrorCode::Timeout.because("the namenode is silent"));
                     }
-                    let space = measure(store.clone(), &self.attendance.measuring, MEASURE).await;
+                    let space = Some(measure(store.clone(), &self.attendance.measuring, MEASURE).await);
                     let scrub = self.attendance.executor.scrub_info();
                     let failed = store.failed_directories();
                     let traffic = Some(self.attendance.counters.traffic());
@@ -271,7 +271,7 @@ impl Stream<'_> {
                 () = store.notices().wait() => self.send_news().await,
                 Some(done) = orders.join_next(), if !orders.is_empty() => match done {
                     Ok((chunk, done)) => self.answer(chunk, done).await,
-                    // An order that panicked is planned again when its time is up.
+                    // An order that panicked is planned again when its time is up, a deletion when this stream ends.
                     Err(_) => Ok(()),
                 },
             };
@@ -385,17 +385,20 @@ pub(crate) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
     let _ = shutdown.wait_for(|&stop| stop).await;
 }
 
-/// The space, or nothing when a disk does not say soon enough: a disk that stalls must not make the whole
-/// datanode look dead. At most one question waits for such a disk.
-async fn measure(store: Arc<Store>, measuring: &Arc<Semaphore>, patience: Duration) -> Option<DiskSpace> {
-    let asking = measuring.clone().try_acquire_owned().ok()?;
-    let disk = store.disk().clone();
+/// The space, by what the disks said last when one does not say soon enough: a disk that stalls must not make the whole
+/// datanode look dead, and one that hangs has no room for anything. At most one question waits for such a disk.
+async fn measure(store: Arc<Store>, measuring: &Arc<Semaphore>, patience: Duration) -> DiskSpace {
+    let Ok(asking) = measuring.clone().try_acquire_owned() else { return store.last_space() };
+    let (disk, asked) = (store.disk().clone(), store.clone());
     let asked = blocking(&disk, move || {
-        let space = store.space();
+        let space = asked.space();
         drop(asking);
         space
     });
-    timeout(patience, asked).await.ok()?.ok()
+    match timeout(patience, asked).await {
+        Ok(Ok(space)) => space,
+        _ => store.last_space(),
+    }
 }
 
 async fn connect(network: &Arc<dyn Network>, address: &str) -> Result<NamenodeClient<Channel>> {
@@ -445,4 +448,27 @@ async fn find_leader(network: &Arc<dyn Network>, namenodes: &[String]) -> Result
         }
     }
     best.map(|(_, address)| address).ok_or(failure)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::store::StoreConfig;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn while_a_disk_is_asked_in_vain_it_has_the_room_it_had_and_none_once_it_hangs() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = StoreConfig { dirs: vec![dir.path().to_owned()], ..StoreConfig::default() };
+        let store = Arc::new(Store::open(&config).unwrap());
+        let measuring = Arc::new(Semaphore::new(1));
+        let said = measure(store.clone(), &measuring, REGISTRATION).await;
+        assert!(said.available > 0);
+        let _asking = measuring.clone().try_acquire_owned().unwrap();
+        let again = measure(store.clone(), &measuring, MEASURE).await;
+        assert_eq!((again.capacity, again.available), (said.capacity, said.available));
+        let _hung = store.hang(0);
+        let hung = measure(store.clone(), &measuring, MEASURE).await;
+        assert_eq!((hung.capacity, hung.available, hung.failed_dirs), (0, 0, 1));
+    }
 }

@@ -139,7 +139,9 @@ impl<'a> Gathering<'a> {
         mut offset: u64,
         mut length: u64,
     ) -> Result<(), Trouble> {
-        let mut peer = match self.peers.remove(address) {
+        // A connection that waited may have been cut to make room for others: that says nothing of the source.
+        let kept = self.peers.remove(address).filter(|peer| peer.in_step() && !peer.stream().has_hung_up());
+        let mut peer = match kept {
             Some(peer) => peer,
             None => {
                 let cluster_id = self.store.cluster_id().unwrap_or_default();

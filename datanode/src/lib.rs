@@ -59,7 +59,7 @@ use trust::Trust;
 const GRACE: Duration = Duration::from_secs(2);
 /// How long a stop waits for what reads and writes the disks: longer than it takes to notice that one hangs.
 const STOP: Duration = Duration::from_secs(40);
-/// Between two attempts to verify what could not be verified after an unclean stop.
+/// Between two attempts to verify what could not be verified after an unclean stop, and to remove second replicas.
 pub const CHECK_AGAIN: Duration = Duration::from_secs(30);
 /// Between two looks at whether the disks answer.
 const LOOK: Duration = Duration::from_secs(1);
@@ -166,17 +166,29 @@ async fn in_time(part: impl Future) {
     }
 }
 
-/// Verifies what an unclean stop left, until nothing is left of it.
+/// Verifies what an unclean stop left, until nothing is left of it. Second replicas come about later, too, where a disk hangs
+/// for a while.
 fn check(store: &Store, stop: &dyn Fn() -> bool) {
-    while !store.check_all(stop) {
-        let again = Instant::now() + CHECK_AGAIN;
-        while Instant::now() < again {
-            if stop() {
-                return;
-            }
-            std::thread::sleep(CHECK_STOP);
+    let mut is_checked = store.check_all(stop);
+    while pause(stop) {
+        if is_checked {
+            store.settle_doubles(stop);
+        } else {
+            is_checked = store.check_all(stop);
         }
     }
+}
+
+/// Waits until it is time to check again; false if the datanode stops before.
+fn pause(stop: &dyn Fn() -> bool) -> bool {
+    let again = Instant::now() + CHECK_AGAIN;
+    while Instant::now() < again {
+        if stop() {
+            return false;
+        }
+        std::thread::sleep(CHECK_STOP);
+    }
+    true
 }
 
 /// Looks again and again whether all disks answer.

@@ -10,7 +10,7 @@ use cairn_proto::control::{CopyReplica, GatherReplica, Order, OrderDone, order};
 use cairn_proto::fs::ScrubInfo;
 use cairn_proto::{ErrorCode, Result};
 use futures::future::BoxFuture;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::copy;
@@ -21,6 +21,8 @@ use crate::store::{Seal, Store};
 
 /// Orders that may wait; more are refused, and the leader plans them again.
 const WAITING: usize = 4096;
+/// Copies that may wait for disks that hang, besides those that have places: each keeps a thread.
+const STUCK: usize = 32;
 /// Seals and deletions that run at once: a seal reads the whole chunk.
 const QUICK: usize = 2;
 /// How long one of those keeps others waiting. What takes longer has a disk that hangs, or nearly so.
@@ -91,6 +93,7 @@ struct Inner {
     store: Arc<Store>,
     copier: Arc<dyn Copier>,
     copies: Arc<Semaphore>,
+    stuck: Arc<Semaphore>,
     quick: Semaphore,
     waiting: Semaphore,
     stopping: Arc<AtomicBool>,
@@ -104,6 +107,7 @@ impl Executor {
             store,
             copier,
             copies: Arc::new(Semaphore::new(copies)),
+            stuck: Arc::new(Semaphore::new(STUCK)),
             quick: Semaphore::new(QUICK),
             waiting: Semaphore::new(WAITING),
             stopping: Arc::default(),
@@ -192,26 +196,28 @@ impl Inner {
         work: impl FnOnce() -> BoxFuture<'static, Result<Seal>>,
     ) -> Result<Option<Seal>> {
         let place = self.copies.clone().acquire_owned().await.map_err(stops)?;
+        let (hangs, stuck) = (self.store.hangs(), self.stuck.clone());
         let work = work();
-        let doing = async move {
-            let done = work.await;
-            drop(place);
-            done.map(Some)
-        };
-        self.to_the_end(chunk, doing).await
+        self.to_the_end(chunk, async move { in_place(work, place, hangs, stuck).await.map(Some) }).await
     }
 
-    /// What is not done in time goes on by itself, and is told as news when it is done.
+    /// What is not done in time, or when a disk begins to hang, goes on by itself, and is told as news when it is done. What
+    /// waits behind it is about replicas on that disk, as likely as not, and can be answered at once from then on.
     async fn quickly(
         &self,
         chunk: u64,
         work: impl FnOnce() -> Result<Option<Seal>> + Send + 'static,
     ) -> Result<Option<Seal>> {
         let _place = self.quick.acquire().await.map_err(stops)?;
+        let mut hangs = self.store.hangs();
         let disk = self.store.disk().clone();
         let doing = self.to_the_end(chunk, async move { blocking(&disk, work).await.map_err(panicked)? });
-        let late = |_| ErrorCode::Timeout.because(format!("chunk {chunk}: the disk has not answered yet"));
-        timeout(PATIENCE, doing).await.map_err(late)?
+        let late = || ErrorCode::Timeout.because(format!("chunk {chunk}: the disk has not answered yet"));
+        tokio::select! {
+            biased;
+            done = timeout(PATIENCE, doing) => done.unwrap_or_else(|_| Err(late())),
+            Ok(()) = hangs.changed() => Err(late()),
+        }
     }
 
     /// Goes on although the stream that ordered it breaks. The next stream's inventory may then have been sent before the
@@ -230,4 +236,22 @@ impl Inner {
         });
         answered.await.map_err(stops)?
     }
+}
+
+/// Does `work`, which has a place until a disk begins to hang: it may be that disk that it waits for. Copies to come go to
+/// other disks, and must not wait for this one.
+async fn in_place(
+    mut work: BoxFuture<'static, Result<Seal>>,
+    place: OwnedSemaphorePermit,
+    mut hangs: watch::Receiver<u64>,
+    stuck: Arc<Semaphore>,
+) -> Result<Seal> {
+    tokio::select! {
+        biased;
+        done = &mut work => return done,
+        Ok(()) = hangs.changed() => {}
+    }
+    // When too many are stuck, it keeps the place that it has.
+    let _place = stuck.try_acquire_owned().unwrap_or(place);
+    work.await
 }

@@ -194,7 +194,7 @@ impl Server {
         }
     }
 
-    fn shut_connections(&self, how: Shutdown) {
+    pub(crate) fn shut_connections(&self, how: Shutdown) {
         for guest in locked(&self.shared.connections).values() {
             let _ = guest.stream.shutdown(how);
         }

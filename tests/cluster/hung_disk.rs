@@ -17,6 +17,16 @@ fn is_there(cluster: &Cluster, path: &str, tree: &Path) {
     fs::remove_dir_all(back).expect("it was made");
 }
 
+/// Whether every chunk of what is at `path` has three replicas elsewhere than on the datanode at `address`.
+fn is_elsewhere(cluster: &Cluster, path: &str, address: &str) -> bool {
+    let output = cluster.run(&["fsck", "--files", "--blocks", "--locations", path]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let extents: Vec<&str> = said.lines().filter(|line| line.contains(" repl=")).collect();
+    let there = format!("{address}(");
+    let elsewhere = |line: &&str| line.matches("127.0.0.1:").count() - line.matches(&there).count();
+    !extents.is_empty() && extents.iter().all(|line| elsewhere(line) >= 3)
+}
+
 #[test]
 fn a_leader_whose_disk_hangs_makes_way() {
     if !can_mount() {
@@ -74,10 +84,19 @@ fn a_datanode_whose_disk_hangs_is_left_alone_until_it_answers() {
         let nodes = status["datanodes"].as_array().cloned().unwrap_or_default();
         nodes.iter().flat_map(|node| node["failed"].as_array().cloned().unwrap_or_default()).collect()
     };
+    let hung = |status: &Value| -> String {
+        let nodes = status["datanodes"].as_array().cloned().unwrap_or_default();
+        let hung = nodes.iter().find(|node| node["failed"].as_array().is_some_and(|list| !list.is_empty()));
+        hung.and_then(|node| node["address"].as_str()).expect("a datanode whose disk hangs").to_owned()
+    };
     let status = cluster.wait_for("the disk to be named", |status| !failed(status).is_empty());
     let cause = failed(&status)[0]["cause"].as_str().expect("a cause").to_owned();
     assert!(cause.contains("the disk does not answer"), "{cause}");
     // The other three take what it cannot be asked for.
+    let address = hung(&status);
+    cluster.wait_for("three replicas elsewhere", |_| {
+        (0..3).all(|part| is_elsewhere(&cluster, &format!("/before{part}"), &address))
+    });
     let status = cluster.wait_healed();
     assert_eq!(failed(&status).len(), 1, "{status}");
     moved.faults().clear();

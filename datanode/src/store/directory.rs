@@ -59,6 +59,8 @@ pub struct Directory {
     notices: Arc<Notices>,
     used: AtomicU64,
     room: AtomicI64,
+    /// All bytes of its file system when it was measured last, but for the reserve.
+    total: AtomicU64,
     /// What its disk is asked for.
     pub(super) watch: Arc<Watch>,
     /// Why its disk was given up.
@@ -106,6 +108,7 @@ impl Directory {
             notices,
             used: AtomicU64::new(0),
             room: AtomicI64::new(0),
+            total: AtomicU64::new(0),
             watch,
             fenced: OnceLock::new(),
             hung: Mutex::default(),
@@ -176,8 +179,8 @@ impl Directory {
     }
 
     /// Finds out whether its disk answers; asked once a second. One that hangs is left alone, as if it had failed, until
-    /// it has answered everything: a disk, or a network to it, may come back.
-    pub fn look(&self) {
+    /// it has answered everything: a disk, or a network to it, may come back. True: it hangs from now on.
+    pub fn look(&self) -> bool {
         let now = self.watch.look();
         let before = std::mem::replace(&mut *locked(&self.hung), now);
         let directory = self.path.display();
@@ -186,9 +189,10 @@ impl Directory {
                 tracing::error!(%directory, asked, "the disk does not answer; it is left alone until it does")
             }
             (Some(_), None) => tracing::info!(%directory, "the disk answers again; it is used again"),
-            _ => return,
+            _ => return false,
         }
         self.notices.everything();
+        now.is_some()
     }
 
     /// From now on it takes no new replicas, and what it holds is moved.
@@ -292,7 +296,14 @@ impl Directory {
         space.available = space.available.saturating_sub(self.reserve);
         space.total = space.total.saturating_sub(self.reserve);
         self.room.store(space.available.min(i64::MAX as u64) as i64, Ordering::Relaxed);
+        self.total.store(space.total, Ordering::Relaxed);
         space
+    }
+
+    /// What [`Directory::measure`] found last, less what was written since. The disk is not asked.
+    pub fn last_space(&self) -> Space {
+        let available = u64::try_from(self.room.load(Ordering::Relaxed)).unwrap_or(0);
+        Space { total: self.total.load(Ordering::Relaxed), available, device: self.device }
     }
 
     /// Why what its path leads to is not the directory that was opened. Files that are open still work then, so nothing
@@ -445,15 +456,21 @@ impl Directory {
         self.usable()?;
         let path = self.tmp_path("probe");
         let file = self.create(&path)?;
-        self.write_at(&*file, b"probe", 0)?;
-        self.sync_file(&*file)?;
+        let tried = self.try_out(&*file);
+        // In any case: a disk that is full, say, is probed again and again.
+        let removed = self.remove(&path);
+        tried.and(removed)
+    }
+
+    fn try_out(&self, file: &dyn DiskFile) -> Result<()> {
+        self.write_at(file, b"probe", 0)?;
+        self.sync_file(file)?;
         // From the disk, not from the cache: one that only takes is no better than one that takes nothing.
         let mut back = [0; 5];
         self.judged(
             file.reread().and_then(|()| file.read_exact_at(&mut back, 0)),
             "read of what was just written",
-        )?;
-        self.remove(&path)
+        )
     }
 
     /// Asks for the blocks of a range that is about to be written, past the file's end, and leaves its length
@@ -488,5 +505,25 @@ impl Directory {
             0 => Ok(()),
             errno => self.judged(Err(io::Error::from_raw_os_error(errno)), "injected"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::open;
+    use super::*;
+
+    #[test]
+    fn a_probe_that_fails_leaves_nothing_behind() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(&[root.path()], None).unwrap();
+        let dir = &store.dirs()[0];
+        dir.faults.sync.store(libc::ENOSPC, Ordering::Relaxed);
+        for _ in 0..3 {
+            assert_eq!(dir.probe().unwrap_err().code, ErrorCode::DiskFull);
+        }
+        assert_eq!(std::fs::read_dir(root.path().join("tmp")).unwrap().count(), 0);
+        dir.faults.sync.store(0, Ordering::Relaxed);
+        dir.probe().unwrap();
     }
 }

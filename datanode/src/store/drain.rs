@@ -71,13 +71,15 @@ impl Store {
             let read = read.inspect_err(|error| self.accuse_for(replica, error))?;
             incoming.write(scratch.bytes(read))?;
         }
-        let moved = incoming.finish(self, &seal.blake3);
-        moved.map(Some).inspect_err(|error| {
+        let moved = incoming.finish(self, &seal.blake3).inspect_err(|error| {
             // An error of the disk would be the other directory's.
             if error.code == ErrorCode::Corrupt {
                 self.accuse_for(replica, error);
             }
-        })
+        })?;
+        // Nobody ordered it, and its old directory may have been reported gone while it was moved.
+        self.notices.changed(chunk);
+        Ok(Some(moved))
     }
 
     /// A replica that cannot be read whole is made up for by the namenode; it is not offered for moving again.
@@ -141,7 +143,9 @@ mod tests {
         assert_eq!(store.move_away(&kept, &mut |_| false).unwrap(), None);
         assert!(Arc::ptr_eq(&store.get(kept.chunk()).unwrap(), &kept));
         while let Some(replica) = store.next_to_drain(0) {
+            store.notices().take();
             store.move_away(&replica, &mut |_| true).unwrap().unwrap();
+            assert!(store.notices().take().changed.contains(&replica.chunk()));
         }
         let left = &store.draining()[0];
         assert_eq!((left.replicas, left.bytes), (0, 0));

@@ -95,6 +95,8 @@ impl Incoming {
         dir.sync_file(&*self.data)?;
         let content = encode_file(chunk, self.length, &self.crcs, Some(&seal));
         let _claim = store.claim(chunk)?;
+        // What was synced proves nothing on a disk that failed meanwhile, where others were told of it.
+        dir.working()?;
         if let Some(original) = &self.original
             && !store.get(chunk).is_ok_and(|held| Arc::ptr_eq(&held, original))
         {
@@ -115,6 +117,8 @@ impl Incoming {
                 let _ = dir.remove_files(chunk);
             }
         })?;
+        // What it would take the place of may be good, and its files go.
+        dir.working()?;
         dir.gained(self.length);
         let state = State::Sealed(Sealed::whole(seal));
         store.supersede(Arc::new(Replica::new(chunk, dir, state, seal.length)))?;
@@ -128,5 +132,30 @@ impl Drop for Incoming {
             // A start clears what cannot be removed now.
             let _ = self.dir.disk().remove(path);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{bytes, open, read, with_chunk};
+    use super::*;
+
+    #[test]
+    fn what_arrives_on_a_disk_that_has_failed_takes_nobodys_place() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let data = bytes(1, 3000);
+        let (store, appender, _peer) = with_chunk(one.path(), 5, &data, 3000);
+        drop(appender);
+        let seal = store.seal(5, 3000).unwrap();
+        drop(store);
+        let store = open(&[one.path(), other.path()], None).unwrap();
+        store.set_draining(&[one.path().to_owned()]);
+        let held = store.get(5).unwrap();
+        let mut incoming = store.incoming(5, 3000, &seal.blake3, true).unwrap().unwrap();
+        incoming.write(&data).unwrap();
+        incoming.dir.fence("test");
+        assert_eq!(incoming.finish(&store, &seal.blake3).unwrap_err().code, ErrorCode::DiskFailed);
+        assert!(Arc::ptr_eq(&store.get(5).unwrap(), &held));
+        assert_eq!(read(&held, 0, 3000).unwrap(), data);
     }
 }

@@ -32,10 +32,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use cairn_host::disk::{self, SharedDisk};
+use cairn_host::disk::{self, SharedDisk, Space};
 use cairn_proto::control::{DiskSpace, Inventory, ReplicaReport};
 use cairn_proto::fs::FailedDirectory;
 use cairn_proto::{Error, ErrorCode, Result};
+use tokio::sync::watch::{Receiver, Sender};
 
 pub use directory::Directory;
 pub use format::Seal;
@@ -88,6 +89,8 @@ pub struct Store {
     identity: Mutex<Vec<Identity>>,
     replicas: RwLock<BTreeMap<u64, Arc<Replica>>>,
     doubles: Doubles,
+    /// How often a disk has begun to hang.
+    hangs: Sender<u64>,
     claims: Mutex<HashSet<u64>>,
     released: Condvar,
     /// The cluster takes this datanode out: nobody writes to it any more.
@@ -241,7 +244,7 @@ impl Store {
 
     /// Makes a replica immutable at `length`.
     pub fn seal(&self, chunk: u64, length: u64) -> Result<Seal> {
-        self.answers(chunk)?;
+        self.within_reach(chunk)?;
         let _claim = self.claim(chunk)?;
         let replica = self.get(chunk)?;
         self.check_claimed(&replica)?;
@@ -272,9 +275,23 @@ impl Store {
         }
     }
 
+    /// As [`Store::answers`], for the namenode, which asks whether a replica is to be counted on: one on a disk that hangs is
+    /// not. That it cannot be asked just now would leave it in doubt, and uncopied, for as long as the disk hangs.
+    fn within_reach(&self, chunk: u64) -> Result<()> {
+        self.answers(chunk).map_err(|error| ErrorCode::DiskFailed.because(error.detail))
+    }
+
     /// Finds out which disks answer; asked once a second.
     pub fn look_at_disks(&self) {
-        self.dirs.iter().for_each(|dir| dir.look());
+        let hanging = self.dirs.iter().filter(|dir| dir.look()).count() as u64;
+        if hanging > 0 {
+            self.hangs.send_modify(|hangs| *hangs += hanging);
+        }
+    }
+
+    /// Changes whenever a disk begins to hang.
+    pub fn hangs(&self) -> Receiver<u64> {
+        self.hangs.subscribe()
     }
 
     /// Starts to take in a copy of a sealed chunk; the seal if it is here already, whole. `replace`: what is here is
@@ -445,6 +462,15 @@ impl Store {
 
     /// Space and replicas, for a heartbeat. Directories on one device count its space once.
     pub fn space(&self) -> DiskSpace {
+        self.space_by(|dir| dir.measure())
+    }
+
+    /// The same by what the disks said last, less what was written since: none is asked.
+    pub fn last_space(&self) -> DiskSpace {
+        self.space_by(|dir| dir.last_space())
+    }
+
+    fn space_by(&self, measure: impl Fn(&Directory) -> Space) -> DiskSpace {
         let mut space = DiskSpace {
             used: self.ledger.used(),
             failed_dirs: self.lost.len() as u32,
@@ -456,7 +482,7 @@ impl Store {
                 space.failed_dirs += 1;
                 continue;
             }
-            let measured = dir.measure();
+            let measured = measure(dir);
             if devices.insert(dir.device()) {
                 space.capacity += measured.total;
             }
@@ -525,6 +551,14 @@ impl Store {
     #[cfg(test)]
     pub(crate) fn dirs(&self) -> &[Arc<Directory>] {
         &self.dirs
+    }
+
+    /// Has a directory's disk hang for as long as what is returned is kept, and until the next look after that.
+    #[cfg(test)]
+    pub(crate) fn hang(&self, dir: usize) -> impl Sized {
+        let question = self.dirs[dir].watch.ask("write");
+        (0..=watch::LOOKS).for_each(|_| self.look_at_disks());
+        question
     }
 }
 

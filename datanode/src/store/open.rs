@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, RwLock};
 use cairn_host::disk::{Disk, DiskLock};
 use cairn_proto::fs::FailedDirectory;
 use cairn_proto::{Error, ErrorCode, Result};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::directory::{Directory, Ledger};
@@ -109,6 +110,7 @@ impl Store {
             identity: Mutex::new(identities),
             replicas: RwLock::new(replicas),
             doubles,
+            hangs: watch::Sender::new(0),
             claims: Mutex::new(HashSet::new()),
             released: Condvar::new(),
             leaving: AtomicBool::new(false),

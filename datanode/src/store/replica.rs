@@ -82,8 +82,8 @@ pub(super) struct OpenLog {
 pub(super) struct Sealed {
     pub seal: Seal,
     pub files: Option<Arc<SealedFiles>>,
-    /// What was found wrong with its files at the start. It is not to be counted on, but each of its blocks that a
-    /// record bears out is as good as any, and may be the last of its kind.
+    /// What was found wrong with its files at the start, or when it was read to stand in for another. It is not to be
+    /// counted on, but each of its blocks that a record bears out is as good as any, and may be the last of its kind.
     pub flaw: Option<String>,
 }
 
@@ -190,11 +190,18 @@ impl Replica {
         }
     }
 
-    /// What was found wrong with a sealed replica's files at the start.
+    /// What was found wrong with a sealed replica's files.
     pub(super) fn flaw(&self) -> Option<String> {
         match &*self.lock() {
             State::Sealed(sealed) => sealed.flaw.clone(),
             _ => None,
+        }
+    }
+
+    /// Notes what was found wrong with a sealed replica that is not counted on anyway.
+    pub(super) fn note_flaw(&self, flaw: String) {
+        if let State::Sealed(sealed) = &mut *self.lock() {
+            sealed.flaw = Some(flaw);
         }
     }
 

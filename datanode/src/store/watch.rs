@@ -230,7 +230,8 @@ mod tests {
         for &chunk in &held {
             // Whoever asks goes elsewhere, and nothing is said against what it holds.
             assert_eq!(store.get(chunk).unwrap_err().code, ErrorCode::Unavailable);
-            assert_eq!(store.seal(chunk, 3000).unwrap_err().code, ErrorCode::Unavailable);
+            // The namenode counts on it no more, and has it copied.
+            assert_eq!(store.seal(chunk, 3000).unwrap_err().code, ErrorCode::DiskFailed);
             assert_eq!(store.delete(chunk).unwrap_err().code, ErrorCode::Unavailable);
             assert!(!store.notices().is_bad(chunk));
         }

@@ -1,5 +1,7 @@
 //! Gathering a chunk out of pieces of others.
 
+use std::cell::Cell;
+use std::net::Shutdown;
 use std::sync::Arc;
 
 use cairn_proto::ErrorCode;
@@ -67,6 +69,25 @@ fn a_damaged_replica_is_reported_and_its_piece_taken_from_another() {
     assert_eq!(seal.blake3, *blake3::hash(&data).as_bytes());
     assert!(one.store().notices().all_bad().contains_key(&1));
     assert!(two.store().notices().all_bad().contains_key(&1));
+}
+
+#[test]
+fn a_connection_that_was_cut_while_it_waited_says_nothing_of_its_source() {
+    let (one, two, three) = (Node::start(1), Node::start(2), Node::start(3));
+    two.put(1, &bytes(1_000));
+    three.put(2, &bytes(1_000));
+    let sources = vec![source(1, &[&two]), source(2, &[&three])];
+    let order = order(sources, &[(0, 0, 10), (1, 0, 10), (0, 10, 10)]);
+    let asked = Cell::new(0);
+    let cut_before_the_second = || {
+        asked.set(asked.get() + 1);
+        if asked.get() == 2 {
+            two.server.shut_connections(Shutdown::Both);
+        }
+        false
+    };
+    let seal = gather(one.store(), &order, &Arc::new(settings()), &cut_before_the_second).unwrap();
+    assert_eq!((seal.length, asked.get()), (30, 3));
 }
 
 #[test]

@@ -157,3 +157,34 @@ async fn a_copy_has_its_place_until_it_is_done_whatever_becomes_of_its_stream() 
     assert_eq!(second.await.unwrap().error, None);
     assert!(node.store().get(8).is_ok() && node.store().get(9).is_ok());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_a_disk_may_keep_waiting_makes_room_for_the_next() {
+    let node = tokio::task::spawn_blocking(|| Node::start(1)).await.unwrap();
+    let gates: Vec<_> = (0..2).map(|_| (oneshot::channel(), oneshot::channel())).collect();
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for ((begin, begun), (go, going)) in gates {
+        ours.push((begun, go));
+        theirs.push((begin, going));
+    }
+    let executor = Executor::new(node.store().clone(), Arc::new(Gated(Mutex::new(theirs))), 1);
+    let order = |chunk| {
+        let kind = order::Kind::Copy(CopyReplica { chunk, ..CopyReplica::default() });
+        let executor = executor.clone();
+        tokio::spawn(async move { executor.execute(Order { id: chunk, kind: Some(kind) }).await })
+    };
+    let first = order(8);
+    let (begun, go_first) = ours.pop().unwrap();
+    begun.await.unwrap();
+    let second = order(9);
+    let hung = node.store().hang(0);
+    let (begun, go) = ours.pop().unwrap();
+    begun.await.unwrap();
+    drop(hung);
+    node.store().look_at_disks();
+    go.send(()).unwrap();
+    assert_eq!(second.await.unwrap().error, None);
+    go_first.send(()).unwrap();
+    assert_eq!(first.await.unwrap().error, None, "it went on");
+    assert!(node.store().get(8).is_ok() && node.store().get(9).is_ok());
+}
