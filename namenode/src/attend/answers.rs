@@ -76,7 +76,9 @@ fn check_done(
         }
         if record.blake3.is_empty() && !done.blake3.is_empty() {
             let change = Change::Digest(done.blake3.clone());
-            leading.offer(Proposal { chunk, node, change }, now_ms);
+            if leading.offer(Proposal { chunk, node, change }, now_ms) {
+                check_others(leading, (chunk, node), record, now_ms);
+            }
         }
         return;
     }
@@ -98,6 +100,16 @@ fn check_done(
     };
     if !leading.offer(Proposal { chunk, node, change }, now_ms) {
         leading.ask_again(node, now_ms);
+    }
+}
+
+/// Has the other replicas of a chunk sealed as well: once the log has a digest, the chunk's record does not say any more
+/// that some are not. Something is on its way about those that were asked or have answered.
+fn check_others(leading: &mut Leading, (chunk, node): (u64, u32), record: &Chunk, now_ms: u64) {
+    for other in record.replicas.iter().copied().filter(|other| *other != node) {
+        if !leading.is_busy(chunk, other) {
+            leading.want_check(other, chunk, record.length, now_ms);
+        }
     }
 }
 
@@ -172,8 +184,10 @@ fn copy_done(
         return;
     }
     tracing::warn!(chunk, node, sources = ?copy.sources, error = ?error, "copy failed");
+    // It may still have what it had before, and its inventory was not heeded while this copy was to replace that.
+    leading.want_check(node, chunk, record.length, now_ms);
     // The target cannot tell which source failed it and why, but the sources can be asked.
-    if error.is_some_and(|error| proves_bad(error.code)) {
+    if error.is_some_and(|error| compaction::doubts_sources(error.code)) {
         for source in copy.sources {
             leading.want_check(source, chunk, record.length, now_ms);
         }
@@ -197,7 +211,10 @@ pub(super) fn proposal_done(
         Ok(Outcome { result: Some(outcome::Result::Error(error)) }) => Some(error.into()),
         Ok(_) => None,
     };
-    let Some(error) = refused else {
+    // It was carried out before, and the answer was lost.
+    let is_purged = matches!(proposal.change, Change::Purge { .. })
+        && refused.as_ref().is_some_and(|error| error.code == ErrorCode::ChunkUnknown);
+    let Some(error) = refused.filter(|_| !is_purged) else {
         accepted(leading, proposal, now_ms);
         return;
     };
@@ -207,7 +224,7 @@ pub(super) fn proposal_done(
         // While nobody hears this leader, no writer can commit what it has sealed, either.
         leading.steady = Steady::new(now_ms);
     }
-    match proposal.change {
+    match &proposal.change {
         Change::Digest(_) if error.code == ErrorCode::Corrupt => leading.mark(chunk, node, Fault::Unfit),
         // If it was purged meanwhile, the next round reads so and has this replica deleted.
         Change::Add { .. } if error.code != ErrorCode::ChunkUnknown => {
@@ -216,6 +233,12 @@ pub(super) fn proposal_done(
         }
         // It may be that no record names it: then only its datanode can tell of it once more.
         Change::Drop { bad: false } => leading.ask_again(node, now_ms),
+        // It may be carried out yet, and then no record tells who has something to delete.
+        Change::Purge { holders } if error.code == ErrorCode::Unavailable => {
+            if !leading.purges.doubt(chunk, holders) {
+                holders.iter().for_each(|holder| leading.ask_again(*holder, now_ms));
+            }
+        }
         _ => {}
     }
 }
@@ -228,12 +251,149 @@ fn accepted(leading: &mut Leading, proposal: &Proposal, now_ms: u64) {
         Change::Add { .. } => {}
         Change::Drop { .. } | Change::Forget => leading.unmark(chunk, node),
         Change::Purge { holders } => {
-            for holder in holders {
-                leading.want_delete(*holder, chunk, now_ms);
+            let earlier = leading.purges.settle(chunk);
+            for holder in holders.iter().copied().chain(earlier) {
+                leading.want_delete(holder, chunk, now_ms);
                 // Nothing else would ever forget what was wrong with it.
-                leading.faults.remove(&(chunk, *holder));
+                leading.faults.remove(&(chunk, holder));
             }
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use bytes::Bytes;
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::*;
+    use crate::attend::roster::Stream;
+    use crate::attend::settings::Settings;
+
+    /// A leader that these attend, whose orders nobody takes.
+    fn attended_by(nodes: &[u32]) -> (Leading, impl Sized + use<>) {
+        let mut leading = Leading::new(1, 1, 0, Settings::default());
+        let mut guards = Vec::new();
+        for node in nodes {
+            let (outgoing, sent) = mpsc::channel(8);
+            let (alive, displaced) = oneshot::channel();
+            let attendee = leading.roster.attendees.entry(*node).or_default();
+            attendee.stream = Some(Stream { id: 1, outgoing, _alive: alive });
+            guards.push((sent, displaced));
+        }
+        (leading, guards)
+    }
+
+    /// Chunk 9, of 7 bytes.
+    fn sealed(replicas: &[u32]) -> Chunk {
+        Chunk { state: ChunkState::Sealed as i32, length: 7, replicas: replicas.to_vec(), ..Chunk::default() }
+    }
+
+    fn failed(code: ErrorCode) -> OrderDone {
+        OrderDone { error: Some(code.because("on purpose").into()), ..OrderDone::default() }
+    }
+
+    fn checked(leading: &mut Leading, node: u32, done: OrderDone, record: &Chunk) {
+        let sent = Sent { node, chunk: 9, task: Task::Seal { length: 7 }, deadline_ms: 0 };
+        order_done(leading, sent, done, Some(record), 0);
+    }
+
+    fn is_checked(leading: &Leading, node: u32) -> bool {
+        leading.roster.attendees[&node].checks.contains_key(&9)
+    }
+
+    fn is_deleted(leading: &Leading, node: u32) -> bool {
+        leading.roster.attendees[&node].deletes.contains(&9)
+    }
+
+    #[test]
+    fn the_first_digest_has_the_other_replicas_sealed_and_their_answers_nothing_more() {
+        let whole = OrderDone { length: 7, blake3: vec![1; 32].into(), ..OrderDone::default() };
+        let record = sealed(&[4, 5, 6]);
+        let (mut leading, _guards) = attended_by(&[4, 5, 6]);
+        checked(&mut leading, 4, whole.clone(), &record);
+        assert!(!is_checked(&leading, 4) && is_checked(&leading, 5) && is_checked(&leading, 6));
+        // The log has not answered yet.
+        checked(&mut leading, 5, whole.clone(), &record);
+        let known = Chunk { blake3: whole.blake3.clone(), ..record.clone() };
+        checked(&mut leading, 6, whole.clone(), &known);
+        assert!([4, 5, 6].iter().all(|node| !is_checked(&leading, *node)), "all have answered");
+        // One that is asked already is not asked twice.
+        let (mut leading, _guards) = attended_by(&[4, 5, 6]);
+        assert!(leading.send(5, 9, Task::Seal { length: 7 }, 7, 0));
+        checked(&mut leading, 4, whole, &record);
+        assert!(!is_checked(&leading, 5) && is_checked(&leading, 6));
+    }
+
+    #[test]
+    fn a_replica_on_a_disk_that_does_not_answer_is_unfit_and_one_that_was_not_asked_is_in_doubt() {
+        let record = Chunk { live_bytes: 7, replication: 3, ..sealed(&[4, 5, 6]) };
+        for (code, is_unfit) in [(ErrorCode::DiskFailed, true), (ErrorCode::Unavailable, false)] {
+            let (mut leading, _guards) = attended_by(&[4, 5, 6]);
+            leading.want_check(4, 9, 7, 0);
+            checked(&mut leading, 4, failed(code), &record);
+            assert_eq!(leading.faults.get(&(9, 4)), is_unfit.then_some(&Fault::Unfit));
+            assert_eq!(is_checked(&leading, 4), !is_unfit);
+            let is_bad = |node: u32| leading.faults.contains_key(&(9, node));
+            assert_eq!(Holding::of(&record, is_bad).unwrap().bad, if is_unfit { vec![4] } else { vec![] });
+            assert_eq!(leading.touched.contains(&9), is_unfit, "it is judged at once");
+        }
+    }
+
+    #[test]
+    fn after_a_copy_that_failed_its_target_is_asked_and_its_sources_unless_only_its_own_disk_failed() {
+        for (code, is_doubted) in [
+            (ErrorCode::DiskFailed, false),
+            (ErrorCode::Unavailable, false),
+            (ErrorCode::Corrupt, true),
+            (ErrorCode::PastEnd, true),
+        ] {
+            let (mut leading, _guards) = attended_by(&[4, 5]);
+            let copy = Copy { chunk: 9, length: 7, target: 4, sources: vec![5], ..Copy::default() };
+            leading.flights.start(copy.clone());
+            let sent = Sent { node: 4, chunk: 9, task: Task::Copy(copy), deadline_ms: 0 };
+            order_done(&mut leading, sent, failed(code), Some(&sealed(&[5])), 0);
+            assert!(is_checked(&leading, 4), "{code:?}");
+            assert_eq!(is_checked(&leading, 5), is_doubted, "{code:?}");
+            // There was nothing.
+            checked(&mut leading, 4, failed(ErrorCode::ChunkUnknown), &sealed(&[5]));
+            assert!(!is_checked(&leading, 4) && leading.pending.is_empty());
+        }
+    }
+
+    fn purge(leading: &mut Leading, holders: &[u32], code: ErrorCode) {
+        let change = Change::Purge { holders: holders.to_vec() };
+        let proposal = Proposal { chunk: 9, node: 0, change };
+        proposal_done(leading, &proposal, Err(code.because("on purpose")), 0);
+    }
+
+    #[test]
+    fn replicas_of_a_purge_whose_answer_was_lost_are_deleted_when_the_chunk_is_gone() {
+        let dead = sealed(&[4, 5]);
+        let alive = Chunk { live_bytes: 1, blake3: Bytes::from(vec![1; 32]), ..dead.clone() };
+        for (then, deleted) in [(&dead, BTreeSet::from([4, 5])), (&alive, BTreeSet::new())] {
+            let (mut leading, _guards) = attended_by(&[4, 5]);
+            purge(&mut leading, &[4, 5], ErrorCode::Unavailable);
+            leading.file(9, Some(then), 0, 0);
+            assert!(!is_deleted(&leading, 4) && !is_deleted(&leading, 5), "it is still there");
+            leading.file(9, None, 0, 0);
+            let found = [4, 5].into_iter().filter(|node| is_deleted(&leading, *node));
+            assert_eq!(found.collect::<BTreeSet<_>>(), deleted);
+        }
+    }
+
+    #[test]
+    fn a_purge_that_finds_no_chunk_has_been_carried_out_before() {
+        let (mut leading, _guards) = attended_by(&[4, 5]);
+        purge(&mut leading, &[4], ErrorCode::Unavailable);
+        purge(&mut leading, &[5], ErrorCode::ChunkUnknown);
+        assert!(is_deleted(&leading, 4) && is_deleted(&leading, 5));
+        let (mut leading, _guards) = attended_by(&[4]);
+        purge(&mut leading, &[4], ErrorCode::Invalid);
+        leading.file(9, None, 0, 0);
+        assert!(!is_deleted(&leading, 4), "it was refused, and whoever purged it then knows who has it");
     }
 }

@@ -300,8 +300,12 @@ fn gather(leading: &mut Leading, id: u64, now_ms: u64) {
 /// What was gathered and recorded may have turned out bad, or its datanode be gone, before the extents are moved.
 fn give_up_lost(leading: &mut Leading, id: u64, now_ms: u64) {
     let Some(run) = leading.compactor.runs.get(&id) else { return };
+    let dead_after_ms = millis(leading.settings.dead_after);
     let is_lost = |node: u32| {
-        leading.roster.liveness(node) == Liveness::Dead || leading.faults.contains_key(&(run.chunk, node))
+        leading.roster.liveness(node) == Liveness::Dead
+            // One in maintenance is not called dead, and may take hours. Others wait for this run's place.
+            || leading.roster.is_away(node, dead_after_ms, now_ms)
+            || leading.faults.contains_key(&(run.chunk, node))
     };
     let gone: Vec<u32> = run.recorded().filter(|node| is_lost(*node)).collect();
     gone.into_iter().for_each(|node| lost(leading, id, node, now_ms));
@@ -409,8 +413,9 @@ fn abandon(leading: &mut Leading, id: u64, why: &str, now_ms: u64) {
     }
 }
 
-/// Refusals after which the sources of a gathering are worth a check.
-fn doubts_sources(code: ErrorCode) -> bool {
+/// Refusals of a datanode that gathers or copies after which its sources are worth a check. That a disk failed may be
+/// said of its own, and a source whose disk failed says so itself.
+pub(super) fn doubts_sources(code: ErrorCode) -> bool {
     matches!(code, ErrorCode::Corrupt | ErrorCode::PastEnd | ErrorCode::ChunkUnknown | ErrorCode::NotFound)
 }
 
@@ -429,6 +434,50 @@ fn check_sources(leading: &mut Leading, id: u64, now_ms: u64) {
     for (victim, length, replicas) in sources {
         for node in &replicas {
             leading.want_check(*node, victim, length, now_ms);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_proto::fs::AdminState;
+    use cairn_proto::store::Datanode;
+
+    use super::*;
+
+    #[test]
+    fn a_run_does_not_wait_for_the_end_of_a_maintenance() {
+        let mut leading = Leading::new(1, 1, 0, Settings::default());
+        let run = Run {
+            group: Group::default(),
+            stage: Stage::Gather,
+            pieces: Vec::new(),
+            length: 7,
+            chunk: 9,
+            targets: [(4, Gather::Recorded), (5, Gather::Recorded)].into(),
+            failed: BTreeSet::new(),
+        };
+        leading.compactor.runs.insert(0, run);
+        let admin = AdminState::Maintenance.into();
+        let record = |address: &str| Datanode {
+            address: address.into(),
+            admin,
+            until_ns: i64::MAX,
+            ..Datanode::default()
+        };
+        leading.roster.load(vec![(4, record("d4")), (5, record("d5"))]);
+        let away = leading.roster.attendees.entry(4).or_default();
+        (away.heard_ms, away.lost_ms) = (Some(0), Some(0));
+        let dead_after_ms = millis(leading.settings.dead_after);
+        for (now_ms, is_lost) in [(dead_after_ms - 1, false), (dead_after_ms, true)] {
+            leading.roster.attendees.entry(5).or_default().heard_ms = Some(now_ms);
+            let patience = leading.settings.patience();
+            leading.roster.judge(0, (now_ms, 0), patience, &BTreeMap::new());
+            assert_eq!(leading.roster.liveness(4), Liveness::Suspect);
+            give_up_lost(&mut leading, 0, now_ms);
+            let run = &leading.compactor.runs[&0];
+            assert_eq!((run.failed.contains(&4), run.targets.contains_key(&4)), (is_lost, !is_lost));
+            assert!(run.targets.contains_key(&5));
         }
     }
 }

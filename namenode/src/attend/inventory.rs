@@ -98,7 +98,8 @@ pub(super) fn act(leading: &mut Leading, node: u32, findings: Findings, now_ms: 
             continue;
         }
         if leading.is_busy(chunk, node) {
-            // Its answer is newer than this page, and if none comes the inventory is asked for again.
+            // Its answer is newer than this page, and if none comes the inventory is asked for again. After a copy that
+            // fails, the datanode is asked how the replica is.
             continue;
         }
         match action {

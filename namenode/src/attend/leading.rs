@@ -18,6 +18,7 @@ use super::compaction::{self, Compactor};
 use super::map::ChunkMap;
 use super::orders::{Orders, Sent, Task, message};
 use super::progress::{Allowance, Progress};
+use super::purges::Purges;
 use super::roster::{Account, Attendee, Roster};
 use super::scan::Scan;
 use super::settings::{Settings, millis};
@@ -102,6 +103,7 @@ pub(super) struct Leading {
     /// Anything else that failed, by (chunk, node).
     pub failures: Backoff,
     pub faults: BTreeMap<(u64, u32), Fault>,
+    pub purges: Purges,
     pub orders: Orders,
     pub allowance: Allowance,
     pub progress: Progress,
@@ -138,6 +140,7 @@ impl Leading {
             copy_failures: Backoff::default(),
             failures: Backoff::default(),
             faults: BTreeMap::new(),
+            purges: Purges::default(),
             orders: Orders::new(term),
             allowance: Allowance::default(),
             progress: Progress::default(),
@@ -194,10 +197,17 @@ impl Leading {
             if record.is_none() {
                 self.forget_faults(id);
                 self.ahead.forget(id);
+                for holder in self.purges.settle(id) {
+                    self.want_delete(holder, id, now_ms);
+                }
             }
             return;
         };
         self.problems.file(id, holding, &self.roster.nodes);
+        if !records::is_dead(record) {
+            // Whatever is left of an attempt to purge it is refused.
+            self.purges.settle(id);
+        }
         if !records::is_dead(record) && record.blake3.is_empty() {
             for node in
                 record.replicas.iter().filter(|node| !self.is_busy(id, **node)).copied().collect::<Vec<_>>()
@@ -243,9 +253,9 @@ impl Leading {
         has_room
     }
 
-    /// Has a datanode look again at a replica that was found unfit and that it now reports whole: its disk may have been
-    /// away. Only then, or those that are gone would be asked about for ever. Those that wait for a place come again with
-    /// the next inventory.
+    /// Has a datanode look again at a replica that was found unfit and that it now reports whole, or long enough to be
+    /// sealed: its disk may have been away. Only then, or those that are gone would be asked about for ever. Those that wait
+    /// for a place come again with the next inventory.
     pub fn reconsider(&mut self, node: u32, chunk: u64, length: u64) {
         if self.faults.get(&(chunk, node)) != Some(&Fault::Unfit) {
             return;

@@ -14,6 +14,7 @@ mod leading;
 mod map;
 mod orders;
 mod progress;
+mod purges;
 mod report;
 mod roster;
 mod round;
@@ -133,7 +134,7 @@ impl Datanodes {
         };
         // Answers may be asked for as soon as this returns.
         self.0.round(generation, true);
-        tokio::spawn(watch(self.0.clone(), generation));
+        self.0.alarm.spawn("the task that attends to the datanodes", watch(self.0.clone(), generation));
     }
 
     /// This namenode leads no more: streams end, orders and plans are forgotten.

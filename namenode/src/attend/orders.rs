@@ -103,9 +103,10 @@ impl Orders {
         Some(sent)
     }
 
-    /// Everything that is past its time.
+    /// Everything that is past its time, and may be ordered once more while it still waits at its datanode. A deletion is
+    /// never taken for over: if the replica were made anew meanwhile, the new one would be deleted. Datanodes answer it.
     pub fn take_overdue(&mut self, now_ms: u64) -> Vec<Sent> {
-        self.take_where(|sent| sent.deadline_ms <= now_ms)
+        self.take_where(|sent| sent.deadline_ms <= now_ms && sent.task != Task::Delete)
     }
 
     /// Everything that was sent to a datanode whose stream is gone.
@@ -182,5 +183,18 @@ mod tests {
         assert_eq!(orders.seals(1), 1);
         assert_eq!(orders.take_node(1).len(), 1);
         assert_eq!(orders.take_overdue(30).len(), 1);
+    }
+
+    #[test]
+    fn a_deletion_is_on_its_way_until_it_is_answered_or_its_stream_ends() {
+        let mut orders = Orders::new(1);
+        let id = orders.next_id();
+        orders.record(sent(1, 7, Task::Delete, 10));
+        orders.record(sent(1, 8, Task::Delete, 10));
+        assert!(orders.take_overdue(1_000_000).is_empty());
+        assert!(orders.concerns(1, 7) && orders.concerns(1, 8) && orders.deletes(1) == 2);
+        assert!(orders.take(id, 1).is_some() && !orders.concerns(1, 7));
+        assert_eq!(orders.take_node(1).len(), 1);
+        assert!(!orders.concerns(1, 8) && orders.deletes(1) == 0);
     }
 }

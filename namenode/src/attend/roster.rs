@@ -204,6 +204,13 @@ impl Roster {
         self.nodes.get(&node).map_or(Liveness::Unknown, |node| node.liveness)
     }
 
+    /// Whether a node has had no stream for so long, whatever is made of that.
+    pub fn is_away(&self, node: u32, patience_ms: u64, now_ms: u64) -> bool {
+        let attendee = self.attendees.get(&node).filter(|attendee| attendee.stream.is_none());
+        let lost_ms = attendee.and_then(|attendee| attendee.lost_ms);
+        lost_ms.is_some_and(|lost| now_ms >= lost.saturating_add(patience_ms))
+    }
+
     pub fn live(&self) -> u64 {
         self.nodes.values().filter(|node| node.liveness == Liveness::Live).count() as u64
     }

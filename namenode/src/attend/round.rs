@@ -72,6 +72,9 @@ pub(super) fn end(leading: &mut Leading, read: Read, settled: Vec<(u64, u32)>, n
         let known = stretch.chunks.iter().map(|(id, _)| *id).collect();
         leading.problems.forget_others(stretch.from, stretch.next, &known);
         leading.compactor.pass(&stretch, &known);
+        for chunk in leading.purges.gone(stretch.from, stretch.next, &known) {
+            leading.touch(chunk);
+        }
         if stretch.from == 0 {
             leading.map.begin(leading.meta.next_chunk);
         }
@@ -123,8 +126,7 @@ fn give_up_overdue(leading: &mut Leading, now_ms: u64) {
                 leading.failures.fail(sent.chunk, sent.node, now_ms);
                 continue;
             }
-            Task::Delete => leading.failures.fail(sent.chunk, sent.node, now_ms),
-            Task::Inventory | Task::Scrub { .. } => {}
+            Task::Delete | Task::Inventory | Task::Scrub { .. } => {}
         }
         // It may be carried out all the same, after the leader stopped waiting.
         leading.ask_again(sent.node, now_ms);
@@ -271,6 +273,7 @@ mod tests {
     use crate::attend::inventory;
     use crate::attend::leading::Fault;
     use crate::attend::roster::{Account, Stream};
+    use crate::attend::scan::Stretch;
     use crate::attend::settings::Settings;
 
     #[test]
@@ -482,6 +485,32 @@ mod tests {
             round(&mut leading);
             assert!(leading.orders.concerns(4, 5), "its deletion is ordered after {change:?}");
         }
+    }
+
+    #[test]
+    fn a_purge_that_is_carried_out_after_its_answer_was_lost_leaves_no_replica() {
+        let (mut leading, _guards) = leading();
+        assert!(leading.purges.doubt(5, &[4]));
+        let dead = Chunk { state: ChunkState::Sealed as i32, replicas: vec![4], ..Chunk::default() };
+        for chunks in [vec![(5, dead)], vec![]] {
+            assert!(leading.touched.is_empty(), "it was there a moment ago");
+            let read = Read { stretch: Some(Stretch { from: 0, next: 0, chunks }), ..Read::default() };
+            end(&mut leading, read, vec![], 0, 0);
+            assert!(!leading.orders.concerns(4, 5));
+        }
+        round(&mut leading);
+        assert!(leading.orders.concerns(4, 5));
+    }
+
+    #[test]
+    fn a_deletion_that_takes_long_keeps_the_replica_busy_until_its_stream_ends() {
+        let (mut leading, _guards) = leading();
+        leading.want_delete(4, 5, 0);
+        dispatch(&mut leading, 0);
+        give_up_overdue(&mut leading, u64::MAX);
+        assert!(leading.is_busy(5, 4), "it may be carried out yet");
+        leading.disconnect(4, 0);
+        assert!(!leading.is_busy(5, 4));
     }
 
     #[test]

@@ -245,6 +245,8 @@ struct Fake {
     task: tokio::task::JoinHandle<Option<Error>>,
     /// Copies that are to fail.
     failing: Arc<Mutex<u32>>,
+    /// Its disk does not answer, and it has noticed.
+    hung: Arc<Mutex<bool>>,
 }
 
 impl Drop for Fake {
@@ -272,10 +274,15 @@ impl Fake {
             Some(namenode_message::Kind::Refused(error)) => return Err(error.into()),
             other => panic!("{other:?}"),
         }
-        let failing = Arc::new(Mutex::new(0));
-        let node = Node { disk: bed.disk(number), disks: bed.disks.clone(), failing: failing.clone() };
+        let (failing, hung) = (Arc::new(Mutex::new(0)), Arc::new(Mutex::new(false)));
+        let node = Node {
+            disk: bed.disk(number),
+            disks: bed.disks.clone(),
+            failing: failing.clone(),
+            hung: hung.clone(),
+        };
         let task = tokio::spawn(node.live(up_sender.clone(), down));
-        Ok(Fake { up: up_sender, task, failing })
+        Ok(Fake { up: up_sender, task, failing, hung })
     }
 }
 
@@ -283,6 +290,7 @@ struct Node {
     disk: Disk,
     disks: Arc<Mutex<BTreeMap<String, Disk>>>,
     failing: Arc<Mutex<u32>>,
+    hung: Arc<Mutex<bool>>,
 }
 
 impl Node {
@@ -292,10 +300,11 @@ impl Node {
         mut down: mpsc::Receiver<Result<NamenodeMessage, Status>>,
     ) -> Option<Error> {
         let mut beat = tokio::time::interval(Duration::from_millis(50));
+        let mut was_hung = false;
         up_sender.send(up(self.inventory())).await.ok()?;
         loop {
             let answer = tokio::select! {
-                _ = beat.tick() => Some(datanode_message::Kind::Heartbeat(Heartbeat { space: Some(space()), ..Heartbeat::default() })),
+                _ = beat.tick() => Some(self.tell(&mut was_hung)),
                 message = down.recv() => match message?.ok()?.kind? {
                     namenode_message::Kind::Order(order) => Some(self.obey(order)),
                     namenode_message::Kind::Refused(error) => return Some(error.into()),
@@ -308,6 +317,15 @@ impl Node {
         }
     }
 
+    /// That it is there, or what it has when its disk answers no more, or again.
+    fn tell(&self, was_hung: &mut bool) -> datanode_message::Kind {
+        let is_hung = *self.hung.lock().unwrap();
+        if std::mem::replace(was_hung, is_hung) != is_hung {
+            return self.inventory();
+        }
+        datanode_message::Kind::Heartbeat(Heartbeat { space: Some(space()), ..Heartbeat::default() })
+    }
+
     fn inventory(&self) -> datanode_message::Kind {
         let report = |(chunk, replica): (&u64, &Replica)| ReplicaReport {
             chunk: *chunk,
@@ -315,13 +333,17 @@ impl Node {
             sealed: replica.sealed,
             ..ReplicaReport::default()
         };
-        let replicas = self.disk.lock().unwrap().iter().map(report).collect();
+        let is_hung = *self.hung.lock().unwrap();
+        let replicas = self.disk.lock().unwrap().iter().filter(|_| !is_hung).map(report).collect();
         datanode_message::Kind::Inventory(Inventory { first: 0, next: 0, replicas })
     }
 
     fn obey(&self, order: control::Order) -> datanode_message::Kind {
         let id = order.id;
-        let result = match order.kind {
+        let is_hung = *self.hung.lock().unwrap();
+        let result: Result<(u64, Bytes), Error> = match order.kind {
+            Some(order::Kind::Inventory(_)) => return self.inventory(),
+            Some(_) if is_hung => Err(ErrorCode::DiskFailed.into()),
             Some(order::Kind::Seal(seal)) => self.seal(seal.chunk, seal.length),
             Some(order::Kind::Delete(delete)) => {
                 self.disk.lock().unwrap().remove(&delete.chunk);
@@ -329,7 +351,6 @@ impl Node {
             }
             Some(order::Kind::Copy(copy)) => self.copy(&copy),
             Some(order::Kind::Gather(gather)) => self.gather(&gather),
-            Some(order::Kind::Inventory(_)) => return self.inventory(),
             Some(order::Kind::Scrub(_)) => Ok((0, Bytes::new())),
             None => Err(ErrorCode::Malformed.into()),
         };
@@ -485,6 +506,29 @@ async fn a_bad_replica_is_replaced_and_a_clients_word_is_checked() {
     bed.datanodes.report_bad(report(other, 3));
     bed.until("the lost one is back", |bed| bed.holders(other).len() == 3).await;
     bed.until("tidy", |bed| bed.is_tidy(other, &[1, 2, 3])).await;
+}
+
+#[tokio::test]
+async fn what_is_on_a_disk_that_hangs_is_copied_and_too_much_when_it_answers() {
+    let (mut bed, fakes) = Bed::with_nodes(4).await;
+    let chunks: Vec<u64> = (0..6).map(|_| bed.write()).collect();
+    bed.until("sealed", |bed| chunks.iter().all(|chunk| bed.is_tidy(*chunk, &[1, 2, 3, 4]))).await;
+    *fakes[1].hung.lock().unwrap() = true;
+    bed.until("copied", |bed| chunks.iter().all(|chunk| bed.is_whole(*chunk, &[1, 3, 4]))).await;
+    *fakes[1].hung.lock().unwrap() = false;
+    bed.until("tidied up", |bed| chunks.iter().all(|chunk| bed.is_tidy(*chunk, &[1, 2, 3, 4]))).await;
+}
+
+#[tokio::test]
+async fn what_is_on_a_disk_that_hung_and_nobody_could_copy_counts_again_when_it_answers() {
+    let (mut bed, fakes) = Bed::with_nodes(3).await;
+    let chunk = bed.write();
+    bed.until("sealed", |bed| bed.is_tidy(chunk, &[1, 2, 3])).await;
+    *fakes[1].hung.lock().unwrap() = true;
+    bed.until("missed", |bed| bed.repair().under_replicated == 1).await;
+    *fakes[1].hung.lock().unwrap() = false;
+    bed.until("counted again", |bed| bed.repair().under_replicated == 0 && bed.is_tidy(chunk, &[1, 2, 3]))
+        .await;
 }
 
 #[tokio::test]

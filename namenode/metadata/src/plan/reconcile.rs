@@ -68,7 +68,8 @@ pub enum Action {
 pub struct Findings {
     /// In order of chunk id.
     pub actions: Vec<Action>,
-    /// Chunks whose replica is known to be bad and is reported whole, with their sealed lengths: a check may clear it.
+    /// Chunks whose replica is known to be bad and is reported whole, or long enough to be sealed, with their sealed
+    /// lengths: a check may clear it.
     pub redeemable: Vec<(u64, u64)>,
     /// Replicas that would have been judged were they checked: worth asking again soon.
     pub unchecked: usize,
@@ -132,10 +133,12 @@ fn present(
     } else if record.replicas.contains(&node) {
         let same = report.blake3.is_empty() || record.blake3.is_empty() || report.blake3 == record.blake3;
         let is_fine = report.sealed && report.length == record.length && same;
-        if !is_fine {
-            findings.actions.push(check);
-        } else if is_bad {
+        // Its disk may have been away since before it was to be sealed. One that cannot be is not reported so again.
+        let may_become_fine = !report.sealed && report.length >= record.length;
+        if is_bad && (is_fine || may_become_fine) {
             findings.redeemable.push((id, record.length));
+        } else if !is_fine {
+            findings.actions.push(check);
         }
     } else if report.unchecked {
         findings.unchecked += 1;
@@ -269,7 +272,12 @@ mod tests {
         };
         assert_eq!(of(Some(report(100, true)), true), (nothing(), vec![(7, 100)]));
         assert_eq!(of(Some(report(100, true)), false), (nothing(), vec![]));
+        assert_eq!(of(Some(report(100, false)), true), (nothing(), vec![(7, 100)]));
+        assert_eq!(of(Some(report(120, false)), true), (nothing(), vec![(7, 100)]));
+        assert_eq!(of(Some(report(120, false)), false), (vec![CHECK], vec![]));
+        assert_eq!(of(Some(report(99, false)), true), (vec![CHECK], vec![]));
         assert_eq!(of(Some(report(99, true)), true), (vec![CHECK], vec![]));
+        assert_eq!(of(Some(report(120, true)), true), (vec![CHECK], vec![]));
         assert_eq!(of(None, true), (vec![CHECK], vec![]));
     }
 
