@@ -98,7 +98,7 @@ impl Member {
         }
         let counters = Arc::new(Counters::default());
         let clock = LeaderClock::new(config.host.clock.clone());
-        let proposer = Proposer::start(group.clone(), Arc::new(clock.clone()), counters.clone());
+        let proposer = Proposer::start(group.clone(), Arc::new(clock.clone()), counters.clone(), &alarm);
         let datanodes = Datanodes::new(
             store.clone(),
             proposer.clone(),
@@ -124,12 +124,13 @@ impl Member {
         let emptying = attend_to(emptying, sessions.clone(), store.clone(), proposer.clone(), alarm.clone());
         let releasing =
             attend_to(ReleaseSnapshots, sessions.clone(), store.clone(), proposer.clone(), alarm.clone());
+        let comparing = clock.keep(group.clone(), config.host.network.clone());
         let tasks = vec![
-            tokio::spawn(leader.watch()).abort_handle(),
-            tokio::spawn(clock.keep(group.clone(), config.host.network.clone())).abort_handle(),
-            tokio::spawn(expiring).abort_handle(),
-            tokio::spawn(emptying).abort_handle(),
-            tokio::spawn(releasing).abort_handle(),
+            alarm.spawn("the task that takes over and hands over", leader.watch()),
+            alarm.spawn("the task that compares the clocks", comparing),
+            alarm.spawn("the task that ends sessions", expiring),
+            alarm.spawn("the task that empties the trash", emptying),
+            alarm.spawn("the task that releases snapshots", releasing),
         ];
         tracing::info!(id = identity.id, cluster = %identity.cluster_id, "this namenode is a member of its group");
         let disk = config.disk.clone();

@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::counters::{Counters, mutation_name, mutation_number};
+use crate::fatal::Alarm;
 use crate::raft::{Group, Pending};
 
 /// Commands that may wait.
@@ -74,9 +75,9 @@ impl Asked {
 
 impl Proposer {
     /// Starts the queue of a group; it ends with the last clone.
-    pub fn start(group: Group, clock: Arc<dyn Clock>, counters: Arc<Counters>) -> Proposer {
+    pub fn start(group: Group, clock: Arc<dyn Clock>, counters: Arc<Counters>, alarm: &Alarm) -> Proposer {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(drain(group.clone(), clock, counters.clone(), waiting));
+        alarm.spawn("the task that fills the log", drain(group.clone(), clock, counters.clone(), waiting));
         Proposer { queue, group, counters }
     }
 

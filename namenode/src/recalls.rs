@@ -4,6 +4,7 @@
 //! the session is over.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ const LOOK: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 pub struct Recalls {
     conversations: Mutex<HashMap<u64, Conversation>>,
+    /// Conversations there ever were: no two have the same number, whatever session they speak for.
+    numbered: AtomicU64,
     changed: Notify,
 }
 
@@ -41,7 +44,8 @@ impl Recalls {
     /// A place for a new conversation, of no session yet.
     pub fn listen(self: &Arc<Recalls>) -> (Listener, mpsc::Receiver<u64>) {
         let (sender, recalled) = mpsc::channel(WAITING);
-        (Listener { all: Arc::clone(self), sender, session: 0, number: 0 }, recalled)
+        let number = self.numbered.fetch_add(1, Ordering::Relaxed);
+        (Listener { all: Arc::clone(self), sender, session: 0, number }, recalled)
     }
 
     /// Asks for a directory.
@@ -75,11 +79,9 @@ impl Listener {
         }
         self.leave();
         self.session = session;
-        let mut conversations = self.all.lock();
-        // A client that lost its connection has a new one before the old one is known to be gone.
-        self.number = conversations.get(&session).map_or(0, |old| old.number) + 1;
         let conversation = Conversation { number: self.number, recalls: self.sender.clone() };
-        conversations.insert(session, conversation);
+        // A client that lost its connection has a new one before the old one is known to be gone.
+        self.all.lock().insert(session, conversation);
     }
 
     fn leave(&mut self) {
@@ -116,6 +118,21 @@ mod tests {
         assert!(heard_by_old.try_recv().is_err());
         drop(new);
         assert!(recalls.lock().is_empty());
+    }
+
+    #[test]
+    fn an_old_conversation_that_ends_late_takes_no_newer_one_along() {
+        let recalls = Arc::new(Recalls::default());
+        let (mut first, _heard_by_first) = recalls.listen();
+        first.speaks_for(5);
+        let (mut second, _heard_by_second) = recalls.listen();
+        second.speaks_for(5);
+        drop(second);
+        let (mut third, mut heard_by_third) = recalls.listen();
+        third.speaks_for(5);
+        drop(first);
+        recalls.ask(Delegated { directory: 77, session: 5 });
+        assert_eq!(heard_by_third.try_recv(), Ok(77));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The log on a disk that fails: what was acknowledged is there after every crash, and damage is never a shorter log.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use cairn_host::disk::simulated::{Operation, SimulatedDisk};
@@ -231,12 +231,13 @@ fn what_was_acknowledged_is_there_after_every_crash() {
 }
 
 /// A log of a few groups, of which all but the last record are vouched for.
-fn filled(disk: &SimulatedDisk, dice: &mut Dice) -> Content {
+fn filled(disk: &SimulatedDisk, dice: &mut Dice, purges: bool) -> Content {
     let log = open(disk).unwrap();
     let mut now = Content { vote: None, purged: None, records: Vec::new() };
     for _ in 0..10 + dice.below(20) {
         let step = match Step::choose(dice, &now, 1, 0) {
             step @ (Step::Append(_) | Step::Vote(_)) => step,
+            step @ Step::Purge(_) if purges => step,
             _ => continue,
         };
         assert!(step.perform(&log, &now));
@@ -249,22 +250,75 @@ fn filled(disk: &SimulatedDisk, dice: &mut Dice) -> Content {
 
 #[test]
 fn a_flipped_bit_is_an_error_or_nothing_but_never_a_shorter_log() {
+    let (refused, harmless) = flip_anywhere(false);
+    assert!(refused > SEEDS / 4 && harmless > 0, "{refused} refused, {harmless} harmless");
+}
+
+#[test]
+fn a_flipped_bit_in_a_log_that_is_purged_is_an_error_or_nothing_too() {
+    let (refused, harmless) = flip_anywhere(true);
+    assert!(refused > 0 && harmless > 0, "{refused} refused, {harmless} harmless");
+}
+
+/// Flips a bit in one log after the other. How many were refused, and how many were as before.
+fn flip_anywhere(purges: bool) -> (u64, u64) {
     let (mut refused, mut harmless) = (0, 0);
     for seed in 0..SEEDS {
         let mut dice = Dice::new(seed);
         let disk = SimulatedDisk::new(seed);
-        let before = filled(&disk, &mut dice);
+        let before = filled(&disk, &mut dice, purges);
         let (path, bit) = disk.flip_somewhere(DIR).unwrap();
         match open(&disk) {
             Err(_) => refused += 1,
             Ok(log) => {
-                // In the zeros behind the last record, or in the padding of one.
+                // In the zeros behind the last record, in the padding of one, or in one that is purged.
                 assert_eq!(Content::of(&log), before, "seed {seed}: bit {bit} of {}", path.display());
                 harmless += 1;
             }
         }
     }
-    assert!(refused > SEEDS / 4 && harmless > 0, "{refused} refused, {harmless} harmless");
+    (refused, harmless)
+}
+
+/// Where the first segment is, and the bytes of it that hold purged records; nothing if there are none.
+fn purged_bytes(log: &Log, purged: u64) -> Option<(PathBuf, Range<u64>)> {
+    let state = log.0.shared.lock();
+    let (_, segment) = state.segments.first_key_value()?;
+    let last = u64::from(segment.offset_of(purged)?);
+    let end = segment.offset_of(purged + 1).map_or(last + record::HEAD as u64, u64::from);
+    Some((segment.path().to_owned(), segment::HEADER as u64..end))
+}
+
+#[test]
+fn a_flipped_bit_in_a_purged_record_costs_none_of_the_others() {
+    let mut flipped = 0;
+    for seed in 0..SEEDS {
+        let mut dice = Dice::new(seed);
+        let disk = SimulatedDisk::new(seed);
+        let mut before = filled(&disk, &mut dice, false);
+        let chosen = dice.below(before.records.len() as u64) as usize;
+        let Some(purged) = before.records.get(chosen).map(|record| record.at) else { continue };
+        let log = open(&disk).unwrap();
+        let purge = Step::Purge(purged);
+        assert!(purge.perform(&log, &before));
+        purge.apply(&mut before);
+        let bytes = purged_bytes(&log, purged.index);
+        log.close();
+        let Some((path, bytes)) = bytes else { continue };
+        let bit = (bytes.start + dice.below(bytes.end - bytes.start)) * 8 + dice.below(8);
+        assert!(disk.flip(&path, bit));
+        flipped += 1;
+        let context = format!("seed {seed}: bit {bit} of {}, purged {purged:?}", path.display());
+        let log = open(&disk).unwrap_or_else(|error| panic!("{context}: {error}"));
+        assert_eq!(Content::of(&log), before, "{context}");
+        let at = Position { index: before.next(), term: 2 };
+        let more = Step::Append(vec![Record { at, payload: Bytes::from_static(b"more") }]);
+        assert!(more.perform(&log, &before), "{context}");
+        more.apply(&mut before);
+        log.close();
+        assert_eq!(Content::of(&open(&disk).unwrap()), before, "{context}");
+    }
+    assert!(flipped > SEEDS / 4, "{flipped}");
 }
 
 #[test]
@@ -307,7 +361,7 @@ fn a_failed_sync_is_final_even_for_the_next_process() {
 #[test]
 fn a_disk_that_cannot_be_read_is_an_error_that_names_the_file() {
     let disk = SimulatedDisk::new(1);
-    filled(&disk, &mut Dice::new(1));
+    filled(&disk, &mut Dice::new(1), false);
     disk.fail(format!("{DIR}/{}", segment::file_name(0)), Operation::Read, libc::EIO, None);
     let error = open(&disk).unwrap_err().to_string();
     assert!(error.contains("00000.log"), "{error}");

@@ -218,3 +218,102 @@ fn damage_in_an_earlier_segment_and_a_missing_one_stop_the_node() {
     fs::remove_file(&files[1]).unwrap();
     assert!(Log::open(dir.path(), OPTIONS, real()).is_err());
 }
+
+/// Bytes of a frame that decide what it is: its magic, its length, its number, its payload.
+const PLACES: [u64; 4] = [0, 5, 9, 45];
+
+/// The file that holds a record, and where the record begins in it.
+fn place_of(log: &Log, index: u64) -> (PathBuf, u64) {
+    let state = log.0.shared.lock();
+    let (_, segment) = state.segments.range(..=index).next_back().unwrap();
+    (segment.path().to_owned(), u64::from(segment.offset_of(index).unwrap()))
+}
+
+#[test]
+fn a_damaged_record_that_is_purged_takes_no_other_along() {
+    // The purge ends in the last segment, and in one before it.
+    for (end, purged) in [(8, 4), (100, 60)] {
+        for (place, is_last) in PLACES.into_iter().flat_map(|place| [(place, false), (place, true)]) {
+            let dir = tempfile::tempdir().unwrap();
+            let log = open(dir.path());
+            append(&log, 0..end, 1);
+            wait(|done| log.purge(at(purged, 1), done));
+            let first = *log.0.shared.lock().segments.keys().next().unwrap();
+            let (path, offset) = place_of(&log, if is_last { purged } else { first });
+            log.close();
+            spoil(&path, offset + place);
+            let log = open(dir.path());
+            assert_eq!((log.purged(), log.last()), (Some(at(purged, 1)), Some(at(end - 1, 1))));
+            check(&log, purged + 1..end, 1);
+            append(&log, end..end + 3, 1);
+            log.close();
+            let log = open(dir.path());
+            check(&log, purged + 1..end + 3, 1);
+            wait(|done| log.truncate(Some(at(purged, 1)), done));
+            append(&log, purged + 1..purged + 3, 2);
+            check(&log, purged + 1..purged + 3, 2);
+            log.close();
+            let log = open(dir.path());
+            assert_eq!(log.last(), Some(at(purged + 2, 2)));
+            check(&log, purged + 1..purged + 3, 2);
+        }
+    }
+}
+
+#[test]
+fn a_damaged_record_costs_nothing_when_all_are_purged() {
+    for place in PLACES {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(dir.path());
+        append(&log, 0..8, 1);
+        wait(|done| log.purge(at(7, 1), done));
+        let (path, offset) = place_of(&log, 3);
+        log.close();
+        spoil(&path, offset + place);
+        let log = open(dir.path());
+        assert_eq!(log.last(), Some(at(7, 1)));
+        append(&log, 8..10, 1);
+        log.close();
+        check(&open(dir.path()), 8..10, 1);
+    }
+}
+
+#[test]
+fn a_damaged_record_that_is_purged_hides_no_other_damage() {
+    for (kept, place) in [5, 6].into_iter().flat_map(|kept| PLACES.map(|place| (kept, place))) {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(dir.path());
+        for index in 0..8 {
+            append(&log, index..index + 1, 1);
+        }
+        wait(|done| log.purge(at(4, 1), done));
+        let (path, purged_at) = place_of(&log, 2);
+        let (_, kept_at) = place_of(&log, kept);
+        log.close();
+        spoil(&path, purged_at + 12);
+        spoil(&path, kept_at + place);
+        let before = fs::read(&path).unwrap();
+        let error = Log::open(dir.path(), OPTIONS, real()).unwrap_err();
+        assert!(matches!(error, LogError::Damaged { index, .. } if index == kept), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), before, "nothing is removed by who does not know");
+    }
+}
+
+#[test]
+fn what_looks_like_a_record_inside_of_one_is_not_taken_for_the_first_that_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    let mut forged = Vec::new();
+    record::encode(&Record { at: at(3, 9), payload: vec![7; 80].into() }, 3, &mut forged);
+    append(&log, 0..1, 1);
+    wait(|done| log.append(vec![Record { at: at(1, 1), payload: forged.into() }], done));
+    append(&log, 2..6, 1);
+    wait(|done| log.purge(at(2, 1), done));
+    let (path, offset) = place_of(&log, 1);
+    log.close();
+    spoil(&path, offset);
+    let error = Log::open(dir.path(), OPTIONS, real()).unwrap_err();
+    assert!(matches!(error, LogError::Damaged { index: 3, .. }), "{error}");
+    spoil(&path, offset);
+    check(&open(dir.path()), 3..6, 1);
+}

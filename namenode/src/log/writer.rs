@@ -209,17 +209,19 @@ impl Writer {
                 break;
             }
             if segment.first >= next {
+                self.tail = None;
                 self.shared.lock().segments.remove(&segment.first);
                 self.disk.remove(segment.path())?;
                 self.disk.sync_dir(&self.dir)?;
             } else {
-                self.shorten(&segment, next)?;
+                self.tail = Some(self.shorten(&segment, next)?);
             }
         }
-        self.tail = match self.last_segment() {
-            Some(segment) => Some(Tail { offset: end_of(&segment)?, segment }),
-            None => None,
-        };
+        if self.tail.is_none()
+            && let Some(segment) = self.last_segment()
+        {
+            self.tail = Some(Tail { offset: end_of(&segment)?, segment });
+        }
         self.flushed = self.flushed.min(next);
         let mut state = self.shared.lock();
         state.flushed = self.flushed;
@@ -227,16 +229,17 @@ impl Writer {
         Ok(())
     }
 
-    fn shorten(&self, segment: &Arc<Segment>, next: u64) -> io::Result<()> {
+    /// Where the copy ends is where `next` was: the record before it may be purged and broken, and does not tell.
+    fn shorten(&self, segment: &Arc<Segment>, next: u64) -> io::Result<Tail> {
         let end = segment.offset_of(next).ok_or_else(|| io::Error::other("a record to cut at is missing"))?;
         let content = segment.content()?;
         let kept = content.get(HEADER..end as usize).unwrap_or_default();
         let path = self.dir.join("shorter.tmp");
         let file = segment::prepare(&*self.disk, &path, segment.size() as u32)?;
-        let shorter = Segment::adopt(&*self.disk, file, &path, segment.first, kept)?;
+        let shorter = Arc::new(Segment::adopt(&*self.disk, file, &path, segment.first, kept)?);
         shorter.publish((segment.first..next).filter_map(|index| segment.offset_of(index)));
-        self.shared.lock().segments.insert(segment.first, Arc::new(shorter));
-        Ok(())
+        self.shared.lock().segments.insert(segment.first, shorter.clone());
+        Ok(Tail { segment: shorter, offset: end })
     }
 
     /// The mark comes first: records below it are ignored at start, whether or not their files are gone.

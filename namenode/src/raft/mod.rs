@@ -48,6 +48,10 @@ use types::{Proposal, Types};
 
 /// How long a read waits for the leader to be sure of itself.
 const READ_WAIT: Duration = Duration::from_millis(1500);
+/// How long a snapshot may take until it is installed elsewhere. A snapshot is a whole store: it takes as long as it takes,
+/// and one that is given up begins again from nothing. Who falls silent on the way is noticed long before, by what sends
+/// (`network.rs`), by what receives (`receive.rs`) and by the connection.
+const SNAPSHOT_LIMIT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A leader that has heard no majority for so long takes no more proposals.
 const QUORUM_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -152,9 +156,9 @@ impl Group {
             alarm.clone(),
         );
         let loops = vec![
-            tokio::spawn(checkpointing).abort_handle(),
-            tokio::spawn(watch_fatal(raft.clone(), alarm.clone())).abort_handle(),
-            tokio::spawn(watch_log(log, patience::STEP, alarm.clone())).abort_handle(),
+            alarm.spawn("the task that makes the store durable", checkpointing),
+            alarm.spawn("the task that watches Raft", watch_fatal(raft.clone(), alarm.clone())),
+            alarm.spawn("the task that watches the log", watch_log(log, patience::STEP, alarm.clone())),
         ];
         let changing = Arc::default();
         Ok(Group {
@@ -307,8 +311,12 @@ fn raft_config(cluster_id: &str, settings: &GroupSettings) -> Result<Arc<openraf
         enable_leader_restore: Some(false),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(settings.snapshot_every.max(1)),
         max_in_snapshot_log_to_keep: settings.log_keep,
-        // A snapshot is a whole store: it takes as long as it takes.
-        install_snapshot_timeout: 3_600_000,
+        // A follower whose disk lost what it had acknowledged, the end of its log, is sent it again; else it would be asked
+        // for ever to go on from what it does not have. What a majority has accepted stays accepted. The library warns of
+        // a voter that was wiped, and forgot its votes with its log: here that one never comes back, since ids are not used
+        // twice (`members.rs`).
+        allow_log_reversion: Some(true),
+        install_snapshot_timeout: SNAPSHOT_LIMIT.as_millis() as u64,
         ..openraft::Config::default()
     };
     let config =
