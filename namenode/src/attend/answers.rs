@@ -235,11 +235,15 @@ pub(super) fn proposal_done(
         Change::Drop { bad: false } => leading.ask_again(node, now_ms),
         // It may be carried out yet, and then no record tells who has something to delete.
         Change::Purge { holders } if error.code == ErrorCode::Unavailable => {
-            if !leading.purges.doubt(chunk, holders) {
-                holders.iter().for_each(|holder| leading.ask_again(*holder, now_ms));
-            }
+            doubt_purge(leading, chunk, holders, now_ms);
         }
         _ => {}
+    }
+}
+
+fn doubt_purge(leading: &mut Leading, chunk: u64, holders: &[u32], now_ms: u64) {
+    if !leading.purges.doubt(chunk, holders) {
+        holders.iter().for_each(|holder| leading.ask_again(*holder, now_ms));
     }
 }
 
