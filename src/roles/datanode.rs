@@ -99,8 +99,10 @@ fn apply(config: &mut cairn_datanode::Config, args: Datanode) -> Result<()> {
         bail!(Usage("no directory: give --dir DIR (once for each disk) or [datanode] dirs".into()));
     }
     if let Some(address) = args.advertise {
-        check_address(&address)?;
         config.advertise = address;
     }
-    Ok(())
+    if !config.advertise.is_empty() {
+        check_address(&config.advertise)?;
+    }
+    config.namenodes.iter().try_for_each(|address| check_address(address))
 }

@@ -11,7 +11,8 @@ use cairn_namenode::restore::{restore, verify};
 use clap::Args;
 
 use crate::client::Client;
-use crate::exit::PathError;
+use crate::config::check_address;
+use crate::exit::{PathError, Usage};
 use crate::output;
 use crate::transfer::{Replacement, replaceable};
 
@@ -97,6 +98,7 @@ fn sync_directory(file: &Path) -> Result<()> {
 
 /// Makes a namenode's directory from such a file.
 pub fn run_restore(args: &RestoreMetadata) -> Result<u8> {
+    check_address(&args.advertise).map_err(|error| Usage(error.to_string()))?;
     let backup = File::open(&args.file).map_err(PathError::local(&args.file))?;
     let restored = restore(&args.dir, &args.advertise, backup).map_err(|error| anyhow!("{error}"))?;
     let mut out = output::stdout();

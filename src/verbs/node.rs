@@ -112,8 +112,8 @@ async fn find(client: &Client, names: &[String]) -> Result<Vec<u32>> {
 
 /// The number of a datanode that goes by `name`. Of several on one host or address, dead ones do not count.
 fn resolve(status: &fs::ClusterStatus, name: &str) -> Result<u32> {
-    if let Ok(number) = name.parse() {
-        return Ok(number);
+    if let Some(node) = status.datanodes.iter().find(|node| name.parse() == Ok(node.node)) {
+        return Ok(node.node);
     }
     let goes_by = |node: &&fs::DatanodeInfo| node.address == name || node.host == name;
     let found: Vec<&fs::DatanodeInfo> = status.datanodes.iter().filter(goes_by).collect();
@@ -175,9 +175,9 @@ mod tests {
         let status = fs::ClusterStatus { datanodes, ..Default::default() };
         let found = |name| resolve(&status, name).ok();
         assert_eq!(
-            [found("7"), found("a"), found("a:1"), found("b:2"), found("c")],
-            [7, 2, 2, 4, 5].map(Some)
+            [found("1"), found("a"), found("a:1"), found("b:2"), found("c")],
+            [1, 2, 2, 4, 5].map(Some)
         );
-        assert_eq!([found("b"), found("d")], [None, None]);
+        assert_eq!([found("b"), found("d"), found("7")], [None; 3]);
     }
 }

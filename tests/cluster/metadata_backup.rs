@@ -28,9 +28,12 @@ fn a_lost_group_of_namenodes_begins_anew_from_a_backup() {
     let settings = fs::read_to_string(cluster.dir().join("cairn.toml")).expect("the client's configuration");
     let address = settings.split('"').nth(1).expect("an address");
     let home = cluster.dir().join("nn1");
-    let restore = |from: &Path| {
+    let restore_as = |from: &Path, address: &str| {
         cluster.run(&["restore-metadata", text(from), "--dir", text(&home), "--advertise", address])
     };
+    let refused = restore_as(&backup, "nowhere");
+    assert!(refused.status.code() == Some(2) && !home.exists(), "{refused:?}");
+    let restore = |from: &Path| restore_as(from, address);
     let damaged = cluster.scratch("damaged");
     let mut bytes = fs::read(&backup).expect("the backup");
     let middle = bytes.len() / 2;

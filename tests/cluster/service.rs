@@ -79,7 +79,7 @@ fn what_would_lose_replicas_is_refused() {
     let cluster = Cluster::up(&["--namenodes", "1", "--datanodes", "3"]);
     let said = cluster.fails(&["node", "decommission", "dn1"]);
     assert!(said.contains("2 datanodes would be left for 3 replicas") && said.contains("--force"), "{said}");
-    assert!(cluster.fails(&["node", "decommission", "77"]).contains("77"));
+    assert!(cluster.fails(&["node", "decommission", "77"]).contains("77: no such datanode"));
     assert!(cluster.fails(&["node", "maintenance", "nobody"]).contains("no such datanode"));
     assert!(cluster.fails(&["node", "maintenance", "dn1", "--for", "99d"]).contains("30 days"));
     cluster.ok(&["node", "decommission", "--force", "dn1"]);
