@@ -643,7 +643,7 @@ async fn a_directory_is_not_handed_back_before_what_was_closed_in_it_is_there() 
     let config = crate::Config {
         namenodes: group.addresses.clone(),
         delegate: true,
-        operation_timeout: std::time::Duration::from_millis(100),
+        operation_timeout: std::time::Duration::from_secs(1),
         stall_timeout: std::time::Duration::from_millis(200),
         ..crate::Config::default()
     };
@@ -668,7 +668,7 @@ async fn a_directory_is_not_handed_back_before_what_was_closed_in_it_is_there() 
     });
     cluster.engine().recalled(vec![own]);
     // Longer than the client waits for its bytes.
-    tokio::time::sleep(std::time::Duration::from_millis(800)).await;
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
     be(Mood::Well);
     assert_eq!(seen.await.unwrap(), 6);
 }
