@@ -9,6 +9,7 @@ use std::sync::{Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cairn_client::Cluster;
+use cairn_proto::Result;
 use cairn_proto::fs::{Attr, FileRead, MarkRead, mutation};
 use tokio::sync::{RwLock, RwLockReadGuard};
 
@@ -117,22 +118,29 @@ impl Accesses {
     /// Tells the namenode. What is told is forgotten once `is_open` does not find the inode any more: until then
     /// attributes from before are remembered elsewhere.
     pub(crate) async fn tell(&self, cluster: &Cluster, is_open: impl Fn(u64) -> bool) {
-        if self.count.load(Ordering::Acquire) == 0 {
+        let say = |files| cluster.mutate(&ROOT, mutation::Op::MarkRead(MarkRead { files }));
+        self.tell_by(say, is_open).await;
+    }
+
+    async fn tell_by<T, F: Future<Output = Result<T>>>(
+        &self,
+        say: impl Fn(Vec<FileRead>) -> F,
+        is_open: impl Fn(u64) -> bool,
+    ) {
+        if self.is_empty() {
             return;
         }
         // Times that are being set may wait for the namenodes: rather later than to hold up those that come next.
         let Ok(_telling) = self.telling.try_write() else { return };
-        loop {
-            let files = self.untold();
-            if files.is_empty() {
-                break;
-            }
-            let op = mutation::Op::MarkRead(MarkRead { files: files.clone() });
-            if let Err(error) = cluster.mutate(&ROOT, op).await {
+        // What is noted from now on is told the next time: while somebody reads one new file after the other there would
+        // be no end, and whoever sets a time waits for it.
+        let untold = self.untold();
+        for files in untold.chunks(BATCH) {
+            if let Err(error) = say(files.to_vec()).await {
                 // Tried once: times of access are not worth a queue.
                 tracing::debug!(%error, "times of access could not be recorded");
             }
-            self.told(&files);
+            self.told(files);
         }
         let mut noted = self.lock();
         noted.retain(|&inode, noted| !noted.told || is_open(inode));
@@ -141,7 +149,7 @@ impl Accesses {
 
     fn untold(&self) -> Vec<FileRead> {
         let noted = self.lock();
-        let untold = noted.iter().filter(|(_, noted)| !noted.told).take(BATCH);
+        let untold = noted.iter().filter(|(_, noted)| !noted.told);
         untold
             .map(|(&inode, noted)| FileRead { inode, atime_ns: noted.at_ns, version: noted.version })
             .collect()
@@ -161,6 +169,9 @@ impl Accesses {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::future::ready;
+
     use super::*;
 
     fn attr(atime_ns: i64, mtime_ns: i64, ctime_ns: i64) -> Attr {
@@ -207,6 +218,26 @@ mod tests {
         accesses.show(&mut shown);
         assert_eq!(shown.atime_ns, 7);
         assert!(accesses.untold().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_read_while_it_is_told_is_told_the_next_time() {
+        let accesses = Accesses::default();
+        accesses.note_at(Atime::Relative, &attr(10, 20, 20), 30);
+        let said = Cell::new(0);
+        let say = |files: Vec<FileRead>| {
+            said.set(said.get() + 1);
+            assert!(said.get() < 10, "for ever");
+            assert_eq!(files.len(), 1);
+            // One new file after the other.
+            let next = Attr { inode: 5 + said.get(), ..attr(10, 20, 20) };
+            accesses.note_at(Atime::Relative, &next, 30);
+            ready(Ok(()))
+        };
+        accesses.tell_by(say, |_| false).await;
+        assert_eq!(said.get(), 1);
+        assert_eq!(accesses.untold(), [FileRead { inode: 6, atime_ns: 30, version: 1 }]);
+        assert_eq!(accesses.lock().len(), 1, "what was told is forgotten");
     }
 
     #[test]

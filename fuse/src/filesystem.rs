@@ -461,8 +461,8 @@ impl Filesystem for CairnFs {
 
     fn fsync(&self, request: &Request, ino: INodeNo, fh: HandleNo, _datasync: bool, reply: ReplyEmpty) {
         let Some(handle) = self.view.files.get(fh.0) else { return reply.error(Errno::EBADF) };
-        self.serve(request, |_| async move {
-            finish(reply, "fsync", ino.0, handle.file.sync().await.map(|_| ()));
+        self.serve(request, |view| async move {
+            finish(reply, "fsync", ino.0, view.sync(&handle).await);
         });
     }
 

@@ -12,7 +12,7 @@ use cairn_client::Cluster;
 use cairn_proto::fs::{Attr, OpenInode, mutation, outcome};
 use cairn_proto::snapshot::is_inside;
 use cairn_proto::{ErrorCode, Result};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::view::ROOT;
 
@@ -31,23 +31,32 @@ struct Hold {
 /// What the namenode knows of a file that is open here.
 #[derive(Default)]
 struct Registered {
-    /// How many opens it counts.
+    /// How many opens it counts, at most.
     opens: u32,
     /// How many sessions had been lost when they were counted: those of a lost session count no more.
     era: u64,
+    /// It was told to close them and has not answered, so it may count none.
+    in_doubt: bool,
 }
 
 impl Registered {
-    fn stands(&self, cluster: &Cluster) -> bool {
-        self.opens > 0 && self.era == cluster.sessions_lost()
+    /// Whether it is sure to count one, `lost` sessions having been lost by now.
+    fn stands(&self, lost: u64) -> bool {
+        self.may_stand(lost) && !self.in_doubt
+    }
+
+    /// Whether it may count some.
+    fn may_stand(&self, lost: u64) -> bool {
+        self.opens > 0 && self.era == lost
     }
 
     /// One more open was counted, by a mutation that began in `era`.
     fn add(&mut self, era: u64) {
         if self.era != era {
-            *self = Registered { opens: 0, era };
+            *self = Registered { era, ..Registered::default() };
         }
         self.opens += 1;
+        self.in_doubt = false;
     }
 }
 
@@ -83,7 +92,7 @@ impl Holds {
         }
         let registered = self.one_more(inode);
         let mut registered = registered.lock().await;
-        if registered.stands(cluster) {
+        if registered.stands(cluster.sessions_lost()) {
             return Ok(None);
         }
         match register(cluster, inode, &mut registered).await {
@@ -112,7 +121,7 @@ impl Holds {
         for (inode, hold) in open {
             loop {
                 let mut registered = hold.lock().await;
-                if registered.opens == 0 || registered.stands(cluster) {
+                if registered.opens == 0 || registered.stands(cluster.sessions_lost()) {
                     break;
                 }
                 match register(cluster, inode, &mut registered).await {
@@ -146,30 +155,36 @@ impl Holds {
 
     /// Tells the namenode of files that nobody has had open for `linger`.
     pub(crate) async fn close_idle(&self, cluster: &Cluster, linger: Duration) {
+        let close = |inodes| cluster.close_inodes(inodes);
+        self.close_idle_by(close, || cluster.sessions_lost(), linger).await;
+    }
+
+    async fn close_idle_by<F: Future<Output = Result<()>>>(
+        &self,
+        close: impl Fn(Vec<u64>) -> F,
+        sessions_lost: impl Fn() -> u64,
+        linger: Duration,
+    ) {
         loop {
-            let mut idle = Vec::new();
-            for (&inode, hold) in self.lock().iter() {
-                if hold.holders == 0
-                    && hold.idle_since.elapsed() >= linger
-                    && let Ok(registered) = hold.registered.clone().try_lock_owned()
-                {
-                    idle.push((inode, registered));
-                }
-                if idle.len() == BATCH {
-                    break;
-                }
-            }
+            let mut idle = self.idle(linger);
             if idle.is_empty() {
                 return;
             }
-            let standing = idle.iter().filter(|(_, registered)| registered.stands(cluster));
-            let opens: Vec<u64> = standing
+            let lost = sessions_lost();
+            let counted = idle.iter().filter(|(_, registered)| registered.may_stand(lost));
+            let opens: Vec<u64> = counted
                 .flat_map(|(inode, registered)| std::iter::repeat_n(*inode, registered.opens as usize))
                 .collect();
             for batch in opens.chunks(BATCH) {
-                if let Err(error) = cluster.close_inodes(batch.to_vec()).await {
-                    // Whether it was done is not known. Opening again is harmless; the session's end closes the rest.
-                    tracing::warn!(%error, "closing files at the namenode failed");
+                let Err(error) = close(batch.to_vec()).await else { continue };
+                tracing::warn!(%error, "closing files at the namenode failed");
+                if !error.code.is_final() {
+                    // It may have been done, or not; closing what is not open is harmless. So all are closed again later:
+                    // what stayed open would keep its space until this mount ends.
+                    for (_, registered) in &mut idle {
+                        registered.in_doubt = true;
+                    }
+                    return;
                 }
             }
             let mut holds = self.lock();
@@ -180,6 +195,15 @@ impl Holds {
                 }
             }
         }
+    }
+
+    /// Some of the files that nobody has had open for `linger`, locked.
+    fn idle(&self, linger: Duration) -> Vec<(u64, OwnedMutexGuard<Registered>)> {
+        let holds = self.lock();
+        let idle = holds.iter().filter(|(_, hold)| hold.holders == 0 && hold.idle_since.elapsed() >= linger);
+        idle.filter_map(|(&inode, hold)| Some((inode, hold.registered.clone().try_lock_owned().ok()?)))
+            .take(BATCH)
+            .collect()
     }
 
     /// Whether nothing is registered.
@@ -196,4 +220,53 @@ async fn register(cluster: &Cluster, inode: u64, registered: &mut Registered) ->
         outcome::Result::Attr(attr) => Some(attr),
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::future::{Ready, ready};
+
+    use super::*;
+
+    async fn stands(holds: &Holds, inode: u64) -> bool {
+        let registered = holds.lock()[&inode].registered.clone();
+        registered.lock().await.stands(0)
+    }
+
+    #[tokio::test]
+    async fn a_close_without_an_answer_is_sent_again() {
+        let holds = Holds::default();
+        holds.adopt(5, 0).await;
+        holds.let_go(5);
+        let silent = |_: Vec<u64>| ready(Err(ErrorCode::Timeout.into()));
+        holds.close_idle_by(silent, || 0, Duration::ZERO).await;
+        assert!(!stands(&holds, 5).await, "whoever opens it now registers it anew");
+        holds.adopt(5, 0).await;
+        assert!(stands(&holds, 5).await);
+        holds.let_go(5);
+        let closed = RefCell::new(Vec::new());
+        let close = |inodes: Vec<u64>| {
+            closed.borrow_mut().extend(inodes);
+            ready(Ok(()))
+        };
+        holds.close_idle_by(close, || 0, Duration::ZERO).await;
+        assert_eq!(closed.into_inner(), [5, 5], "both, should it count both");
+        assert!(holds.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_ended_with_its_session_is_not_closed() {
+        let holds = Holds::default();
+        holds.adopt(5, 0).await;
+        holds.let_go(5);
+        let expired = |_: Vec<u64>| ready(Err(ErrorCode::SessionExpired.into()));
+        holds.close_idle_by(expired, || 0, Duration::ZERO).await;
+        assert!(holds.is_empty());
+        holds.adopt(6, 0).await;
+        holds.let_go(6);
+        let never = |_: Vec<u64>| -> Ready<Result<()>> { panic!("nothing is open any more") };
+        holds.close_idle_by(never, || 1, Duration::ZERO).await;
+        assert!(holds.is_empty());
+    }
 }

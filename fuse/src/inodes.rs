@@ -37,6 +37,11 @@ impl OpenInode {
         }
     }
 
+    /// How long ago the attributes were heard.
+    pub(crate) fn age(&self) -> Duration {
+        self.learned.lock().unwrap_or_else(PoisonError::into_inner).at.elapsed()
+    }
+
     /// How much longer the known attributes may be shown, of `ttl` altogether.
     pub(crate) fn fresh_for(&self, ttl: Duration, epoch: u64) -> Option<Duration> {
         let learned = *self.learned.lock().unwrap_or_else(PoisonError::into_inner);

@@ -75,6 +75,11 @@ impl Versions {
     pub(crate) fn keep_pages(&self, inode: u64, version: u64) -> bool {
         self.lock().entry(inode).pages.replace(version) == Some(version)
     }
+
+    /// What was written here is lost, and the kernel may still have it: the next open keeps none of its pages.
+    pub(crate) fn doubt_pages(&self, inode: u64) {
+        self.lock().entry(inode).pages = None;
+    }
 }
 
 #[cfg(test)]
@@ -105,6 +110,9 @@ mod tests {
         assert!(versions.keep_pages(5, 1));
         assert!(!versions.keep_pages(5, 2));
         assert!(!versions.keep_pages(5, 1));
+        versions.doubt_pages(5);
+        assert!(!versions.keep_pages(5, 1));
+        assert!(versions.keep_pages(5, 1));
     }
 
     #[test]

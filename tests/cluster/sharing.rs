@@ -6,7 +6,7 @@ use std::fs::{self, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,6 +16,8 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::Mode;
 
+use crate::mount_command::mount_helper;
+use crate::support::text;
 use crate::two_mounts::TwoMounts;
 
 /// Long enough that a busy machine ends no session.
@@ -31,6 +33,8 @@ fn two_mounts_agree_on_who_was_first() {
     a_moved_file_has_one_name(&mounts);
     a_replaced_file_is_always_there_and_whole(&mounts);
     what_was_closed_is_seen_by_the_next_open(&mounts);
+    what_was_closed_is_seen_whoever_read_past_the_kernel_before(&mounts);
+    a_write_takes_set_id_bits_away_that_the_other_mount_gave(&mounts);
     what_replaced_an_open_file_is_seen_by_the_next_open(&mounts);
     a_name_is_exchanged_or_kept_as_asked(&mounts);
     an_unlinked_file_lives_while_the_other_mount_has_it_open(&mounts);
@@ -250,6 +254,58 @@ fn what_was_closed_is_seen_by_the_next_open(mounts: &TwoMounts) {
         let size = fs::metadata(reader).unwrap().len();
         assert_eq!(size, content.len() as u64, "after an open, its attributes are current too");
     }
+}
+
+/// The mount hears of a change for the sake of a read that goes around the kernel's pages; the kernel does not.
+fn what_was_closed_is_seen_whoever_read_past_the_kernel_before(mounts: &TwoMounts) {
+    let patient = tempfile::tempdir().unwrap();
+    let output = mount_helper(&mounts.cluster, patient.path(), "noatime,attr_timeout=60,entry_timeout=60");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let (here, there) = (patient.path().join("grown"), mounts.second.join("grown"));
+    fs::write(&there, "one").unwrap();
+    let other = patient.path().join("other");
+    fs::write(&other, "").unwrap();
+    let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&here).unwrap();
+    assert_eq!(fs::metadata(&here).unwrap().len(), 3);
+    OpenOptions::new().append(true).open(&there).unwrap().write_all(b" two").unwrap();
+    // From a removal on, the mount asks again for what it knows of open files; the kernel does so after a minute.
+    fs::remove_file(other).unwrap();
+    let mut found = [0; 100];
+    assert_eq!(direct.read_at(&mut found, 0).unwrap(), 7);
+    let mut opened = fs::File::open(&here).unwrap();
+    assert_eq!(opened.read(&mut found).unwrap(), 7);
+    assert_eq!(&found[..7], b"one two");
+    drop((direct, opened));
+    mounts.cluster.ok(&["umount", text(patient.path())]);
+}
+
+fn a_write_takes_set_id_bits_away_that_the_other_mount_gave(mounts: &TwoMounts) {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped in part: only root can act as other users");
+        return;
+    }
+    let (here, there) = (mounts.first.join("program"), mounts.second.join("program"));
+    let mode = |path: &Path| fs::metadata(path).map(|found| found.mode() & 0o7777).unwrap_or(0);
+    fs::write(&here, "x").unwrap();
+    fs::set_permissions(&here, Permissions::from_mode(0o777)).unwrap();
+    mounts.wait_for("the program", || mode(&there) == 0o777);
+    let both = Barrier::new(2);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            become_nobody();
+            let opened = OpenOptions::new().write(true).open(&there);
+            both.wait();
+            both.wait();
+            // So long may a mount believe what it knows.
+            thread::sleep(Duration::from_millis(1200));
+            opened.unwrap().write_all(b"mine").unwrap();
+        });
+        both.wait();
+        fs::set_permissions(&here, Permissions::from_mode(0o4777)).unwrap();
+        both.wait();
+    });
+    mounts.wait_for("the set-user-id bit to go", || mode(&here) == 0o777);
+    assert_eq!(fs::read_to_string(&here).unwrap(), "mine");
 }
 
 fn what_replaced_an_open_file_is_seen_by_the_next_open(mounts: &TwoMounts) {

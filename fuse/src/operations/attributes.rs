@@ -73,6 +73,15 @@ impl View {
         Ok((self.present(attr, epoch), ttl))
     }
 
+    /// Has an open file know its attributes as they are now. Unlike with `getattr`, the kernel does not hear of them, so it
+    /// still counts as knowing what it was told before.
+    pub(crate) async fn refresh(&self, open: &OpenInode) -> Result<()> {
+        let epoch = self.epoch();
+        let attr = self.cluster.stat(&ROOT, node(open.file.inode()), false).await?;
+        open.learn(&attr, epoch);
+        Ok(())
+    }
+
     /// Refuses a file that has no name and that nobody has open here: it is only still there because its last close
     /// is not announced yet, and a name that leads to it was given to something else. The kernel then looks again.
     pub(crate) fn current(&self, attr: &Attr) -> Result<()> {
@@ -147,14 +156,19 @@ impl View {
         self.cluster.set_attr(cred, ask).await
     }
 
-    /// Takes the set-id bits from a file whose content is being changed by somebody who may not leave them.
-    pub(crate) async fn strip_privileges(&self, open: &OpenInode) -> Result<()> {
-        let Some(mode) = without_privileges(open.file.attr().mode) else { return Ok(()) };
+    /// Takes the set-id bits from a file whose content is being changed by somebody who may not leave them. Returns whether
+    /// it had any.
+    pub(crate) async fn strip_privileges(&self, open: &OpenInode) -> Result<bool> {
+        if open.age() >= self.options.attr_ttl {
+            // It may have been given some on another mount since it was opened here.
+            self.refresh(open).await?;
+        }
+        let Some(mode) = without_privileges(open.file.attr().mode) else { return Ok(false) };
         let epoch = self.epoch();
         // Not with the caller's rights: a writer need not be the owner.
         let attr = self.set_mode(&ROOT, open.file.inode(), mode).await?;
         open.learn(&attr, epoch);
-        Ok(())
+        Ok(true)
     }
 
     /// Refuses what the caller may not do, where the kernel has not done so; it only asks for `access` then. The namenode

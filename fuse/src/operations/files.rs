@@ -314,7 +314,7 @@ impl View {
         }
         self.may_have_written(handle)?;
         if handle.sync && !how.from_cache {
-            handle.file.sync().await?;
+            self.sync(handle).await?;
         }
         Ok(length)
     }
@@ -331,7 +331,7 @@ impl View {
         self.may_use(handle).await?;
         if handle.uncached && handle.open.fresh_for(self.options.attr_ttl, self.epoch()).is_none() {
             // The kernel asks for the size only before it reads its own pages.
-            self.getattr(handle.file.inode()).await?;
+            self.refresh(&handle.open).await?;
         }
         let data = handle.file.read_at(offset, length).await?;
         if !handle.unseen {
@@ -343,12 +343,20 @@ impl View {
     /// A descriptor is being closed: what was written becomes everybody's, and `close` hears if it could not.
     pub(crate) async fn flush(&self, handle: &FileHandle) -> Result<()> {
         let file = &handle.file;
-        if handle.writable {
-            file.close().await?;
+        let flushed = if handle.writable {
+            file.close().await
         } else if file.dirty_bytes() > 0 {
-            file.leave().await?;
-        }
-        Ok(())
+            file.leave().await
+        } else {
+            return Ok(());
+        };
+        flushed.map(drop).inspect_err(|_| self.versions.doubt_pages(file.inode()))
+    }
+
+    /// `fsync`.
+    pub(crate) async fn sync(&self, handle: &FileHandle) -> Result<()> {
+        let synced = handle.file.sync().await;
+        synced.map(drop).inspect_err(|_| self.versions.doubt_pages(handle.file.inode()))
     }
 
     /// The last descriptor of an open is closed and its mappings are gone.
@@ -359,6 +367,7 @@ impl View {
         if handle.file.dirty_bytes() > 0
             && let Err(error) = handle.file.leave().await
         {
+            self.versions.doubt_pages(inode);
             tracing::error!(inode, %error, "bytes written through a mapping could not be committed");
         }
         self.unlock_closed(&handle, number).await;

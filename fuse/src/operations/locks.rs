@@ -376,6 +376,7 @@ impl View {
             // In this order: a write that comes in between takes itself back.
             handle.lost.store(true, Ordering::Release);
             handle.open.file.abandon(lost());
+            self.versions.doubt_pages(handle.open.file.inode());
         }
         open.len()
     }

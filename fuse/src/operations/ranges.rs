@@ -5,7 +5,6 @@
 use cairn_proto::limits::MAX_FILE_SIZE;
 use cairn_proto::{ErrorCode, Result};
 
-use crate::attr::without_privileges;
 use crate::handles::FileHandle;
 use crate::inodes::OpenInode;
 use crate::view::{Caller, View};
@@ -80,8 +79,7 @@ impl View {
 
     /// The kernel leaves the set-id bits to us. Unlike for a write it does not say when, and would go on showing them.
     async fn strip_for(&self, caller: Caller, open: &OpenInode) -> Result<()> {
-        if caller.uid != 0 && without_privileges(open.file.attr().mode).is_some() {
-            self.strip_privileges(open).await?;
+        if caller.uid != 0 && self.strip_privileges(open).await? {
             self.forget_attributes(open.file.inode());
         }
         Ok(())
