@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tracing::{Level, Metadata};
@@ -24,19 +24,21 @@ pub fn start(filter: Option<&str>, file: Option<&Path>) {
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
     match file.map(|path| File::options().create(true).append(true).open(path)) {
         Some(Ok(file)) => builder.with_writer(Arc::new(file)).init(),
-        _ => builder.with_writer(SystemLog::connect()).without_time().with_level(false).init(),
+        _ => builder.with_writer(SystemLog::at(SOCKET)).without_time().with_level(false).init(),
     }
 }
 
-/// The system's log; nothing where there is none.
+/// The system's log, which is looked for anew with each entry: it may be restarted.
 struct SystemLog {
+    path: PathBuf,
     socket: Option<UnixDatagram>,
 }
 
 impl SystemLog {
-    fn connect() -> SystemLog {
-        let socket = UnixDatagram::unbound().and_then(|socket| socket.connect(SOCKET).map(|()| socket));
-        SystemLog { socket: socket.ok() }
+    fn at(path: impl Into<PathBuf>) -> SystemLog {
+        // Sending must not wait: what reads the log may hang, or wait for this mount itself.
+        let socket = UnixDatagram::unbound().and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
+        SystemLog { path: path.into(), socket: socket.ok() }
     }
 }
 
@@ -44,7 +46,7 @@ impl<'a> MakeWriter<'a> for SystemLog {
     type Writer = Entry<'a>;
 
     fn make_writer(&'a self) -> Entry<'a> {
-        Entry { socket: self.socket.as_ref(), severity: 6 }
+        Entry { log: self, severity: 6 }
     }
 
     fn make_writer_for(&'a self, event: &Metadata<'_>) -> Entry<'a> {
@@ -64,7 +66,7 @@ fn severity(level: Level) -> u8 {
 
 /// One entry: an event is written at once.
 struct Entry<'a> {
-    socket: Option<&'a UnixDatagram>,
+    log: &'a SystemLog,
     severity: u8,
 }
 
@@ -79,9 +81,9 @@ impl Entry<'_> {
 
 impl io::Write for Entry<'_> {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        if let Some(socket) = self.socket {
+        if let Some(socket) = &self.log.socket {
             // A log that is full or away must not trouble the mount.
-            let _ = socket.send(&self.message(text));
+            let _ = socket.send_to(&self.message(text), &self.log.path);
         }
         Ok(text.len())
     }
@@ -93,12 +95,56 @@ impl io::Write for Entry<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::thread;
+    use std::time::Duration;
+
     use super::*;
+
+    fn expected(text: &str) -> String {
+        format!("<28>cairn-mount[{}]: {text}", std::process::id())
+    }
+
+    fn entry(log: &SystemLog) -> Entry<'_> {
+        Entry { log, severity: severity(Level::WARN) }
+    }
 
     #[test]
     fn an_entry_carries_its_priority_and_process() {
-        let entry = Entry { socket: None, severity: severity(Level::WARN) };
-        let expected = format!("<28>cairn-mount[{}]: lost", std::process::id());
-        assert_eq!(entry.message(b"lost\n"), expected.as_bytes());
+        let log = SystemLog::at(SOCKET);
+        assert_eq!(entry(&log).message(b"lost\n"), expected("lost").as_bytes());
+    }
+
+    #[test]
+    fn a_log_that_nobody_reads_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let _hangs = UnixDatagram::bind(&path).unwrap();
+        let filled = thread::spawn(move || {
+            let log = SystemLog::at(path);
+            (0..10_000).for_each(|_| entry(&log).write_all(&[b'x'; 1000]).unwrap());
+        });
+        let since = std::time::Instant::now();
+        while !filled.is_finished() {
+            assert!(since.elapsed() < Duration::from_secs(30), "it waits");
+            thread::sleep(Duration::from_millis(10));
+        }
+        filled.join().unwrap();
+    }
+
+    #[test]
+    fn a_log_that_was_restarted_gets_what_comes_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let log = SystemLog::at(&path);
+        entry(&log).write_all(b"nobody is there").unwrap();
+        for text in ["one", "two"] {
+            let reader = UnixDatagram::bind(&path).unwrap();
+            entry(&log).write_all(text.as_bytes()).unwrap();
+            let mut message = [0; 100];
+            let length = reader.recv(&mut message).unwrap();
+            assert_eq!(message[..length], *expected(text).as_bytes());
+            std::fs::remove_file(&path).unwrap();
+        }
     }
 }

@@ -151,7 +151,11 @@ async fn serve(plan: Plan, ready: impl FnOnce()) -> Result<()> {
             let mounted = mounted.clone();
             tokio::task::spawn_blocking(move || leave(&mounted)).await.context("unmounting")??;
             // What is open keeps a detached mount alive; it must not keep us for ever.
-            let _ = tokio::time::timeout(Duration::from_secs(20), &mut ended).await;
+            if tokio::time::timeout(Duration::from_secs(20), &mut ended).await.is_err()
+                && let Err(error) = cluster.settle().await
+            {
+                tracing::error!(%error, "what was written last could not be committed");
+            }
         }
     }
     cluster.close().await.map_err(|error| anyhow!("{error}"))?;
