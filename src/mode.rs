@@ -168,6 +168,14 @@ impl Clause {
     }
 }
 
+/// What a copy keeps of the mode of its original, by the owner and group of both: nobody is to run with the rights of whoever
+/// copied what another one wrote.
+pub fn kept(mode: u32, original: (u32, u32), copy: (u32, u32)) -> u32 {
+    let user = if original.0 == copy.0 { 0o4000 } else { 0 };
+    let group = if original.1 == copy.1 { 0o2000 } else { 0 };
+    mode & (0o1777 | user | group)
+}
+
 /// The letter of a file kind, as in the first column of `ls -l`.
 pub fn kind_letter(kind: FileKind) -> char {
     match kind {
@@ -262,6 +270,14 @@ mod tests {
         for text in ["", "u", "u?x", "rwx", "u+q", "u+x,,"] {
             assert!(ModeChange::parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn set_id_bits_are_kept_with_the_same_owner_and_group_only() {
+        assert_eq!(kept(0o107755, (1, 2), (1, 2)), 0o7755);
+        assert_eq!(kept(0o7755, (1, 2), (3, 2)), 0o3755);
+        assert_eq!(kept(0o7755, (1, 2), (1, 3)), 0o5755);
+        assert_eq!(kept(0o6711, (0, 0), (3, 4)), 0o711);
     }
 
     #[test]

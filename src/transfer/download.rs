@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use super::{Progress, Replacement, replaceable};
 use crate::client::Client;
 use crate::exit::PathError;
+use crate::mode;
 use crate::paths::ClusterPath;
 
 /// How a file arrives.
@@ -114,6 +115,13 @@ fn dress(file: &File, attr: &fs::Attr, old: Option<&Metadata>, how: Download, um
     if let Some((uid, gid)) = owner.filter(|_| root) {
         std::os::unix::fs::fchown(file, Some(uid), Some(gid))?;
     }
+    let mode = match owner {
+        Some(was) => {
+            let is = file.metadata()?;
+            mode::kept(mode, was, (is.uid(), is.gid()))
+        }
+        None => mode,
+    };
     file.set_permissions(Permissions::from_mode(mode))
 }
 
@@ -121,4 +129,27 @@ fn dress(file: &File, attr: &fs::Attr, old: Option<&Metadata>, how: Download, um
 pub fn system_time(ns: i64) -> SystemTime {
     let span = Duration::from_nanos(ns.unsigned_abs());
     if ns >= 0 { SystemTime::UNIX_EPOCH + span } else { SystemTime::UNIX_EPOCH - span }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::unistd::{getegid, geteuid};
+
+    #[test]
+    fn a_kept_mode_lets_nobody_run_as_whoever_fetched_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode_of = |uid, gid| {
+            let path = dir.path().join("program");
+            let file = File::create(&path).unwrap();
+            let attr = fs::Attr { mode: 0o4755, uid, gid, ..Default::default() };
+            dress(&file, &attr, None, Download { preserve: true, overwrite: false }, 0o022).unwrap();
+            path.metadata().unwrap().mode() & 0o7777
+        };
+        let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+        assert_eq!(mode_of(uid, gid), 0o4755);
+        // Root has given it to its owner.
+        let of_another = if geteuid().is_root() { 0o4755 } else { 0o755 };
+        assert_eq!(mode_of(uid + 1, gid), of_another);
+    }
 }

@@ -10,6 +10,7 @@ use clap::Args;
 use super::{Flight, Targets};
 use crate::client::Client;
 use crate::exit::PathError;
+use crate::mode;
 use crate::paths::ClusterPath;
 use crate::transfer::{self, NewFile, Progress, Temporaries};
 use crate::tree::{Entry, Walk};
@@ -122,7 +123,7 @@ impl Copy {
                 },
                 fs::FileKind::File => flight.start(async move { copy.file(entry, target).await }).await,
                 fs::FileKind::Symlink => flight.start(async move { copy.symlink(entry, target).await }).await,
-                _ => self.client.report.note(format!("{}: not a regular file; left out", entry.path)),
+                _ => self.client.report.failed(format!("{}: not a regular file; left out", entry.path)),
             }
         }
         flight.land().await;
@@ -137,12 +138,16 @@ impl Copy {
         let Entry { path, attr, .. } = entry;
         self.client.require_read(&path, &attr).await?;
         let cred = &self.client.cred;
-        let owner = self.preserve && cred.uid == 0;
+        let was = (attr.uid, attr.gid);
+        let (uid, gid) = if self.preserve && cred.uid == 0 { was } else { (cred.uid, cred.gid) };
         let new = NewFile {
             path: target,
-            mode: if self.preserve { attr.mode } else { attr.mode & 0o777 & !self.client.umask },
-            uid: if owner { attr.uid } else { cred.uid },
-            gid: if owner { attr.gid } else { cred.gid },
+            mode: match self.preserve {
+                true => mode::kept(attr.mode, was, (uid, gid)),
+                false => attr.mode & 0o777 & !self.client.umask,
+            },
+            uid,
+            gid,
             mtime_ns: self.preserve.then_some(attr.mtime_ns),
             overwrite: self.overwrite,
             sync: false,

@@ -132,7 +132,7 @@ impl Fetch {
                 }
             };
             match entry.attr.kind() {
-                fs::FileKind::Directory => match make_directory(&local, self.client.umask) {
+                fs::FileKind::Directory => match make_directory(&local, entry.attr.mode, self.client.umask) {
                     Ok(()) if self.how.preserve => finished.push((local, entry.attr)),
                     Ok(()) => {}
                     Err(error) => {
@@ -148,7 +148,7 @@ impl Fetch {
                     let (client, force) = (self.client.clone(), self.how.overwrite);
                     flight.start(fetch_symlink(client, entry, local, force)).await;
                 }
-                _ => self.client.report.note(format!("{}: not a regular file; left out", entry.path)),
+                _ => self.client.report.failed(format!("{}: not a regular file; left out", entry.path)),
             }
         }
     }
@@ -187,9 +187,12 @@ async fn fetch_symlink(
     std::os::unix::fs::symlink(OsStr::from_bytes(&target), &local).map_err(PathError::local(local))
 }
 
-fn make_directory(path: &Path, umask: u32) -> io::Result<()> {
+/// Makes a directory that lets nobody in whom the one with `mode` keeps out: what lies in it may rely on that.
+fn make_directory(path: &Path, mode: u32, umask: u32) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    match std::fs::DirBuilder::new().mode(0o777 & !umask | 0o700).create(path) {
+    // Its entries must be made before it may become read-only.
+    let mode = (mode & 0o777 & !umask) | 0o700;
+    match std::fs::DirBuilder::new().mode(mode).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         result => result,
     }
@@ -206,6 +209,17 @@ fn dress_directory(path: &Path, attr: &fs::Attr) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_keeps_out_whom_its_original_keeps_out() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, mode) in [("private", 0o700), ("closed", 0o500)] {
+            let path = dir.path().join(name);
+            make_directory(&path, mode, 0o022).unwrap();
+            make_directory(&path, 0o755, 0o022).unwrap();
+            assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, 0o700, "{name}");
+        }
+    }
 
     #[test]
     fn entries_stay_below_their_target() {

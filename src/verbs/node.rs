@@ -107,11 +107,19 @@ async fn set_all(client: &Client, nodes: Vec<u32>, ask: control::SetDatanodeRequ
 
 async fn find(client: &Client, names: &[String]) -> Result<Vec<u32>> {
     let status = client.cluster.status().await.map_err(|error| anyhow!("{error}"))?;
-    names.iter().map(|name| resolve(&status, name)).collect()
+    let (mut found, mut wrong) = (Vec::new(), Vec::new());
+    for name in names {
+        match resolve(&status, name) {
+            Ok(node) => found.push(node),
+            Err(why) => wrong.push(format!("{name}: {why}")),
+        }
+    }
+    // With one mistyped, nobody knows whether the others are meant.
+    if wrong.is_empty() { Ok(found) } else { Err(Usage(wrong.join("; ")).into()) }
 }
 
 /// The number of a datanode that goes by `name`. Of several on one host or address, dead ones do not count.
-fn resolve(status: &fs::ClusterStatus, name: &str) -> Result<u32> {
+fn resolve(status: &fs::ClusterStatus, name: &str) -> Result<u32, &'static str> {
     if let Some(node) = status.datanodes.iter().find(|node| name.parse() == Ok(node.node)) {
         return Ok(node.node);
     }
@@ -122,10 +130,8 @@ fn resolve(status: &fs::ClusterStatus, name: &str) -> Result<u32> {
     match (alive.as_slice(), found.as_slice()) {
         ([one], _) => Ok(*one),
         ([], [one]) => Ok(one.node),
-        ([], []) => bail!(Usage(format!("{name}: no such datanode; `cairn status` lists them"))),
-        _ => bail!(Usage(format!(
-            "{name}: several datanodes go by this name; give a number of `cairn status`"
-        ))),
+        ([], []) => Err("no such datanode (`cairn status` lists them)"),
+        _ => Err("several datanodes go by this name (give a number of `cairn status`)"),
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use super::Targets;
 use crate::client::Client;
 use crate::exit::{PathError, Usage};
+use crate::mode;
 use crate::paths::ClusterPath;
 use crate::transfer::{self, NewFile, Progress, Temporaries, local};
 
@@ -231,12 +232,16 @@ impl Upload {
     fn new_file(&self, path: &ClusterPath, mode: u32, source: Option<&Metadata>) -> NewFile {
         let cred = &self.client.cred;
         let kept = source.filter(|_| self.preserve);
-        let owner = kept.filter(|_| cred.uid == 0);
+        let was = kept.map(|source| (source.uid(), source.gid()));
+        let (uid, gid) = was.filter(|_| cred.uid == 0).unwrap_or((cred.uid, cred.gid));
         NewFile {
             path: path.clone(),
-            mode: if kept.is_some() { mode & 0o7777 } else { mode & 0o777 & !self.client.umask },
-            uid: owner.map_or(cred.uid, |source| source.uid()),
-            gid: owner.map_or(cred.gid, |source| source.gid()),
+            mode: match was {
+                Some(was) => mode::kept(mode, was, (uid, gid)),
+                None => mode & 0o777 & !self.client.umask,
+            },
+            uid,
+            gid,
             mtime_ns: kept.map(mtime_ns),
             overwrite: self.force,
             sync: self.sync,

@@ -19,10 +19,10 @@ pub struct Setrep {
     /// How many replicas
     #[arg(value_name = "N")]
     replication: u32,
-    /// Files, or directories for what is made in them from now on
+    /// Files, or with -R directories
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<ClusterPath>,
-    /// Also what lies below directories
+    /// All files that lie below directories
     #[arg(short = 'R', long)]
     recursive: bool,
     /// Wait until all the replicas are there
@@ -38,8 +38,10 @@ pub async fn run(client: Arc<Client>, args: Setrep) -> Result<()> {
             Usage(format!("a replication of {wanted} is not possible, only 1 to {MAX_REPLICATION}")).into()
         );
     }
-    super::for_each(&client, &args.paths, args.recursive, |client, entry| async move {
-        if entry.is_directory() && entry.depth > 0 {
+    let recursive = args.recursive;
+    super::for_each(&client, &args.paths, recursive, move |client, entry| async move {
+        // Only regular files have replicas; whoever names something else by itself is told.
+        if recursive && entry.attr.kind() != fs::FileKind::File {
             return Ok(());
         }
         let at = by_inode(entry.attr.inode);

@@ -7,7 +7,8 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::support::{Cluster, digest, digests, make_file, make_tree, text};
+use crate::mounting::mounted;
+use crate::support::{Cluster, digest, digests, make_file, make_tree, over_tls, text};
 
 #[test]
 fn a_tree_and_a_large_file_come_back_as_they_were() {
@@ -61,7 +62,8 @@ fn the_verbs_do_what_their_names_say() {
     assert_eq!(cluster.ok(&["stat", "-c", "%a", "/a/m", "/a/m/n"]), format!("{usual}700\n"));
     cluster.ok(&["rm", "-r", "/a/m"]);
     assert!(cluster.fails(&["append", "/nosuchlocal", "/a/new"]).contains("no such file"));
-    assert!(cluster.fails(&["node", "recommission", "99", "98"]).contains("98"));
+    let said = cluster.fails(&["node", "recommission", "99", "98"]);
+    assert!(said.contains("99: no such datanode") && said.contains("98: no such datanode"), "{said}");
     cluster.ok(&["chmod", "600", "/a/f"]);
     cluster.ok(&["touch", "/a/empty"]);
     let listing: Value = serde_json::from_str(&cluster.ok(&["ls", "--json", "/a"])).expect("JSON");
@@ -71,6 +73,9 @@ fn the_verbs_do_what_their_names_say() {
     cluster.ok(&["df"]);
     assert_eq!(cluster.ok(&["checksum", "/a/f"]).split_whitespace().next().map(str::len), Some(64));
     cluster.ok(&["setrep", "2", "/a/f"]);
+    cluster.ok(&["setrep", "-R", "1", "/a/b"]);
+    assert_eq!(cluster.ok(&["stat", "-c", "%r", "/a/f", "/a/b/h"]), "2\n1\n");
+    assert!(cluster.fails(&["setrep", "2", "/a/b"]).contains("only regular files"));
     assert!(cluster.ok(&["chunks", "/a/f"]).contains("chunk"));
     assert!(cluster.fails(&["rm", "/a"]).contains("directory"));
     cluster.ok(&["rm", "-r", "/a"]);
@@ -105,6 +110,108 @@ fn put_and_get_keep_modes_and_times_when_asked() {
     let meta = fs::metadata(back.join("d00/e0/f00000")).unwrap();
     assert_eq!(meta.permissions().mode() & 0o7777, 0o750);
     assert_eq!((meta.mtime(), meta.mtime_nsec()), (1_500_000_000, 123_456_789));
+}
+
+#[test]
+fn mv_leaves_one_name_and_says_what_is_missing() {
+    let cluster = Cluster::up(&["--namenodes", "1", "--datanodes", "1", "--replication", "1"]);
+    let local = cluster.scratch("local");
+    fs::write(&local, "kept").unwrap();
+    cluster.ok(&["put", text(&local), "/a"]);
+    cluster.ok(&["ln", "/a", "/b"]);
+    assert!(cluster.fails(&["mv", "-n", "/a", "/b"]).contains("exists"));
+    assert_eq!(cluster.ok(&["ls", "/"]), "a\nb\n");
+    cluster.ok(&["mv", "/a", "/b"]);
+    assert_eq!(cluster.ok(&["ls", "/"]), "b\n");
+    assert_eq!(cluster.ok(&["cat", "/b"]), "kept");
+    // The same name by another way stays.
+    cluster.ok(&["ln", "/b", "/c"]);
+    cluster.ok(&["ln", "-s", "/", "/way"]);
+    cluster.ok(&["mv", "/b", "/way/b"]);
+    assert_eq!(cluster.ok(&["ls", "/"]), "b\nc\nway\n");
+    assert!(cluster.fails(&["mv", "/b", "/nosuch/x"]).contains("/nosuch/x: no such file"));
+    assert_eq!(cluster.ok(&["cat", "/b"]), "kept");
+}
+
+#[test]
+fn what_is_left_out_of_a_copy_is_told_by_the_exit_code() {
+    let Some((cluster, point)) = mounted() else { return };
+    fs::create_dir(point.join("tree")).unwrap();
+    nix::unistd::mkfifo(&point.join("tree/fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    fs::write(point.join("tree/file"), "x").unwrap();
+    let back = cluster.scratch("back");
+    for args in [&["get", "/tree", text(&back)][..], &["cp", "-r", "/tree", "/copy"]] {
+        let said = cluster.fails(args);
+        assert!(said.contains("/tree/fifo: not a regular file"), "{args:?}: {said}");
+    }
+    assert_eq!(fs::read_to_string(back.join("file")).unwrap(), "x");
+    assert_eq!(cluster.ok(&["ls", "/copy"]), "file\n");
+    drop(cluster);
+    fs::remove_dir(&point).expect("the mount point is free again");
+}
+
+/// A user who exists nowhere else.
+const ALICE: u32 = 61_001;
+
+#[test]
+fn copies_give_others_no_rights_and_take_nothing_from_them() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    use std::os::unix::process::CommandExt;
+    if !nix::unistd::geteuid().is_root() || over_tls() {
+        eprintln!("skipped: only root can act as other users, and only where nobody shows a certificate");
+        return;
+    }
+    let cluster = Cluster::up(&["--namenodes", "1", "--datanodes", "1", "--replication", "1"]);
+    let open = |path: &std::path::Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let hers = cluster.scratch("hers");
+    fs::create_dir(&hers).unwrap();
+    open(hers.parent().unwrap(), 0o711);
+    chown(&hers, Some(ALICE), Some(ALICE)).unwrap();
+    let program = cluster.scratch("cairn");
+    // Not written by this process: what another thread starts just then would hold it open, and it could not be run.
+    let copied =
+        std::process::Command::new("cp").args([env!("CARGO_BIN_EXE_cairn"), text(&program)]).status();
+    assert!(copied.unwrap().success());
+    open(&program, 0o755);
+    let config = fs::read_to_string(cluster.dir().join("cairn.toml")).unwrap();
+    let namenode = config.split('"').nth(1).expect("an address").to_string();
+    let as_alice = |args: &[&str]| {
+        let mut command = std::process::Command::new(&program);
+        command.args(["--namenodes", &namenode]).args(args).uid(ALICE).gid(ALICE).current_dir("/");
+        command.env_remove("CAIRN_CONFIG").env_remove("CAIRN_TLS").stdin(Stdio::null());
+        command.output().expect("cairn starts")
+    };
+    // A program that runs as root does not run as whoever copies it.
+    let (local, file) = (cluster.scratch("local"), hers.join("program"));
+    fs::write(&local, "of root").unwrap();
+    open(&local, 0o6755);
+    cluster.ok(&["put", "-p", text(&local), "/program"]);
+    assert_eq!(cluster.ok(&["stat", "-c", "%a", "/program"]), "6755\n");
+    cluster.ok(&["mkdir", "/hers"]);
+    cluster.ok(&["chown", "61001:61001", "/hers"]);
+    for args in [
+        &["put", "-fp", text(&local), "/hers/put"][..],
+        &["cp", "-p", "/program", "/hers/copied"],
+        &["get", "-p", "/program", text(&file)],
+    ] {
+        let output = as_alice(args);
+        assert!(output.status.success(), "{args:?}: {output:?}");
+    }
+    assert_eq!(cluster.ok(&["stat", "-c", "%a %u", "/hers/put", "/hers/copied"]), "755 61001\n755 61001\n");
+    let fetched = fs::metadata(&file).unwrap();
+    assert_eq!((fetched.uid(), fetched.mode() & 0o7777), (ALICE, 0o755));
+    // What she may not read does not take the place of what is there.
+    cluster.ok(&["put", text(&local), "/hers/f"]);
+    cluster.ok(&["chmod", "600", "/hers/f"]);
+    cluster.ok(&["snapshot", "create", "/hers", "then"]);
+    cluster.ok(&["rm", "/hers/f"]);
+    assert!(as_alice(&["cp", "/program", "/hers/f"]).status.success());
+    let refused = as_alice(&["snapshot", "restore", "-q", "/hers", "then"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(1) && said.contains("f: permission denied"), "{said}");
+    assert_eq!(cluster.ok(&["cat", "/hers/f"]), "of root");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use clap::Args;
 use super::{own_number, top};
 use crate::client::Client;
 use crate::exit::PathError;
+use crate::mode;
 use crate::paths::{ClusterPath, by_inode};
 use crate::transfer::{self, NewFile, Progress, Temporaries};
 use crate::tree::{Entry, Pages, Walk};
@@ -124,6 +125,17 @@ impl Run {
     async fn one(&mut self, entry: &Entry, target: &ClusterPath) -> Result<(), PathError> {
         let was = &entry.attr;
         let mut is = self.client.look(target, false).await?;
+        let is_it = is.as_ref().is_some_and(|attr| attr.inode == own_number(was));
+        if let Some(attr) = is.as_ref().filter(|attr| is_it && attr.version == was.version) {
+            if was.nlink > 1 && !entry.is_directory() {
+                self.links.insert(was.inode, (attr.inode, target.clone()));
+            }
+            return Ok(());
+        }
+        // Before anything is taken away for it.
+        if was.kind() == fs::FileKind::File {
+            self.client.require_read(&entry.path, was).await?;
+        }
         let same_kind = |attr: &fs::Attr| attr.kind == was.kind;
         if let Some(attr) = is.as_ref().filter(|attr| !same_kind(attr)) {
             self.clear(target, attr).await?;
@@ -131,13 +143,6 @@ impl Run {
         }
         if was.kind() == fs::FileKind::Directory {
             return if is.is_some() { Ok(()) } else { self.directory(was, target).await };
-        }
-        let is_it = is.as_ref().is_some_and(|attr| attr.inode == own_number(was));
-        if let Some(attr) = is.as_ref().filter(|attr| is_it && attr.version == was.version) {
-            if was.nlink > 1 {
-                self.links.insert(was.inode, (attr.inode, target.clone()));
-            }
-            return Ok(());
         }
         if was.nlink > 1
             && let Some((inode, path)) = self.links.get(&was.inode).cloned()
@@ -207,13 +212,13 @@ impl Run {
 
     async fn file(&self, entry: &Entry, target: &ClusterPath) -> Result<(), PathError> {
         let (client, was) = (&self.client, &entry.attr);
-        client.require_read(&entry.path, was).await?;
-        let root = client.cred.uid == 0;
+        let owner = (was.uid, was.gid);
+        let (uid, gid) = if client.cred.uid == 0 { owner } else { (client.cred.uid, client.cred.gid) };
         let new = NewFile {
             path: target.clone(),
-            mode: was.mode,
-            uid: if root { was.uid } else { client.cred.uid },
-            gid: if root { was.gid } else { client.cred.gid },
+            mode: mode::kept(was.mode, owner, (uid, gid)),
+            uid,
+            gid,
             mtime_ns: Some(was.mtime_ns),
             overwrite: true,
             sync: false,
@@ -262,9 +267,14 @@ impl Run {
         if shape(&is) == shape(was) {
             return Ok(());
         }
+        let owner = (was.uid, was.gid);
+        let mode = match entry.is_directory() {
+            true => was.mode,
+            false => mode::kept(was.mode, owner, if root { owner } else { (is.uid, is.gid) }),
+        };
         let ask = fs::SetAttr {
             at: Some(target.node()),
-            mode: Some(was.mode),
+            mode: Some(mode),
             uid: root.then_some(was.uid),
             gid: root.then_some(was.gid),
             mtime_ns: Some(was.mtime_ns),
