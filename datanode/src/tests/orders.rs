@@ -4,10 +4,11 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cairn_proto::control::{CopyReplica, GatherReplica, Order, datanode_message, order};
+use cairn_proto::control::{CopyReplica, GatherReplica, Order, OrderDone, datanode_message, order};
 use cairn_proto::{ErrorCode, Result};
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::attendance::Rig;
 use super::{CLUSTER, Node};
@@ -126,21 +127,31 @@ async fn a_copy_that_outlives_its_stream_is_told_as_news() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_copy_has_its_place_until_it_is_done_whatever_becomes_of_its_stream() {
-    let node = tokio::task::spawn_blocking(|| Node::start(1)).await.unwrap();
-    let gates: Vec<_> = (0..2).map(|_| (oneshot::channel(), oneshot::channel())).collect();
+/// Of a copy: hears that it has begun, and lets it end.
+type Ends = (oneshot::Receiver<()>, oneshot::Sender<()>);
+
+/// An executor with one place for copies, and the ends of the next two, the first of them last.
+fn two_copies_in_one_place(node: &Node) -> (Executor, Vec<Ends>) {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for ((begin, begun), (go, going)) in gates {
+    for _ in 0..2 {
+        let ((begin, begun), (go, going)) = (oneshot::channel(), oneshot::channel());
         ours.push((begun, go));
         theirs.push((begin, going));
     }
-    let executor = Executor::new(node.store().clone(), Arc::new(Gated(Mutex::new(theirs))), 1);
-    let order = |chunk| {
-        let kind = order::Kind::Copy(CopyReplica { chunk, ..CopyReplica::default() });
-        let executor = executor.clone();
-        tokio::spawn(async move { executor.execute(Order { id: chunk, kind: Some(kind) }).await })
-    };
+    (Executor::new(node.store().clone(), Arc::new(Gated(Mutex::new(theirs))), 1), ours)
+}
+
+fn copy_to(executor: &Executor, chunk: u64) -> JoinHandle<OrderDone> {
+    let kind = order::Kind::Copy(CopyReplica { chunk, ..CopyReplica::default() });
+    let executor = executor.clone();
+    tokio::spawn(async move { executor.execute(Order { id: chunk, kind: Some(kind) }).await })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_has_its_place_until_it_is_done_whatever_becomes_of_its_stream() {
+    let node = tokio::task::spawn_blocking(|| Node::start(1)).await.unwrap();
+    let (executor, mut ours) = two_copies_in_one_place(&node);
+    let order = |chunk| copy_to(&executor, chunk);
     let first = order(8);
     let (begun, go_first) = ours.pop().unwrap();
     begun.await.unwrap();
@@ -161,18 +172,8 @@ async fn a_copy_has_its_place_until_it_is_done_whatever_becomes_of_its_stream() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_that_a_disk_may_keep_waiting_makes_room_for_the_next() {
     let node = tokio::task::spawn_blocking(|| Node::start(1)).await.unwrap();
-    let gates: Vec<_> = (0..2).map(|_| (oneshot::channel(), oneshot::channel())).collect();
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for ((begin, begun), (go, going)) in gates {
-        ours.push((begun, go));
-        theirs.push((begin, going));
-    }
-    let executor = Executor::new(node.store().clone(), Arc::new(Gated(Mutex::new(theirs))), 1);
-    let order = |chunk| {
-        let kind = order::Kind::Copy(CopyReplica { chunk, ..CopyReplica::default() });
-        let executor = executor.clone();
-        tokio::spawn(async move { executor.execute(Order { id: chunk, kind: Some(kind) }).await })
-    };
+    let (executor, mut ours) = two_copies_in_one_place(&node);
+    let order = |chunk| copy_to(&executor, chunk);
     let first = order(8);
     let (begun, go_first) = ours.pop().unwrap();
     begun.await.unwrap();
