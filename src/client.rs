@@ -41,6 +41,11 @@ impl Client {
         Client { cluster, cred: process_cred(), umask: process_umask(), report: Report::new(verb) }
     }
 
+    /// Whose a copy is that is to keep the owner and group of its original: only root may give files away.
+    pub fn owner_of_copy(&self, original: (u32, u32)) -> (u32, u32) {
+        if self.cred.uid == 0 { original } else { (self.cred.uid, self.cred.gid) }
+    }
+
     /// Attributes of a path.
     pub async fn stat(&self, path: &ClusterPath, follow: bool) -> Result<fs::Attr, PathError> {
         let attr =

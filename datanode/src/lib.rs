@@ -166,16 +166,11 @@ async fn in_time(part: impl Future) {
     }
 }
 
-/// Verifies what an unclean stop left, until nothing is left of it. Second replicas come about later, too, where a disk hangs
-/// for a while.
+/// Verifies what an unclean stop left, and removes second replicas, again and again.
 fn check(store: &Store, stop: &dyn Fn() -> bool) {
-    let mut is_checked = store.check_all(stop);
+    let mut is_checked = store.check_further(false, stop);
     while pause(stop) {
-        if is_checked {
-            store.settle_doubles(stop);
-        } else {
-            is_checked = store.check_all(stop);
-        }
+        is_checked = store.check_further(is_checked, stop);
     }
 }
 

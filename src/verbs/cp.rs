@@ -139,7 +139,7 @@ impl Copy {
         self.client.require_read(&path, &attr).await?;
         let cred = &self.client.cred;
         let was = (attr.uid, attr.gid);
-        let (uid, gid) = if self.preserve && cred.uid == 0 { was } else { (cred.uid, cred.gid) };
+        let (uid, gid) = if self.preserve { self.client.owner_of_copy(was) } else { (cred.uid, cred.gid) };
         let new = NewFile {
             path: target,
             mode: match self.preserve {

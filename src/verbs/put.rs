@@ -233,7 +233,7 @@ impl Upload {
         let cred = &self.client.cred;
         let kept = source.filter(|_| self.preserve);
         let was = kept.map(|source| (source.uid(), source.gid()));
-        let (uid, gid) = was.filter(|_| cred.uid == 0).unwrap_or((cred.uid, cred.gid));
+        let (uid, gid) = was.map_or((cred.uid, cred.gid), |was| self.client.owner_of_copy(was));
         NewFile {
             path: path.clone(),
             mode: match was {

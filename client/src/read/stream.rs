@@ -51,13 +51,11 @@ pub(crate) fn stream(
 /// Pieces, each with how long it was to be, up to the end of the file: the first that is short. The file may have grown by
 /// the time the next one was read, and that does not follow on the short one.
 fn until_short(pieces: impl Stream<Item = (u64, Result<Bytes>)>) -> impl Stream<Item = Result<Bytes>> {
-    pieces
-        .scan(false, |ended, (wanted, read)| {
-            let goes_on = !*ended && !matches!(&read, Ok(bytes) if bytes.is_empty());
-            *ended = !matches!(&read, Ok(bytes) if bytes.len() as u64 == wanted);
-            std::future::ready(goes_on.then_some(read))
-        })
-        .fuse()
+    pieces.scan(false, |ended, (wanted, read)| {
+        let goes_on = !*ended && !matches!(&read, Ok(bytes) if bytes.is_empty());
+        *ended = !matches!(&read, Ok(bytes) if bytes.len() as u64 == wanted);
+        std::future::ready(goes_on.then_some(read))
+    })
 }
 
 #[cfg(test)]

@@ -77,7 +77,7 @@ impl Store {
     /// Removes second replicas where the first is whole. It is read for that: the second may have the last good copy of
     /// a block. `stop` is asked between stretches. Meant to be called again and again: those on disks that hang are left
     /// for later.
-    pub fn settle_doubles(&self, stop: &dyn Fn() -> bool) {
+    pub(super) fn settle_doubles(&self, stop: &dyn Fn() -> bool) {
         for double in self.doubles.all() {
             if stop() {
                 return;

@@ -439,6 +439,16 @@ impl Store {
         !all.iter().any(|replica| replica.phase() == Phase::Unchecked && !replica.dir().is_fenced())
     }
 
+    /// Goes on with what [`Store::check_all`] is for, `is_checked` being what came of it the last time, and returns what does
+    /// now. Second replicas come about later, too, where a disk hangs for a while.
+    pub fn check_further(&self, is_checked: bool, stop: &dyn Fn() -> bool) -> bool {
+        if !is_checked {
+            return self.check_all(stop);
+        }
+        self.settle_doubles(stop);
+        true
+    }
+
     /// The sealed replica with the least chunk from `first` on, on disks that work.
     pub fn sealed_from(&self, first: u64) -> Option<Arc<Replica>> {
         let replicas = read_locked(&self.replicas);

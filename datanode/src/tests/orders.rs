@@ -130,15 +130,30 @@ async fn a_copy_that_outlives_its_stream_is_told_as_news() {
 /// Of a copy: hears that it has begun, and lets it end.
 type Ends = (oneshot::Receiver<()>, oneshot::Sender<()>);
 
-/// An executor with one place for copies, and the ends of the next two, the first of them last.
-fn two_copies_in_one_place(node: &Node) -> (Executor, Vec<Ends>) {
+/// A datanode that has one place for copies, in which one to chunk 8 is under way.
+struct Crowded {
+    node: Node,
+    executor: Executor,
+    first: JoinHandle<OrderDone>,
+    go_first: oneshot::Sender<()>,
+    /// Of the next.
+    second: Ends,
+}
+
+async fn crowded() -> Crowded {
+    let node = tokio::task::spawn_blocking(|| Node::start(1)).await.unwrap();
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..2 {
         let ((begin, begun), (go, going)) = (oneshot::channel(), oneshot::channel());
         ours.push((begun, go));
         theirs.push((begin, going));
     }
-    (Executor::new(node.store().clone(), Arc::new(Gated(Mutex::new(theirs))), 1), ours)
+    let executor = Executor::new(node.store().clone(), Arc::new(Gated(Mutex::new(theirs))), 1);
+    let first = copy_to(&executor, 8);
+    let (begun, go_first) = ours.pop().unwrap();
+    begun.await.unwrap();
+    let second = ours.pop().unwrap();
+    Crowded { node, executor, first, go_first, second }
 }
 
 fn copy_to(executor: &Executor, chunk: u64) -> JoinHandle<OrderDone> {
@@ -149,16 +164,10 @@ fn copy_to(executor: &Executor, chunk: u64) -> JoinHandle<OrderDone> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_has_its_place_until_it_is_done_whatever_becomes_of_its_stream() {
-    let node = tokio::task::spawn_blocking(|| Node::start(1)).await.unwrap();
-    let (executor, mut ours) = two_copies_in_one_place(&node);
-    let order = |chunk| copy_to(&executor, chunk);
-    let first = order(8);
-    let (begun, go_first) = ours.pop().unwrap();
-    begun.await.unwrap();
+    let Crowded { node, executor, first, go_first, second: (mut begun, go) } = crowded().await;
     first.abort();
     assert!(first.await.unwrap_err().is_cancelled());
-    let second = order(9);
-    let (mut begun, go) = ours.pop().unwrap();
+    let second = copy_to(&executor, 9);
     // Time enough for a second copy that did not wait.
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(begun.try_recv().is_err(), "there is one place");
@@ -171,15 +180,9 @@ async fn a_copy_has_its_place_until_it_is_done_whatever_becomes_of_its_stream() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_that_a_disk_may_keep_waiting_makes_room_for_the_next() {
-    let node = tokio::task::spawn_blocking(|| Node::start(1)).await.unwrap();
-    let (executor, mut ours) = two_copies_in_one_place(&node);
-    let order = |chunk| copy_to(&executor, chunk);
-    let first = order(8);
-    let (begun, go_first) = ours.pop().unwrap();
-    begun.await.unwrap();
-    let second = order(9);
+    let Crowded { node, executor, first, go_first, second: (begun, go) } = crowded().await;
+    let second = copy_to(&executor, 9);
     let hung = node.store().hang(0);
-    let (begun, go) = ours.pop().unwrap();
     begun.await.unwrap();
     drop(hung);
     node.store().look_at_disks();

@@ -77,7 +77,8 @@ fn check_done(
         if record.blake3.is_empty() && !done.blake3.is_empty() {
             let change = Change::Digest(done.blake3.clone());
             if leading.offer(Proposal { chunk, node, change }, now_ms) {
-                check_others(leading, (chunk, node), record, now_ms);
+                // Once the log has a digest, the chunk's record does not say any more that some are not sealed.
+                leading.want_checks(chunk, record, now_ms);
             }
         }
         return;
@@ -100,16 +101,6 @@ fn check_done(
     };
     if !leading.offer(Proposal { chunk, node, change }, now_ms) {
         leading.ask_again(node, now_ms);
-    }
-}
-
-/// Has the other replicas of a chunk sealed as well: once the log has a digest, the chunk's record does not say any more
-/// that some are not. Something is on its way about those that were asked or have answered.
-fn check_others(leading: &mut Leading, (chunk, node): (u64, u32), record: &Chunk, now_ms: u64) {
-    for other in record.replicas.iter().copied().filter(|other| *other != node) {
-        if !leading.is_busy(chunk, other) {
-            leading.want_check(other, chunk, record.length, now_ms);
-        }
     }
 }
 

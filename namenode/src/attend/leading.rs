@@ -207,12 +207,8 @@ impl Leading {
         if !records::is_dead(record) {
             // Whatever is left of an attempt to purge it is refused.
             self.purges.settle(id);
-        }
-        if !records::is_dead(record) && record.blake3.is_empty() {
-            for node in
-                record.replicas.iter().filter(|node| !self.is_busy(id, **node)).copied().collect::<Vec<_>>()
-            {
-                self.want_check(node, id, record.length, now_ms);
+            if record.blake3.is_empty() {
+                self.want_checks(id, record, now_ms);
             }
         }
         let grace_ns = i64::try_from(self.settings.garbage_grace.as_nanos()).unwrap_or(i64::MAX);
@@ -221,6 +217,15 @@ impl Leading {
         if self.ahead.is_purgeable(id, record, grace, now_ms) && !is_wanted {
             let holders = record.replicas.iter().chain(&record.dropping).copied().collect();
             self.offer(Proposal { chunk: id, node: 0, change: Change::Purge { holders } }, now_ms);
+        }
+    }
+
+    /// Has all replicas of a chunk sealed, hashed or looked for soon, but for those that something is on its way about.
+    pub fn want_checks(&mut self, chunk: u64, record: &Chunk, now_ms: u64) {
+        for &node in &record.replicas {
+            if !self.is_busy(chunk, node) {
+                self.want_check(node, chunk, record.length, now_ms);
+            }
         }
     }
 

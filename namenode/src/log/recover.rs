@@ -190,13 +190,16 @@ enum Behind {
     Unclear,
 }
 
+/// What may be a record in bytes that begin with a broken one, and where.
+fn whole_frames(rest: &[u8]) -> impl Iterator<Item = (usize, record::Frame<'_>)> {
+    (0..rest.len()).step_by(ALIGN).filter_map(|at| record::decode(&rest[at..]).map(|frame| (at, frame)))
+}
+
 /// Looks in `rest`, which begins with a broken record, for `kept`, the first one that is not purged; `purged` records are
 /// before it, the broken one among them. How long that one is it cannot be asked any more.
 fn behind(rest: &[u8], kept: u64, purged: u64) -> Behind {
-    let whole = (0..rest.len())
-        .step_by(ALIGN)
-        .filter_map(|at| record::decode(&rest[at..]).map(|frame| (at, frame.at.index)));
-    let found: Vec<(usize, u64)> = whole.filter(|(_, index)| *index >= kept).collect();
+    let all = whole_frames(rest).map(|(at, frame)| (at, frame.at.index));
+    let found: Vec<(usize, u64)> = all.filter(|(_, index)| *index >= kept).collect();
     let mut firsts = found.iter().filter(|(_, index)| *index == kept);
     match (firsts.next(), firsts.next()) {
         (None, _) if found.is_empty() => Behind::Nothing,
@@ -213,10 +216,7 @@ fn cut_tail(segment: &Segment, content: &[u8], end: usize, marks: &Marks) -> Res
         return Ok(());
     }
     let lost = segment.next();
-    let vouched = (0..rest.len())
-        .step_by(ALIGN)
-        .filter_map(|at| record::decode(&rest[at..]))
-        .any(|frame| frame.at.index >= lost && frame.flushed > lost);
+    let vouched = whole_frames(rest).any(|(_, frame)| frame.at.index >= lost && frame.flushed > lost);
     if vouched || covers(marks, lost) {
         return Err(LogError::Damaged { index: lost, path: segment.path().to_owned() });
     }

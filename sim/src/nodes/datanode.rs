@@ -106,13 +106,9 @@ pub async fn run(setup: Setup, mut stop: watch::Receiver<bool>) -> Result<()> {
             () = tokio::time::sleep(setup.check_after) => {}
             _ = stopped.wait_for(|&stop| stop) => return,
         }
-        let mut is_checked = checked.check_all(|| false);
-        while tokio::time::timeout(CHECK_AGAIN, stopped.wait_for(|&stop| stop)).await.is_err() {
-            if is_checked {
-                checked.settle_doubles(&|| false);
-            } else {
-                is_checked = checked.check_all(|| false);
-            }
+        let mut is_checked = checked.check_further(false, &|| false);
+        while timeout(CHECK_AGAIN, stopped.wait_for(|&stop| stop)).await.is_err() {
+            is_checked = checked.check_further(is_checked, &|| false);
         }
     });
     let attendance = Attendance {

@@ -213,7 +213,7 @@ impl Run {
     async fn file(&self, entry: &Entry, target: &ClusterPath) -> Result<(), PathError> {
         let (client, was) = (&self.client, &entry.attr);
         let owner = (was.uid, was.gid);
-        let (uid, gid) = if client.cred.uid == 0 { owner } else { (client.cred.uid, client.cred.gid) };
+        let (uid, gid) = client.owner_of_copy(owner);
         let new = NewFile {
             path: target.clone(),
             mode: mode::kept(was.mode, owner, (uid, gid)),
