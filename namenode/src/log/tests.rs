@@ -135,6 +135,21 @@ fn purging_removes_whole_segments_and_may_pass_the_end() {
 }
 
 #[test]
+fn what_is_closed_writes_no_more_into_what_the_next_one_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    // Large, so that filling one takes a while.
+    let options = LogOptions { segment_bytes: 64 << 20, ..OPTIONS };
+    let log = Log::open(dir.path(), options, real()).unwrap();
+    for index in 0..33 {
+        let payload = vec![1; 1 << 20].into();
+        wait(|done| log.append(vec![Record { at: at(index, 1), payload }], done));
+    }
+    log.close();
+    let spare = fs::metadata(dir.path().join(segment::SPARE)).map_or(0, |found| found.len());
+    assert_eq!(spare, u64::from(options.segment_bytes), "it is being filled yet");
+}
+
+#[test]
 fn the_vote_and_the_committed_mark_survive() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());

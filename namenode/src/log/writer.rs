@@ -274,6 +274,15 @@ impl Writer {
     }
 }
 
+impl Drop for Writer {
+    /// Nothing of it goes on: whoever opens the log next makes a file of the same name.
+    fn drop(&mut self) {
+        if let Some(spare) = self.spare.take() {
+            let _ = spare.join();
+        }
+    }
+}
+
 fn fits(tail: &Tail, record: &Record) -> bool {
     tail.offset as usize + record::framed(record.payload.len()) <= tail.segment.size()
 }
