@@ -122,10 +122,13 @@ impl LocalCluster {
         let Some(process) = node.process else { return Ok(()) };
         let marker = marker(&self.dir, node);
         process.signal(&marker, signal)?;
-        if !process.wait_gone(&marker, PATIENCE) {
-            bail!("{name} (process {}) does not stop; `cairn cluster kill {name}` ends it", process.pid);
+        if process.wait_gone(&marker, PATIENCE) {
+            return Ok(());
         }
-        Ok(())
+        if signal == Signal::SIGKILL {
+            bail!("{name} (process {}) is killed, and ends when its disk answers", process.pid);
+        }
+        bail!("{name} (process {}) does not stop; `cairn cluster kill {name}` ends it", process.pid);
     }
 
     /// Deletes the data of a node that does not run.

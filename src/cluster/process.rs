@@ -41,19 +41,33 @@ pub fn spawn(args: &[OsString], log: &Path) -> Result<Identity> {
     }
     let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
     let pid = child.id();
-    match start_time(pid) {
-        Some((started, _)) => Ok(Identity { pid, started }),
+    match stat(pid) {
+        Some(Stat { started, .. }) => Ok(Identity { pid, started }),
         None => bail!("the process ended at once; see {}", log.display()),
     }
 }
 
-/// When a process started, and whether it is still more than a zombie.
-fn start_time(pid: u32) -> Option<(u64, bool)> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+/// What the kernel says of a process in /proc/PID/stat (proc_pid_stat(5)).
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    started: u64,
+    /// Its first thread has ended, and nobody has asked for its exit code.
+    zombie: bool,
+    threads: u64,
+}
+
+fn stat(pid: u32) -> Option<Stat> {
+    parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn parse(stat: &str) -> Option<Stat> {
     // The command's name may hold anything, but nothing after its closing parenthesis does.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let running = !matches!(*fields.first()?, "Z" | "X");
-    Some((fields.get(19)?.parse().ok()?, running))
+    Some(Stat {
+        started: fields.get(19)?.parse().ok()?,
+        zombie: matches!(*fields.first()?, "Z" | "X"),
+        threads: fields.get(17)?.parse().ok()?,
+    })
 }
 
 impl Identity {
@@ -61,8 +75,11 @@ impl Identity {
     pub fn alive(&self, marker: &OsStr) -> bool {
         // Our own children stay as zombies until somebody asks for them.
         let _ = waitpid(Pid::from_raw(self.pid as i32), Some(WaitPidFlag::WNOHANG));
-        if start_time(self.pid) != Some((self.started, true)) {
-            return false;
+        let Some(stat) = stat(self.pid).filter(|stat| stat.started == self.started) else { return false };
+        if stat.zombie {
+            // A thread that waits for a disk outlives the first one, and keeps ports and locks; the arguments
+            // can no longer be read.
+            return stat.threads > 1;
         }
         let arguments = std::fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
         arguments.split(|&byte| byte == 0).any(|argument| argument == marker.as_bytes())
@@ -108,7 +125,7 @@ mod tests {
     fn a_process_is_known_by_its_start_and_arguments() {
         let mut child = Command::new("sleep").arg("600").spawn().unwrap();
         let pid = child.id();
-        let (started, _) = start_time(pid).unwrap();
+        let started = stat(pid).unwrap().started;
         let identity = Identity { pid, started };
         let deadline = Instant::now() + Duration::from_secs(10);
         while !identity.alive(OsStr::new("600")) && Instant::now() < deadline {
@@ -121,5 +138,49 @@ mod tests {
         assert!(child.try_wait().unwrap().is_none());
         identity.signal(OsStr::new("600"), Signal::SIGKILL).unwrap();
         assert!(identity.wait_gone(OsStr::new("600"), Duration::from_secs(10)));
+    }
+
+    const ALONE: &str = "CAIRN_TEST_FIRST_THREAD_ENDS";
+
+    /// What the next test runs in a process of its own.
+    #[test]
+    #[ignore = "another test starts and kills it"]
+    fn a_first_thread_that_ends_before_another() {
+        if std::env::var_os(ALONE).is_none() {
+            return;
+        }
+        extern "C" fn end_thread(_: libc::c_int) {
+            // SAFETY: a bare system call, which ends the thread that makes it.
+            unsafe { libc::syscall(libc::SYS_exit, 0) };
+        }
+        let pid = std::process::id() as libc::pid_t;
+        let handler = end_thread as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        // SAFETY: the handler does nothing that is not async-signal-safe, and the first thread of a process
+        // has the number of the process.
+        unsafe {
+            libc::signal(libc::SIGUSR1, handler);
+            libc::syscall(libc::SYS_tgkill, pid, pid, libc::SIGUSR1);
+        }
+        std::thread::sleep(Duration::from_secs(600));
+    }
+
+    #[test]
+    fn a_process_runs_until_its_last_thread_has_ended() {
+        let name = "cluster::process::tests::a_first_thread_that_ends_before_another";
+        let arguments = ["--ignored", "--exact", name];
+        let program = std::env::current_exe().unwrap();
+        let mut child =
+            Command::new(program).args(arguments).env(ALONE, "1").stdout(Stdio::null()).spawn().unwrap();
+        let pid = child.id();
+        let identity = Identity { pid, started: stat(pid).unwrap().started };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !stat(pid).unwrap().zombie && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let ending = stat(pid).unwrap();
+        let alive = identity.alive(OsStr::new(name));
+        child.kill().unwrap();
+        assert!(ending.zombie && alive, "{ending:?}");
+        assert!(identity.wait_gone(OsStr::new(name), Duration::from_secs(10)));
     }
 }
