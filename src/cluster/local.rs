@@ -11,7 +11,8 @@ use nix::sys::signal::Signal;
 
 use super::layout::{FILE, Layout, Node, Role, Shape, mount_node, write_whole};
 use super::mounts::{self, Before};
-use super::{certificates, ports, process};
+use super::ports::{self, Chosen};
+use super::{certificates, process};
 use crate::config::Places;
 use crate::exit;
 
@@ -24,6 +25,8 @@ pub struct LocalCluster {
     /// Its nodes.
     pub layout: Layout,
     _lock: File,
+    /// Ports of nodes that may not listen yet.
+    _ports: Option<Chosen>,
 }
 
 impl LocalCluster {
@@ -36,13 +39,13 @@ impl LocalCluster {
             bail!("there is a cluster in {} already", dir.display());
         }
         let mount = mount.map(prepared_mount_point).transpose()?;
-        let addresses = ports::choose(2 * (shape.namenodes + shape.datanodes), shape.base_port)?;
-        let layout = Layout::new(shape, &addresses, mount.as_deref());
+        let ports = ports::choose(2 * (shape.namenodes + shape.datanodes), shape.base_port)?;
+        let layout = Layout::new(shape, &ports.addresses, mount.as_deref());
         if let Some(mount) = &mount {
             check_mount_point(&layout, mount, &dir)?;
         }
         fs::create_dir_all(dir.join("logs"))?;
-        let cluster = LocalCluster { dir, layout, _lock: lock };
+        let cluster = LocalCluster { dir, layout, _lock: lock, _ports: Some(ports) };
         if cluster.layout.shape.secure {
             certificates::make(&cluster.dir)?;
         }
@@ -57,7 +60,7 @@ impl LocalCluster {
         Layout::read(&dir)?;
         let lock = lock(&dir)?;
         let layout = Layout::read(&dir)?;
-        Ok(LocalCluster { dir, layout, _lock: lock })
+        Ok(LocalCluster { dir, layout, _lock: lock, _ports: None })
     }
 
     /// Its directory.
@@ -150,8 +153,9 @@ impl LocalCluster {
 
     /// Adds a namenode or datanode and starts it.
     pub fn add(&mut self, role: Role) -> Result<String> {
-        let mut addresses = ports::choose(2, 0)?;
-        let (address, http) = (addresses.remove(0), addresses.remove(0));
+        let ports = ports::choose(2, 0)?;
+        let [address, http] = [0, 1].map(|index| ports.addresses[index].clone());
+        self._ports = Some(ports);
         let name = self.layout.add(role, address, http);
         self.save()?;
         self.start(&name)?;

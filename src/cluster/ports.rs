@@ -1,41 +1,55 @@
 //! Ports for a local cluster.
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Result, bail};
+use socket2::{Domain, Socket, Type};
 
 /// Below the range from which the kernel picks ports for outgoing connections: one of those could take a port
 /// between its choice here and its use.
 const RANGE: std::ops::Range<u16> = 10_000..30_000;
 const ATTEMPTS: usize = 10_000;
 
+/// Addresses on the loopback interface that were chosen. Until this is dropped nobody else chooses them.
+pub struct Chosen {
+    /// As many as were asked for.
+    pub addresses: Vec<String>,
+    _held: Vec<Socket>,
+}
+
 /// `count` addresses on the loopback interface: free ones, or the ones from `base` on.
-pub fn choose(count: usize, base: u16) -> Result<Vec<String>> {
+pub fn choose(count: usize, base: u16) -> Result<Chosen> {
     if base != 0 {
         let last = usize::from(base) + count;
         if last > usize::from(u16::MAX) {
             bail!("{count} ports from {base} on do not fit");
         }
-        return Ok((0..count).map(|index| address(base + index as u16)).collect());
+        let addresses = (0..count).map(|index| address(base + index as u16)).collect();
+        return Ok(Chosen { addresses, _held: Vec::new() });
     }
     let mut held = Vec::new();
+    let mut addresses = Vec::new();
     for _ in 0..ATTEMPTS {
         if held.len() == count {
-            break;
+            return Ok(Chosen { addresses, _held: held });
         }
-        // Held until all are chosen, so that none is chosen twice.
-        if let Ok(listener) = TcpListener::bind(("127.0.0.1", random_port())) {
-            held.push(listener);
+        let port = random_port();
+        if let Ok(socket) = hold(port) {
+            held.push(socket);
+            addresses.push(address(port));
         }
     }
-    if held.len() < count {
-        bail!("no {count} free ports between {} and {}", RANGE.start, RANGE.end);
-    }
-    let mut ports = Vec::new();
-    for listener in &held {
-        ports.push(listener.local_addr()?.port());
-    }
-    Ok(ports.into_iter().map(address).collect())
+    bail!("no {count} free ports between {} and {}", RANGE.start, RANGE.end);
+}
+
+/// Takes a port that nobody has, so that nobody else can who does the same, while a node can listen there: a
+/// listener, as the standard library and tokio make it, sets SO_REUSEADDR, and Linux lets it share the port
+/// with sockets that do so too and do not listen.
+fn hold(port: u16) -> std::io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
+    socket.set_reuse_address(true)?;
+    Ok(socket)
 }
 
 fn address(port: u16) -> String {
@@ -50,22 +64,25 @@ fn random_port() -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
+
     use super::*;
 
     #[test]
-    fn ports_are_free_and_different() {
-        // Nobody keeps them, so somebody else on this machine may take one at any time.
-        let is_free = |address: &String| TcpListener::bind(address.as_str()).is_ok();
-        let mut tries = (0..5).map(|_| choose(8, 0).unwrap());
-        let mut addresses = tries.find(|addresses| addresses.iter().all(is_free)).expect("free ports");
-        addresses.sort();
-        addresses.dedup();
-        assert_eq!(addresses.len(), 8);
+    fn what_is_chosen_is_free_for_its_nodes_and_nobody_else() {
+        let chosen = choose(8, 0).unwrap();
+        let port = |address: &String| address.rsplit_once(':').unwrap().1.parse::<u16>().unwrap();
+        for address in &chosen.addresses {
+            assert!(hold(port(address)).is_err(), "{address} is chosen twice");
+            let listener = TcpListener::bind(address.as_str()).expect("a node can listen");
+            drop(TcpStream::connect(address.as_str()).expect("a node is reached"));
+            drop(listener.accept().unwrap());
+        }
     }
 
     #[test]
     fn ports_from_a_base_are_in_order() {
-        assert_eq!(choose(2, 7000).unwrap(), ["127.0.0.1:7000", "127.0.0.1:7001"]);
+        assert_eq!(choose(2, 7000).unwrap().addresses, ["127.0.0.1:7000", "127.0.0.1:7001"]);
         assert!(choose(3, 65534).is_err());
     }
 }
