@@ -60,13 +60,7 @@ impl Content {
         if self.maybe.is_empty() {
             return found == self.base;
         }
-        let ends = self.maybe.iter().map(|edit| match edit {
-            Edit::Write(offset, bytes) => offset + bytes.len(),
-            Edit::Size(size) => *size,
-        });
-        let mut sizes: Vec<usize> = ends.chain([self.base.len()]).collect();
-        sizes.sort_unstable();
-        if sizes.binary_search(&found.len()).is_err() {
+        if !self.may_have_size(found.len()) {
             return false;
         }
         found.iter().enumerate().all(|(at, byte)| {
@@ -80,6 +74,15 @@ impl Content {
                     Edit::Size(size) => at >= *size && *byte == 0,
                 })
         })
+    }
+
+    /// Whether it may be so many bytes.
+    pub fn may_have_size(&self, size: usize) -> bool {
+        let ends = self.maybe.iter().map(|edit| match edit {
+            Edit::Write(offset, bytes) => offset + bytes.len(),
+            Edit::Size(size) => *size,
+        });
+        ends.chain([self.base.len()]).any(|end| end == size)
     }
 
     /// Whether it may be unreadable for good, now that there were `losses`.
@@ -183,6 +186,14 @@ mod tests {
         assert!(!content.allows(&[1, 2, 8]), "no size between the two");
         assert!(!content.allows(&[1, 3, 8, 9]), "nobody wrote this");
         assert_eq!(content.whole(), [1, 7, 8, 9]);
+    }
+
+    #[test]
+    fn sizes_are_those_before_and_after_each_edit() {
+        let maybe = vec![Edit::Write(1, vec![7, 8, 9]), Edit::Size(3)];
+        let content = Content { base: vec![1, 2], maybe, volatile_since: None };
+        let sizes: Vec<usize> = (0..6).filter(|size| content.may_have_size(*size)).collect();
+        assert_eq!(sizes, [2, 3, 4]);
     }
 
     #[test]

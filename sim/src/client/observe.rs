@@ -8,6 +8,13 @@ use crate::event;
 use crate::history::History;
 use crate::model::{Content, State};
 
+/// A file as it was found.
+struct Seen {
+    inode: u64,
+    size: u64,
+    content: Result<Bytes>,
+}
+
 /// Says where content is not what it must be.
 pub fn difference(name: &str, content: &Content, found: &[u8]) -> String {
     let whole = content.whole();
@@ -34,7 +41,7 @@ pub async fn observe(
         let name = String::from_utf8_lossy(&entry.name).into_owned();
         let attr = cluster.stat(&root(), at(&format!("{directory}/{name}")), false).await?;
         let content = cluster.open(&root(), attr).read_at(0, SIZE as usize * 4).await;
-        found.insert(name, (attr.inode, content));
+        found.insert(name, Seen { inode: attr.inode, size: attr.size, content });
     }
     let mut unreadable = None;
     'states: for state in states {
@@ -42,9 +49,10 @@ pub async fn observe(
             continue;
         }
         let mut known = (*state).clone();
+        let losses = history.losses();
         for (name, file) in &state.names {
             let Some(content) = known.files.get_mut(file) else { continue 'states };
-            match &found[name].1 {
+            match &found[name].content {
                 Ok(bytes) if content.allows(bytes) => {
                     content.base = bytes.to_vec();
                     content.maybe.clear();
@@ -53,7 +61,9 @@ pub async fn observe(
                     event!("{}", difference(name, content, bytes));
                     continue 'states;
                 }
-                Err(_) if content.may_be_lost(history.losses()) => {}
+                // Not to be read just now is not yet lost: the size tells whose content it is.
+                Err(_) if content.may_be_lost(losses) && content.may_have_size(found[name].size as usize) => {
+                }
                 Err(error) => {
                     // Another state may allow it: what was written over bytes that were safe may be lost.
                     unreadable = Some(error.clone());
@@ -63,7 +73,7 @@ pub async fn observe(
         }
         for (one, file) in &state.names {
             for (other, another) in &state.names {
-                if (file == another) != (found[one].0 == found[other].0) {
+                if (file == another) != (found[one].inode == found[other].inode) {
                     event!("{one} and {other} are not the same file, or should not be");
                     continue 'states;
                 }
