@@ -204,7 +204,8 @@ impl<'a> Asked<'a> {
         }
     }
 
-    /// The client's settings: namenodes from the first place that names any, the rest from the first file found.
+    /// The client's settings: namenodes from the first place that names any, the rest from the file that is named, else
+    /// each from the first usual file that has it, up to the one that names the namenodes.
     pub fn resolve(&self, places: &Places) -> Result<ClientSection> {
         let mut found = self.section(places)?;
         let current = places.current().filter(|current| current.is_file());
@@ -238,15 +239,15 @@ impl<'a> Asked<'a> {
         if let Some(path) = self.config.or(self.env_config.as_deref()) {
             return Ok(File::read(path)?.client);
         }
-        for path in places.files() {
-            if path.is_file() {
-                let section = File::read(&path)?.client;
-                if !section.namenodes.is_empty() {
-                    return Ok(section);
-                }
+        let mut found = ClientSection::default();
+        for path in places.files().filter(|path| path.is_file()) {
+            found = found.or(File::read(&path)?.client);
+            // What a later file says may be meant for another cluster.
+            if !found.namenodes.is_empty() {
+                break;
             }
         }
-        Ok(ClientSection::default())
+        Ok(found)
     }
 }
 
@@ -272,6 +273,16 @@ pub fn tls_dir(connection: &Connection, file: Option<PathBuf>) -> Option<PathBuf
 }
 
 impl ClientSection {
+    /// What is set here, and the rest from `other`.
+    fn or(self, other: ClientSection) -> ClientSection {
+        ClientSection {
+            namenodes: if self.namenodes.is_empty() { other.namenodes } else { self.namenodes },
+            tls: self.tls.or(other.tls),
+            operation_timeout_seconds: self.operation_timeout_seconds.or(other.operation_timeout_seconds),
+            lanes: self.lanes.or(other.lanes),
+        }
+    }
+
     /// Reads what [`crate::cluster`] wrote: the first line is the cluster's directory, the second its namenodes, and the
     /// third, if it is secure, the directory of a certificate.
     fn current(path: &Path) -> Result<ClientSection> {
@@ -312,6 +323,22 @@ mod tests {
             assert!(error.contains("unknown field"), "{error}");
             assert!(error.contains("cairn.toml"), "{error}");
         }
+    }
+
+    #[test]
+    fn files_without_namenodes_count_until_one_has_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = places(dir.path());
+        let (user, system) =
+            (dir.path().join("config/cairn/cairn.toml"), dir.path().join("etc/cairn/cairn.toml"));
+        write(&user, "[client]\nlanes = 5\n");
+        write(&system, "[client]\nnamenodes = [\"system:1\"]\ntls = \"/etc/tls\"\nlanes = 7\n");
+        let found = Asked::default().resolve(&places).unwrap();
+        assert_eq!((found.lanes, found.namenodes), (Some(5), vec!["system:1".to_owned()]));
+        assert_eq!(found.tls.as_deref(), Some(Path::new("/etc/tls")));
+        write(&user, "[client]\nnamenodes = [\"user:1\"]\n");
+        let found = Asked::default().resolve(&places).unwrap();
+        assert_eq!((found.lanes, found.tls), (None, None), "the system's file is about another cluster");
     }
 
     #[test]

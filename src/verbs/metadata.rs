@@ -12,7 +12,7 @@ use clap::Args;
 
 use crate::client::Client;
 use crate::config::check_address;
-use crate::exit::{PathError, Usage};
+use crate::exit::{self, PathError, Usage};
 use crate::output;
 use crate::transfer::{Replacement, replaceable};
 
@@ -46,7 +46,13 @@ pub async fn snapshot(client: Arc<Client>, args: SnapshotMetadata) -> Result<()>
     let failed = |error| PathError::local(&args.file)(error);
     let (target, _) = replaceable(&args.file).map_err(failed)?;
     let (replacement, file) = Replacement::begin(&target, "snapshot").map_err(failed)?;
-    let bytes = write(&client, file, replacement.path()).await?;
+    let bytes = tokio::select! {
+        written = write(&client, file, replacement.path()) => written?,
+        _ = tokio::signal::ctrl_c() => {
+            drop(replacement);
+            std::process::exit(i32::from(exit::INTERRUPTED));
+        }
+    };
     replacement.publish(&target, true).map_err(failed)?;
     sync_directory(&target)?;
     let mut out = output::stdout();

@@ -85,9 +85,9 @@ fn compare(placed: &NodeCheck, listed: &ReplicaList) -> (Vec<(u64, Doubt)>, u64)
     (doubts, next)
 }
 
-/// Compares every datanode that answers with its records.
-pub async fn replicas(client: &Client, nodes: &[fs::DatanodeInfo]) -> Result<Vec<Found>> {
-    let mut found = Vec::new();
+/// Compares every datanode that answers with its records. Also returns how many did not, of those that are not dead.
+pub async fn replicas(client: &Client, nodes: &[fs::DatanodeInfo]) -> (Vec<Found>, u64) {
+    let (mut found, mut silent) = (Vec::new(), 0);
     for node in nodes {
         if node.liveness() == Liveness::Dead {
             client.report.note(format!("node {} is dead: its replicas were not compared", node.node));
@@ -97,10 +97,11 @@ pub async fn replicas(client: &Client, nodes: &[fs::DatanodeInfo]) -> Result<Vec
             Ok(doubts) => found.extend(doubts),
             Err(error) => {
                 client.report.note(format!("node {} at {}: {error:#}", node.node, node.address));
+                silent += 1;
             }
         }
     }
-    Ok(found)
+    (found, silent)
 }
 
 async fn of_node(client: &Client, node: &fs::DatanodeInfo) -> Result<Vec<Found>> {

@@ -153,8 +153,11 @@ impl Check {
                 findings.garbage = Some(garbage);
                 findings.add(found);
             });
-            let found = leaks::replicas(&self.client, &status.datanodes).await?;
-            self.change(|findings| findings.add(found));
+            let (found, silent) = leaks::replicas(&self.client, &status.datanodes).await;
+            self.change(|findings| {
+                findings.add(found);
+                findings.tally.unreadable += silent;
+            });
         } else if self.args.path.is_root() {
             self.client.report.note("only root may compare chunks and datanodes with their records");
         }
