@@ -3,7 +3,7 @@ verify:
     cargo fmt --all -- --check
     cargo clippy --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
-    cargo test
+    cargo test --workspace
 
 # Rewrite what a tool can rewrite.
 fix:

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use cairn_ops::trace::Tracing;
+use cairn_ops::trace::{self, Tracing};
 use serde::Deserialize;
 
 use crate::args::Connection;
@@ -87,10 +87,28 @@ impl TraceSection {
     pub fn tracing(&self) -> Tracing {
         Tracing {
             slow: Duration::from_millis(self.slow_ms),
-            collector: self.collector.clone().or_else(|| env::var(OTLP).ok()).unwrap_or_default(),
+            collector: self.collector.clone().or_else(collector_of_environment).unwrap_or_default(),
             one_of: self.one_of,
         }
     }
+}
+
+/// The collector that the environment names for all programs. It may be one that others can talk to and this one cannot.
+fn collector_of_environment() -> Option<String> {
+    let base = env::var(OTLP).ok().filter(|base| !base.is_empty())?;
+    let collector = traces_of(&base);
+    match trace::check(&collector) {
+        Ok(()) => Some(collector),
+        Err(why) => {
+            tracing::info!("no traces are sent: {OTLP}: {why}");
+            None
+        }
+    }
+}
+
+/// Where traces go, given where everything goes (the OTLP exporter's specification).
+fn traces_of(base: &str) -> String {
+    format!("{}/v1/traces", base.trim_end_matches('/'))
 }
 
 impl File {
@@ -323,6 +341,12 @@ mod tests {
             assert!(error.contains("unknown field"), "{error}");
             assert!(error.contains("cairn.toml"), "{error}");
         }
+    }
+
+    #[test]
+    fn traces_go_below_the_endpoint() {
+        assert_eq!(traces_of("http://localhost:4318"), "http://localhost:4318/v1/traces");
+        assert_eq!(traces_of("http://localhost:4318/otlp/"), "http://localhost:4318/otlp/v1/traces");
     }
 
     #[test]

@@ -54,7 +54,7 @@ codes! {
         "Start them again; with a majority gone, nothing can be changed.";
     /// Fewer datanodes than replicas.
     DatanodesTooFew => "DATANODES_TOO_FEW",
-        "Add datanodes, or want fewer replicas (`cairn setrep`).";
+        "Add datanodes, or start those that do not run.";
     /// The datanodes are nearly full.
     SpaceLow => "SPACE_LOW",
         "Delete files, or add disks or datanodes.";

@@ -70,6 +70,11 @@ pub fn start(tracing: &Tracing, service: &str, instance: &str) -> Result<(), Str
     Ok(())
 }
 
+/// Whether a collector's address can be used; else why not.
+pub fn check(collector: &str) -> Result<(), String> {
+    Collector::parse(collector).map(drop)
+}
+
 /// Waits until what was done so far is sent, but not for long.
 pub async fn flush() {
     let Some(queue) = OUTGOING.get() else { return };

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::process::Identity;
+use crate::exit::Usage;
 
 /// The file's format.
 const VERSION: u32 = 1;
@@ -163,7 +164,7 @@ impl Layout {
             Some(node) => Ok(node),
             None => {
                 let names: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
-                bail!("there is no node {name}; there are {}", names.join(", "))
+                bail!(Usage(format!("there is no node {name}; there are {}", names.join(", "))))
             }
         }
     }

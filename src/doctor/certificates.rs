@@ -29,6 +29,11 @@ pub fn judge(area: &'static str, dir: Option<&Path>, found: &mut Findings) {
     }
 }
 
+/// Whether a certificate is for another user than the one who looks.
+pub fn is_for_another(dir: &Path) -> bool {
+    look(dir).is_err_and(|error| is_anothers(&error))
+}
+
 fn is_anothers(error: &anyhow::Error) -> bool {
     let causes = || error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
     causes().any(|cause| cause.kind() == std::io::ErrorKind::PermissionDenied)

@@ -26,6 +26,7 @@ use self::finding::Findings;
 use crate::args::Connection;
 use crate::client;
 use crate::config::{Asked, File, Places};
+use crate::exit::Usage;
 use crate::output;
 
 /// How long a namenode may take to answer, and the leader to tell the status.
@@ -100,7 +101,11 @@ pub async fn run(connection: &Connection, args: Doctor) -> Result<u8> {
         machine::judge_fuse(&machine::look_at_fuse(), wants(Role::Mount), others, &mut found);
     }
     if !args.local {
-        if namenodes.is_empty() {
+        if let Err(error) = &section
+            && error.downcast_ref::<Usage>().is_some()
+        {
+            found.fail("namenodes", Code::ConfigInvalid, format!("{error:#}"));
+        } else if namenodes.is_empty() {
             let text = "nothing says where the namenodes are";
             found.fail("namenodes", Code::NamenodesNotConfigured, text);
         } else {
@@ -202,9 +207,12 @@ fn datanode(
 
 async fn cluster(there: &Connection, found: &mut Findings) {
     let patience = there.timeout.unwrap_or(PATIENCE).min(PATIENCE);
+    if there.tls.as_deref().is_some_and(certificates::is_for_another) {
+        return found.fine("namenodes", "not asked: the client's certificate is for another user");
+    }
     let machine = match client::settings("doctor", there, None) {
         Ok(config) => config.machine,
-        Err(error) => return found.fail("tls", Code::ConfigInvalid, format!("{error:#}")),
+        Err(error) => return found.fail("tls", Code::CertificateUnusable, format!("{error:#}")),
     };
     let probes = there.namenodes.iter().map(|address| {
         let machine = &machine;

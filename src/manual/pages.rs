@@ -98,6 +98,8 @@ fn environment(page: &mut Roff) {
         "Addresses of the namenodes, divided by commas, unless --namenodes is given.",
     );
     entry(page, "CAIRN_CONFIG", "The configuration file, unless --config is given.");
+    entry(page, "CAIRN_TLS", "The directory with a certificate, unless --tls is given.");
+    entry(page, "CAIRN_CA", "The directory of the authority, unless --ca is given.");
     entry(page, "CAIRN_CLUSTER_DIR", "The directory of the local cluster, unless --dir is given.");
     entry(page, "RUST_LOG", "What to log to stderr, unless --log is given.");
     page.control("SH", ["FILES"]);

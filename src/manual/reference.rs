@@ -58,7 +58,8 @@ fn page() -> String {
     let mut page = format!(
         "<!-- Written by `just reference` out of the definitions in the code. -->\n\n# Configuration\n\n{ABOUT}\n\n\
          A command looks for the file where `--config` or `CAIRN_CONFIG` say, else in `~/.config/cairn/cairn.toml`, \
-         else in\n`/etc/cairn/cairn.toml`. `cairn namenode` and `cairn datanode` read only a file that is named;\n\
+         else in\n`/etc/cairn/cairn.toml`; what `[client]` of the former lacks is taken from the latter, unless the\n\
+         former names the namenodes. `cairn namenode` and `cairn datanode` read only a file that is named;\n\
          a datanode that is told no namenodes looks for those of `[client]` as commands do.\n\
          `cairn doctor` checks the file and what it says; `man cairn.toml` has this page.\n"
     );

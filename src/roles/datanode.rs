@@ -24,7 +24,7 @@ pub struct Datanode {
     /// Where it listens
     #[arg(long, value_name = "IP:PORT")]
     listen: Option<SocketAddr>,
-    /// Its address for others (else the one it listens on)
+    /// Its address for others (else the one it listens on, or, if that is every address, this host's name)
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Option<String>,
     /// Let everybody in, from other machines, too, when there is no TLS

@@ -21,7 +21,7 @@ pub struct Namenode {
     /// Where it listens
     #[arg(long, value_name = "IP:PORT")]
     listen: Option<SocketAddr>,
-    /// Its address for others (else the one it listens on)
+    /// Its address for others (else the one it listens on, if that is not every address)
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Option<String>,
     /// Let everybody in, from other machines, too, when there is no TLS

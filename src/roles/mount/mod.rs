@@ -114,6 +114,13 @@ async fn serve(plan: Plan, ready: impl FnOnce()) -> Result<()> {
     let tls = config.machine.tls.clone();
     config.delegate = options.delegates() && acts_for_all(tls.as_ref(), &options)?;
     config.short_circuit = options.short_circuit;
+    // A user's certificate is none for servers, so what a mount shows of itself stays on its machine.
+    if let Some((address, _)) = &asides.http
+        && tls.is_some()
+        && !address.ip().to_canonical().is_loopback()
+    {
+        bail!(Usage(format!("http: a mount under TLS shows its metrics on loopback only, not on {address}")));
+    }
     let cluster = client::reach(config).await?;
     let runtime = tokio::runtime::Handle::current();
     let served = cluster.clone();
@@ -123,12 +130,6 @@ async fn serve(plan: Plan, ready: impl FnOnce()) -> Result<()> {
         .map_err(|error| anyhow!("{error}"))?;
     let _http = match asides.http {
         Some((address, names)) => {
-            // A user's certificate is none for servers, so what a mount shows of itself stays on its machine.
-            if tls.is_some() && !address.ip().to_canonical().is_loopback() {
-                bail!(Usage(format!(
-                    "http: a mount under TLS shows its metrics on loopback only, not on {address}"
-                )));
-            }
             let names = Names::new(names.iter().map(String::as_str));
             Some(http::start(address, names, None, mounted.site()).await.map_err(|error| anyhow!(error))?)
         }
