@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::args::On;
 use crate::client::Client;
-use crate::exit::PathError;
+use crate::exit::{PathError, Usage};
 use crate::output::{self, Table};
 use crate::paths::ClusterPath;
 
@@ -133,6 +133,7 @@ fn place(snapshot: &fs::SnapshotInfo) -> ClusterPath {
 
 /// The top of a snapshot of a directory: its path and its attributes.
 async fn top(client: &Client, directory: &ClusterPath, name: &str) -> Result<(ClusterPath, fs::Attr)> {
+    check_name(name)?;
     let path = directory.join(cairn_proto::snapshot::DIRECTORY).join(name.as_bytes());
     match client.look(&path, false).await? {
         Some(attr) => Ok((path, attr)),
@@ -142,6 +143,13 @@ async fn top(client: &Client, directory: &ClusterPath, name: &str) -> Result<(Cl
             Err(PathError::Remote(path, error).into())
         }
     }
+}
+
+/// An empty name, which is what an unset variable leaves, would mean the list of all snapshots, and one with a slash
+/// something within one: neither is the directory as it was.
+fn check_name(name: &str) -> Result<(), Usage> {
+    cairn_proto::path::check_name(name.as_bytes())
+        .map_err(|error| Usage(format!("{name:?} cannot be a snapshot: {}", error.detail)))
 }
 
 /// The inode's own number, wherever it was found.
@@ -159,4 +167,17 @@ fn value(snapshot: &fs::SnapshotInfo) -> Value {
         "records": snapshot.records,
         "bytes": snapshot.bytes,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_name_is_no_snapshot() {
+        assert!(check_name("s1").is_ok());
+        for name in ["", "s1/sub", "/s1", ".", ".."] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
 }
