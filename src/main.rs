@@ -12,6 +12,7 @@ mod config;
 mod demo;
 mod doctor;
 mod exit;
+mod hangup;
 mod manual;
 mod mode;
 mod output;

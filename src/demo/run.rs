@@ -18,6 +18,7 @@ use super::verify::{Verified, verify};
 use crate::client::Client;
 use crate::cluster::{Shape, hints, ready};
 use crate::exit;
+use crate::hangup::Hangup;
 use crate::output;
 use crate::transfer::{JOBS, Progress};
 use crate::verbs::put::put_file;
@@ -29,8 +30,8 @@ pub struct Demo {
     #[arg(long, value_name = "PATH")]
     source: Option<PathBuf>,
     /// Most bytes to copy
-    #[arg(long, value_name = "SIZE", default_value = "512M")]
-    bytes: String,
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = output::parse_size)]
+    bytes: u64,
     /// Most files to copy
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     files: usize,
@@ -66,10 +67,12 @@ struct Figures {
 pub async fn run(args: Demo) -> Result<u8> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = Hangup::listen()?;
     // The stage is owned by the play: dropping it takes everything down.
     tokio::select! {
         result = play(args) => result,
         _ = terminate.recv() => Ok(exit::INTERRUPTED),
+        () = hangup.come() => Ok(exit::INTERRUPTED),
         _ = interrupt.recv() => {
             exit::say("\ncairn: demo: interrupted; cleaning up");
             Ok(exit::INTERRUPTED)
@@ -83,7 +86,7 @@ async fn play(args: Demo) -> Result<u8> {
         Some(root) => root.clone(),
         None => source::default_root()?,
     };
-    let bounds = Bounds { files: args.files.max(1), bytes: output::parse_size(&args.bytes)? };
+    let bounds = Bounds { files: args.files.max(1), bytes: args.bytes };
     narrator.say(&format!("hashing the files of {}", root.display()));
     let source = tokio::task::spawn_blocking(move || source::survey(&root, bounds)).await??;
     let source = Arc::new(source);

@@ -133,7 +133,9 @@ fn take(
 fn list(root: &Path) -> Vec<(PathBuf, u64)> {
     let mut files = Vec::new();
     let mut waiting = vec![root.to_path_buf()];
-    while let Some(directory) = waiting.pop() {
+    while files.len() < SEEN
+        && let Some(directory) = waiting.pop()
+    {
         let Ok(entries) = fs::read_dir(&directory) else { continue };
         let mut entries: Vec<fs::DirEntry> = entries.flatten().collect();
         entries.sort_by_key(fs::DirEntry::file_name);

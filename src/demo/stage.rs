@@ -60,7 +60,8 @@ impl Stage {
                 let said = process::last_lines(&log, 1);
                 if let Ok(local) = self.local() {
                     let _ = local.end("mount", nix::sys::signal::Signal::SIGKILL);
-                    local.layout.nodes.retain(|node| node.name != "mount");
+                    // It may have come after all: what is left mounted could not be deleted with the rest.
+                    let _ = local.remove_mount();
                 }
                 Err(if said.is_empty() { format!("{error:#}") } else { said })
             }

@@ -101,8 +101,9 @@ fn apply(config: &mut cairn_datanode::Config, args: Datanode) -> Result<()> {
     if let Some(address) = args.advertise {
         config.advertise = address;
     }
-    if !config.advertise.is_empty() {
-        check_address(&config.advertise)?;
+    let advertised = Some(&config.advertise).filter(|address| !address.is_empty());
+    for address in advertised.into_iter().chain(&config.namenodes) {
+        check_address(address).map_err(|error| Usage(error.to_string()))?;
     }
-    config.namenodes.iter().try_for_each(|address| check_address(address))
+    Ok(())
 }

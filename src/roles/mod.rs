@@ -16,22 +16,31 @@ use tokio::sync::watch;
 
 use crate::config::TraceSection;
 use crate::exit::{self, Usage};
+use crate::hangup::Hangup;
 
-/// Becomes true at the first SIGTERM or SIGINT; the second one ends the process at once.
+/// Becomes true at the first SIGTERM, SIGINT or SIGHUP; another SIGTERM or SIGINT ends the process at once. A terminal that
+/// is closed may send more than one SIGHUP.
 fn shutdown() -> Result<watch::Receiver<bool>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = Hangup::listen()?;
     let (send, receive) = watch::channel(false);
     tokio::spawn(async move {
-        for asked in 0.. {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+        let mut asked = false;
+        loop {
+            let by_somebody = tokio::select! {
+                _ = terminate.recv() => true,
+                _ = interrupt.recv() => true,
+                () = hangup.come() => false,
+            };
+            if asked {
+                if by_somebody {
+                    tracing::warn!("asked again: stopping at once");
+                    std::process::exit(i32::from(exit::FAILED));
+                }
+                continue;
             }
-            if asked > 0 {
-                tracing::warn!("asked again: stopping at once");
-                std::process::exit(i32::from(exit::FAILED));
-            }
+            asked = true;
             tracing::info!("stopping; ask again to stop at once");
             notify::stopping();
             let _ = send.send(true);

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -95,6 +96,7 @@ fn an_administrator_mounts_as_ever() {
     a_mount_whose_process_was_killed_is_taken_away(&cluster, point.path());
     files_seem_to_belong_to_whom_it_was_asked(&cluster, point.path());
     the_background_is_left_alone(&cluster, point.path());
+    a_closed_terminal_ends_it_in_order(&cluster, point.path());
     mount_finds_its_helper(&cluster, point.path());
     an_ordinary_user_mounts(&cluster);
 }
@@ -179,6 +181,28 @@ fn the_background_is_left_alone(cluster: &Cluster, point: &Path) {
     wait_until("the end of the process", || fs::read_to_string(&log).unwrap().contains("unmounted"));
     let said = cluster.fails(&["mount", "--daemon", text(&point.join("missing"))]);
     assert!(said.contains("mkdir -p"), "{said}");
+}
+
+/// As the terminal is closed that it was started from: it hangs up on all that runs there, perhaps more than once.
+fn a_closed_terminal_ends_it_in_order(cluster: &Cluster, point: &Path) {
+    let mut command = cluster.command(&["mount", text(point)]);
+    // Whoever started the tests may have it ignored.
+    let heard = || {
+        // SAFETY: signal is async-signal-safe, and touches no memory of the parent.
+        unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
+        Ok(())
+    };
+    // SAFETY: as above.
+    let mut server = unsafe { command.pre_exec(heard) }.spawn().expect("the mount starts");
+    wait_until("it is mounted", || mounted_with(point).is_some());
+    fs::write(point.join("unsynced"), "kept").expect("it can be written to");
+    for _ in 0..2 {
+        // SAFETY: a signal to a child of ours that nobody has waited for.
+        unsafe { libc::kill(server.id() as i32, libc::SIGHUP) };
+    }
+    assert!(server.wait().expect("it ends").success());
+    assert_eq!(mounted_with(point), None);
+    assert_eq!(cluster.ok(&["cat", "/unsynced"]), "kept");
 }
 
 /// With a `/sbin` of its own, laid over the machine's in a name space of its own.
