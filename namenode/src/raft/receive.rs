@@ -150,6 +150,16 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn one_whose_sender_falls_silent_is_given_up() {
+        let simulated = SimulatedDisk::new(1);
+        let disk: SharedDisk = Arc::new(simulated.mount());
+        let mut parts = parts_of(vec![7; 1000]).chain(futures::stream::pending());
+        let given_up = receive(&disk, Path::new(DIR), &mut parts).await;
+        assert_eq!(given_up.err().map(|status| status.code()), Some(Code::DeadlineExceeded));
+        assert_eq!(simulated.files(DIR), Vec::<std::path::PathBuf>::new(), "nothing stays");
+    }
+
     #[test]
     fn one_at_a_time() {
         let receiver = Receiver::default();
