@@ -203,11 +203,14 @@ fn node(args: Node) -> Result<()> {
 
 fn user(args: UserArgs) -> Result<()> {
     checked_name(&args.name)?;
-    let here = nix::unistd::User::from_name(&args.name).ok().flatten();
+    let named = nix::unistd::User::from_name(&args.name).ok().flatten();
+    // Another user's group by chance of the same name is not meant.
+    let here = named.filter(|user| args.uid.is_none_or(|uid| uid == user.uid.as_raw()));
     let uid = args.uid.or(here.as_ref().map(|user| user.uid.as_raw()));
     let gid = args.gid.or(here.as_ref().map(|user| user.gid.as_raw()));
     let (Some(uid), Some(gid)) = (uid, gid) else {
-        bail!(Usage(format!("there is no user {} on this machine: give --uid and --gid", args.name)));
+        let number = args.uid.map(|uid| format!(" with the number {uid}")).unwrap_or_default();
+        bail!(Usage(format!("there is no user {}{number} on this machine: give --uid and --gid", args.name)));
     };
     let groups = match args.groups {
         Some(groups) => groups,
@@ -247,4 +250,19 @@ fn default_place(dir: &Path, peer: &Peer) -> PathBuf {
 /// Whether `dir` has an authority.
 fn is_authority(dir: &Path) -> bool {
     dir.join(authority::CA_KEY).exists() && dir.join(CA).exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_users_group_is_not_taken_by_the_name() {
+        let at = At { ca: "/nowhere".into() };
+        let wanted = Wanted { at, out: None, days: 1, force: false };
+        let name = "root".to_owned();
+        let args = UserArgs { name, uid: Some(4242), gid: None, groups: None, proxy: false, wanted };
+        let error = user(args).unwrap_err();
+        assert!(error.downcast_ref::<Usage>().is_some_and(|usage| usage.0.contains("4242")), "{error}");
+    }
 }

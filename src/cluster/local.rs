@@ -34,6 +34,7 @@ impl LocalCluster {
     pub fn create(dir: &Path, shape: Shape, mount: Option<&Path>) -> Result<LocalCluster> {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let dir = dir.canonicalize()?;
+        check_is_text(&dir)?;
         let lock = lock(&dir)?;
         if dir.join(FILE).exists() {
             bail!("there is a cluster in {} already", dir.display());
@@ -258,22 +259,22 @@ impl LocalCluster {
             bail!("{} is still mounted; nothing was deleted", mount.display());
         }
         self.forget_current();
-        // Only what is ours: the directory may hold other things.
-        for node in &self.layout.nodes {
+        // Only what is ours: the directory may hold other things, also under the names of `logs` and of the mount.
+        for node in self.layout.nodes.iter().filter(|node| node.role != Role::Mount) {
             remove_all(&self.data(&node.name))?;
         }
-        remove_all(&self.dir.join("logs"))?;
+        // The mount may have been given up, and its log is still there.
+        for name in self.layout.nodes.iter().map(|node| node.name.as_str()).chain(["mount"]) {
+            remove(&self.log(name))?;
+        }
         if self.layout.shape.secure {
             remove_all(&certificates::dir(&self.dir))?;
         }
         for name in ["cairn.toml", FILE, LOCK] {
-            match fs::remove_file(self.dir.join(name)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-                _ => {}
-            }
+            remove(&self.dir.join(name))?;
         }
         let inner_mount = self.layout.mount_point().filter(|mount| mount.starts_with(&self.dir));
-        for dir in inner_mount.iter().chain([&self.dir]) {
+        for dir in inner_mount.iter().chain([&self.dir.join("logs"), &self.dir]) {
             // Left where it is if it is not empty.
             let _ = fs::remove_dir(dir);
         }
@@ -301,10 +302,10 @@ impl LocalCluster {
     }
 
     fn save(&self) -> Result<()> {
-        let quoted: Vec<String> =
+        let namenodes: Vec<String> =
             self.layout.namenodes().iter().map(|address| format!("{address:?}")).collect();
-        let tls = self.client_tls().map(|tls| format!("tls = {tls:?}\n")).unwrap_or_default();
-        let text = format!("[client]\nnamenodes = [{}]\n{tls}", quoted.join(", "));
+        let tls = self.client_tls().map(|tls| format!("tls = {}\n", quoted(&tls))).unwrap_or_default();
+        let text = format!("[client]\nnamenodes = [{}]\n{tls}", namenodes.join(", "));
         write_whole(&self.client_config(), text.as_bytes())?;
         self.layout.write(&self.dir)
     }
@@ -428,7 +429,21 @@ fn prepared_mount_point(dir: &Path) -> Result<PathBuf> {
     dir.canonicalize().with_context(|| format!("cannot use the mount point {}", dir.display()))
 }
 
+/// A string of JSON is one of TOML as well; what `{:?}` writes need not be.
+fn quoted(path: &Path) -> String {
+    serde_json::Value::from(path.to_string_lossy()).to_string()
+}
+
+/// What is remembered of a cluster is remembered as lines of text.
+fn check_is_text(path: &Path) -> Result<()> {
+    if path.to_str().is_none_or(|text| text.contains('\n')) {
+        bail!(exit::Usage(format!("the path {path:?} is not a line of text; choose another")));
+    }
+    Ok(())
+}
+
 fn check_mount_point(layout: &Layout, mount: &Path, dir: &Path) -> Result<()> {
+    check_is_text(mount)?;
     if layout.is_hidden_by(mount, dir) {
         bail!(
             "a mount on {} would hide the files of the cluster itself; choose another directory",
@@ -444,5 +459,56 @@ fn remove_all(dir: &Path) -> Result<()> {
             Err(error).with_context(|| format!("cannot delete {}", dir.display()))
         }
         _ => Ok(()),
+    }
+}
+
+fn remove(file: &Path) -> Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot delete {}", file.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+
+    const SHAPE: &str = r#"{"namenodes": 1, "datanodes": 0, "racks": 1, "replication": 1, "base_port": 0}"#;
+
+    #[test]
+    fn only_what_is_the_clusters_own_is_deleted() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = place.path().canonicalize().unwrap();
+        let shape = serde_json::from_str(SHAPE).unwrap();
+        let layout = Layout::new(shape, &["a:1".into()], Some(&dir.join("mnt")));
+        let _lock = lock(&dir).unwrap();
+        let cluster = LocalCluster { dir: dir.clone(), layout, _lock, _ports: None };
+        cluster.save().unwrap();
+        for directory in ["nn1", "logs", "mnt", "mount"] {
+            fs::create_dir(dir.join(directory)).unwrap();
+        }
+        for file in ["nn1/state", "logs/nn1.log", "logs/mount.log", "logs/theirs", "mount/theirs"] {
+            fs::write(dir.join(file), "x").unwrap();
+        }
+        cluster.delete().unwrap();
+        let left = ["logs/theirs", "mount/theirs"].map(|file| dir.join(file).exists());
+        let gone = ["nn1", "mnt", "logs/nn1.log", "logs/mount.log", FILE, LOCK, "cairn.toml"];
+        assert_eq!(left, [true, true]);
+        assert!(gone.iter().all(|name| !dir.join(name).exists()));
+    }
+
+    #[test]
+    fn a_path_is_text_and_stays_what_it_is() {
+        for path in ["/o'brien \"x\"\\y", "/cafe\u{301}", "/tab\t"] {
+            assert!(check_is_text(Path::new(path)).is_ok());
+            let table: toml::Table = toml::from_str(&format!("tls = {}", quoted(Path::new(path)))).unwrap();
+            assert_eq!(table["tls"].as_str(), Some(path));
+        }
+        assert!(check_is_text(Path::new(OsStr::from_bytes(b"/\xff"))).is_err());
+        assert!(check_is_text(Path::new("/two\nlines")).is_err());
     }
 }

@@ -5,6 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use anyhow::{Result, bail};
 use socket2::{Domain, Socket, Type};
 
+use crate::exit::Usage;
+
 /// Below the range from which the kernel picks ports for outgoing connections: one of those could take a port
 /// between its choice here and its use.
 const RANGE: std::ops::Range<u16> = 10_000..30_000;
@@ -20,9 +22,9 @@ pub struct Chosen {
 /// `count` addresses on the loopback interface: free ones, or the ones from `base` on.
 pub fn choose(count: usize, base: u16) -> Result<Chosen> {
     if base != 0 {
-        let last = usize::from(base) + count;
-        if last > usize::from(u16::MAX) {
-            bail!("{count} ports from {base} on do not fit");
+        let end = usize::from(base) + count;
+        if end > usize::from(u16::MAX) + 1 {
+            bail!(Usage(format!("{count} ports from {base} on do not fit")));
         }
         let addresses = (0..count).map(|index| address(base + index as u16)).collect();
         return Ok(Chosen { addresses, _held: Vec::new() });
@@ -83,6 +85,7 @@ mod tests {
     #[test]
     fn ports_from_a_base_are_in_order() {
         assert_eq!(choose(2, 7000).unwrap().addresses, ["127.0.0.1:7000", "127.0.0.1:7001"]);
+        assert_eq!(choose(2, 65534).unwrap().addresses, ["127.0.0.1:65534", "127.0.0.1:65535"]);
         assert!(choose(3, 65534).is_err());
     }
 }

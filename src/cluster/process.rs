@@ -1,7 +1,8 @@
 //! Processes that outlive the command that started them, and how to be sure that a pid is still theirs.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -13,6 +14,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, setsid};
 use serde::{Deserialize, Serialize};
+
+/// So much of a log is looked at for its last lines.
+const LAST_BYTES: u64 = 16 << 10;
 
 /// A process: its pid, and when it started in clock ticks since the boot, because pids are used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,9 +39,13 @@ pub fn spawn(args: &[OsString], log: &Path) -> Result<Identity> {
     command.args(args).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     // Its cluster is what the arguments say, wherever this command was called from.
     command.env_remove("CAIRN_NAMENODES").env_remove("CAIRN_CONFIG").env_remove("CAIRN_TLS").current_dir("/");
-    // SAFETY: setsid is async-signal-safe and touches no memory of the parent.
+    // SAFETY: umask and setsid are async-signal-safe and touch no memory of the parent.
     unsafe {
-        command.pre_exec(|| setsid().map(drop).map_err(std::io::Error::from));
+        command.pre_exec(|| {
+            // Whom a file in the cluster is closed to must not read its chunks on the disk.
+            libc::umask(0o077);
+            setsid().map(drop).map_err(std::io::Error::from)
+        });
     }
     let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
     let pid = child.id();
@@ -111,10 +119,19 @@ impl Identity {
 
 /// The last lines of a log, for saying why a process ended.
 pub fn last_lines(log: &Path, count: usize) -> String {
-    let content = std::fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&content[content.len().saturating_sub(16 << 10)..]).into_owned();
+    let text = String::from_utf8_lossy(&end_of(log).unwrap_or_default()).into_owned();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+/// A log of days may be larger than what is in memory.
+fn end_of(log: &Path) -> std::io::Result<Vec<u8>> {
+    let mut file = File::open(log)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LAST_BYTES)))?;
+    let mut content = Vec::new();
+    file.take(LAST_BYTES).read_to_end(&mut content)?;
+    Ok(content)
 }
 
 #[cfg(test)]
@@ -138,6 +155,15 @@ mod tests {
         assert!(child.try_wait().unwrap().is_none());
         identity.signal(OsStr::new("600"), Signal::SIGKILL).unwrap();
         assert!(identity.wait_gone(OsStr::new("600"), Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn the_end_of_a_long_log_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        assert_eq!(last_lines(&log, 2), "");
+        std::fs::write(&log, format!("{}one\ntwo\nthree\n", "x\n".repeat(LAST_BYTES as usize))).unwrap();
+        assert_eq!(last_lines(&log, 2), "two\nthree");
     }
 
     const ALONE: &str = "CAIRN_TEST_FIRST_THREAD_ENDS";

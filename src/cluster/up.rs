@@ -232,5 +232,5 @@ fn shown_dir(dir: &Path) -> String {
 
 /// How this program was called, so that a hint can be pasted.
 fn program() -> String {
-    std::env::args().next().unwrap_or_else(|| "cairn".into())
+    std::env::args_os().next().map_or_else(|| "cairn".into(), |name| name.to_string_lossy().into_owned())
 }

@@ -153,7 +153,9 @@ pub async fn run(verb: Verb) -> Result<u8> {
                 Kind::Datanode => Role::Datanode,
                 Kind::Namenode => Role::Namenode,
             };
-            println_quietly(&cluster.add(role)?)?;
+            let name = cluster.add(role)?;
+            println_quietly(&name)?;
+            ready::stay(&cluster, &[name]).await?;
         }
         Verb::Down(place) => LocalCluster::open(&place.existing()?)?.down()?,
         Verb::Rm(place) => {

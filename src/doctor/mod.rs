@@ -200,8 +200,8 @@ fn datanode(
         let meant = port::resolve(&config.advertise);
         port::judge_advertised(role, &config.advertise, &meant, namenodes, found);
     }
-    let connections = 2 * config.max_connections as u64;
-    let wanted = connections + FILES_OF_DIRECTORY * config.dirs.len() as u64 + FILES_OF_ROLE;
+    let connections = (config.max_connections as u64).saturating_mul(2);
+    let wanted = connections.saturating_add(FILES_OF_DIRECTORY * config.dirs.len() as u64 + FILES_OF_ROLE);
     machine::judge_open_files(role, machine::open_files(pid), wanted, found);
 }
 
@@ -231,7 +231,9 @@ async fn cluster(there: &Connection, found: &mut Findings) {
     }
 }
 
-/// The way to the cluster at these addresses, with the certificate that was found together with them.
+/// The way to the cluster at these addresses, with the certificate that was found together with them, if they were: a
+/// role may know addresses where clients know none.
 fn there(connection: &Connection, namenodes: &[String], tls: Option<PathBuf>) -> Connection {
+    let tls = tls.or_else(|| connection.tls.clone());
     Connection { namenodes: namenodes.to_vec(), tls, ..connection.clone() }
 }

@@ -8,12 +8,15 @@ use anyhow::{Result, anyhow};
 use cairn_client::control::{BalanceReply, BalanceRequest};
 use clap::Args;
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::client::Client;
 use crate::output;
 
 /// How often it is asked for again; a leader goes on for ten seconds by itself.
 const PACE: Duration = Duration::from_secs(1);
+/// How long the leader may take to hear that it is over.
+const FAREWELL: Duration = Duration::from_secs(3);
 /// Between two lines where nobody watches.
 const SELDOM: Duration = Duration::from_secs(60);
 
@@ -38,8 +41,13 @@ pub async fn run(client: Arc<Client>, args: Balance) -> Result<()> {
     let watched = std::io::stdout().is_terminal();
     let mut said: Option<Instant> = None;
     let mut last = String::new();
+    // One for all rounds: what is pressed between two, or while nobody answers, counts as well.
+    let mut interrupt = signal(SignalKind::interrupt())?;
     loop {
-        let reply = client.cluster.balance(ask).await.map_err(|error| anyhow!("{error}"))?;
+        let reply = tokio::select! {
+            reply = client.cluster.balance(ask) => reply.map_err(|error| anyhow!("{error}"))?,
+            _ = interrupt.recv() => return Err(interrupted(&client).await),
+        };
         let is_over = reply.balanced || reply.stuck;
         let line = line(&reply);
         let pace = if watched { PACE } else { SELDOM };
@@ -55,18 +63,23 @@ pub async fn run(client: Arc<Client>, args: Balance) -> Result<()> {
         }
         tokio::select! {
             () = tokio::time::sleep(PACE) => {}
-            _ = tokio::signal::ctrl_c() => {
-                stop(&client).await;
-                return Err(anyhow!("interrupted; what was moved stays where it is now"));
-            }
+            _ = interrupt.recv() => return Err(interrupted(&client).await),
         }
     }
 }
 
-/// Ends it at once; it would end by itself in a few seconds.
+async fn interrupted(client: &Client) -> anyhow::Error {
+    stop(client).await;
+    anyhow!("interrupted; what was moved stays where it is now")
+}
+
+/// Ends it at once; it would end by itself in a few seconds, so that a leader that does not answer is not waited for.
 async fn stop(client: &Client) {
-    if let Err(error) = client.cluster.balance(BalanceRequest::default()).await {
-        tracing::debug!(%error, "the leader was not told that it is over");
+    let told = client.cluster.balance(BalanceRequest::default());
+    match tokio::time::timeout(FAREWELL, told).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "the leader was not told that it is over"),
+        Err(_) => tracing::debug!("the leader was not told in time that it is over"),
     }
 }
 
