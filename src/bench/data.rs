@@ -44,7 +44,7 @@ pub async fn run(client: &Client, dir: &ClusterPath, args: &Data) -> Result<Vec<
         clients: 1,
         elapsed: began.elapsed(),
         times: Times::joined([times]),
-        each: 1,
+        each: 1.0,
         bytes: Some(bytes),
     };
     let (began, mut times, mut at) = (Instant::now(), Times::default(), 0);

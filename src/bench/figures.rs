@@ -49,8 +49,8 @@ pub struct Line {
     pub elapsed: Duration,
     /// How long each took.
     pub times: Times,
-    /// Things each operation counts for, such as entries of a listing; 1 where nothing else is said.
-    pub each: u64,
+    /// Things an operation counts for on average, such as entries of a listing; 1 where nothing else is said.
+    pub each: f64,
     /// Bytes moved, where bytes are what counts.
     pub bytes: Option<u64>,
 }
@@ -60,7 +60,7 @@ impl Line {
         let seconds = self.elapsed.as_secs_f64().max(1e-9);
         match self.bytes {
             Some(bytes) => bytes as f64 / seconds,
-            None => (self.times.count() as u64 * self.each) as f64 / seconds,
+            None => self.times.count() as f64 * self.each / seconds,
         }
     }
 
@@ -111,7 +111,7 @@ mod tests {
             Times((51..=100).rev().map(Duration::from_millis).collect()),
         ]);
         let line =
-            Line { what: "stat", clients: 2, elapsed: Duration::from_secs(2), times, each: 1, bytes: None };
+            Line { what: "stat", clients: 2, elapsed: Duration::from_secs(2), times, each: 1.0, bytes: None };
         assert_eq!(line.json()["per_second"], 50.0);
         assert_eq!(line.json()["p99_seconds"], 0.099);
         let shown = table(&[line]);
@@ -131,7 +131,7 @@ mod tests {
             clients: 1,
             elapsed: Duration::ZERO,
             times: Times::default(),
-            each: 1,
+            each: 1.0,
             bytes: Some(0),
         };
         assert!(table(&[line]).contains("0.00 ms"));

@@ -79,7 +79,7 @@ struct Worker {
 pub async fn run(connection: &Connection, dir: &ClusterPath, args: &Meta) -> Result<Vec<Line>> {
     let mut lines = Vec::new();
     let mut top = None;
-    for &count in &args.clients {
+    for (round, &count) in args.clients.iter().enumerate() {
         let sessions = args.sessions.map_or(count, |most| most.min(count));
         let sessions = connect(connection, usize::from(sessions), args.delegate).await?;
         // One client alone would take minutes for what many do in a second.
@@ -94,7 +94,8 @@ pub async fn run(connection: &Connection, dir: &ClusterPath, args: &Meta) -> Res
         for (number, client) in sessions.iter().cycle().take(usize::from(count)).enumerate() {
             let mut directories = Vec::new();
             for part in 0..files.div_ceil(args.width) {
-                let name = format!("{count}-{number}-{part}").into_bytes().into();
+                // The same number of clients may be asked for again.
+                let name = format!("{round}-{number}-{part}").into_bytes().into();
                 let at = fs::NodeRef { inode: top, path: name };
                 directories.push(make_directory_at(client, at).await?);
             }
@@ -106,7 +107,7 @@ pub async fn run(connection: &Connection, dir: &ClusterPath, args: &Meta) -> Res
             let tasks = workers.iter().cloned().map(|worker| tokio::spawn(worker.work(step))).collect();
             let times = Times::joined(all(tasks).await?);
             let elapsed = began.elapsed();
-            let each = if step == Step::List { u64::from(files.min(args.width).min(PAGE)) } else { 1 };
+            let each = if step == Step::List { listed(files, args.width) } else { 1.0 };
             lines.push(Line { what: step.name(), clients: count.into(), elapsed, times, each, bytes: None });
         }
         for client in sessions {
@@ -115,6 +116,13 @@ pub async fn run(connection: &Connection, dir: &ClusterPath, args: &Meta) -> Res
         }
     }
     Ok(lines)
+}
+
+/// Entries of a client's listings on average: its last directory may have fewer than the others.
+fn listed(files: u32, width: u32) -> f64 {
+    let directories = files.div_ceil(width);
+    let all: u64 = (0..directories).map(|part| u64::from((files - part * width).min(width).min(PAGE))).sum();
+    all as f64 / f64::from(directories.max(1))
 }
 
 impl Worker {
@@ -152,5 +160,18 @@ impl Worker {
             self.client.cluster.sync_names().await.map_err(|error| anyhow!("{}: {error}", step.name()))?;
         }
         Ok(times)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_is_not_full_counts_for_what_it_has() {
+        assert_eq!(listed(4000, 1000), 1000.0);
+        assert_eq!(listed(2500, 1000), 2500.0 / 3.0);
+        assert_eq!(listed(10, 1000), 10.0);
+        assert_eq!(listed(5000, 5000), 1024.0);
     }
 }

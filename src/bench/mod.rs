@@ -70,8 +70,9 @@ pub async fn run(client: Arc<Client>, connection: Connection, bench: Bench) -> R
         What::Data(data) => data::run(&client, &dir, &data).await,
         What::Small(small) => small::run(&client, &dir, &small).await,
     };
-    rm::run(client.clone(), rm::Rm::tree(dir)).await?;
-    show(&measured?, json)
+    let removed = rm::run(client.clone(), rm::Rm::tree(dir)).await;
+    show(&measured?, json)?;
+    removed
 }
 
 fn show(lines: &[Line], json: bool) -> Result<()> {
@@ -137,7 +138,30 @@ fn noise(length: usize) -> Bytes {
 async fn all<T: Send + 'static>(tasks: Vec<tokio::task::JoinHandle<Result<T>>>) -> Result<Vec<T>> {
     let mut results = Vec::new();
     for task in tasks {
-        results.push(task.await.context("a task of the benchmark ended")??);
+        results.push(task.await.context("a task of the benchmark ended").flatten());
     }
-    Ok(results)
+    // Only now: one that still works would make what is being removed.
+    results.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_failure_is_told_when_all_have_ended() {
+        let ended = Arc::new(AtomicBool::new(false));
+        let slow = ended.clone();
+        let tasks: Vec<tokio::task::JoinHandle<Result<()>>> = vec![
+            tokio::spawn(async { Err(anyhow!("no")) }),
+            tokio::spawn(async move {
+                tokio::task::yield_now().await;
+                slow.store(true, Ordering::Relaxed);
+                Ok(())
+            }),
+        ];
+        assert!(all(tasks).await.is_err() && ended.load(Ordering::Relaxed));
+    }
 }

@@ -68,7 +68,7 @@ pub async fn run(client: &Arc<Client>, dir: &ClusterPath, args: &Small) -> Resul
         };
         let times = Times::joined(all((0..args.at_once).map(share).collect()).await?);
         let (clients, elapsed) = (args.at_once as usize, began.elapsed());
-        lines.push(Line { what, clients, elapsed, times, each: 1, bytes: None });
+        lines.push(Line { what, clients, elapsed, times, each: 1.0, bytes: None });
     }
     Ok(lines)
 }
