@@ -82,9 +82,9 @@ pub async fn up(args: Up) -> Result<()> {
         LocalCluster::create(&dir, shape(&args)?, args.mount.as_deref())?
     };
     // Also if it does not come up: whoever wants to stop it must find it.
-    cluster.make_last()?;
+    remembered(cluster.make_last());
     let client = start_nodes(&mut cluster, PATIENCE).await?;
-    cluster.make_current()?;
+    remembered(cluster.make_current());
     let mounted = start_mount(&mut cluster).await;
     mounted.context(
         "the mount did not come up (the cluster did; `cairn cluster up --no-mount` leaves it at that)",
@@ -228,6 +228,13 @@ pub fn hints(cluster: &LocalCluster) -> String {
 
 fn shown_dir(dir: &Path) -> String {
     dir.display().to_string()
+}
+
+/// Where nothing can be noted, as in a home that is read-only, commands are told the directory; the cluster is none the worse.
+fn remembered(noted: Result<()>) {
+    if let Err(error) = noted {
+        exit::say(format_args!("cairn: cluster: commands will not find it by themselves: {error:#}"));
+    }
 }
 
 /// How this program was called, so that a hint can be pasted.

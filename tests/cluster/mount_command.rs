@@ -133,6 +133,8 @@ fn what_is_wrong_is_said(cluster: &Cluster, point: &Path) {
     assert!(mounted_with(point).is_none());
     mount(cluster, point, "rw");
     assert_eq!(mount_helper(cluster, point, "rw").status.code(), Some(32), "mounted already");
+    let said = cluster.fails(&["mount", text(point), "-o", "remount,ro"]);
+    assert!(said.contains("mount -o remount"), "{said}");
     cluster.ok(&["umount", text(point)]);
 }
 

@@ -99,6 +99,9 @@ fn plan(mut connection: Connection, args: Mount) -> Result<Plan> {
     let http = args.http.or(section.http).map(|address| (address, section.http_names.clone()));
     let mut options = options_of(section, args);
     let mut asides = options::apply(&list, false, &mut options, &mut connection)?;
+    if asides.remount {
+        bail!(Usage("remount is for mount(8): mount -o remount,... DIR".into()));
+    }
     asides.http = http;
     asides.log_file = log_file.or(asides.log_file);
     Ok(Plan { connection, options, asides, trace })
