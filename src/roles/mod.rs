@@ -3,6 +3,7 @@
 pub mod datanode;
 pub mod mount;
 pub mod namenode;
+mod stillness;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
 
-use super::{announce, follow_requests, shutdown};
+use super::{announce, follow_requests, shutdown, stillness};
 use crate::args::{Connection, Timing};
 use crate::config::{File, tls_dir};
 use crate::exit::Usage;
@@ -56,6 +56,7 @@ pub async fn run(connection: Connection, args: Namenode) -> Result<u8> {
     let instance = if config.advertise.is_empty() { listen.to_string() } else { config.advertise.clone() };
     follow_requests(&file.trace, "namenode", &instance)?;
     let stop = shutdown()?;
+    stillness::watch()?;
     tracing::info!(%listen, advertise = %config.advertise, dir = %config.dir.display(), "namenode starting");
     announce("namenode", listen);
     cairn_namenode::run(config, stop).await.map_err(|error| anyhow!("{error}"))?;
