@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow};
 use cairn_namenode::restore::{restore, verify};
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::client::Client;
 use crate::config::check_address;
@@ -45,10 +46,12 @@ pub struct RestoreMetadata {
 pub async fn snapshot(client: Arc<Client>, args: SnapshotMetadata) -> Result<()> {
     let failed = |error| PathError::local(&args.file)(error);
     let (target, _) = replaceable(&args.file).map_err(failed)?;
+    // Listened to before there is something to be left behind.
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let (replacement, file) = Replacement::begin(&target, "snapshot").map_err(failed)?;
     let bytes = tokio::select! {
         written = write(&client, file, replacement.path()) => written?,
-        _ = tokio::signal::ctrl_c() => {
+        _ = interrupt.recv() => {
             drop(replacement);
             std::process::exit(i32::from(exit::INTERRUPTED));
         }
