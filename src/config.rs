@@ -248,7 +248,7 @@ impl<'a> Asked<'a> {
             );
         }
         for address in &found.namenodes {
-            check_address(address).map_err(|error| Usage(error.to_string()))?;
+            check_address(address)?;
         }
         Ok(found)
     }
@@ -275,12 +275,12 @@ pub fn split_addresses(list: &str) -> Vec<String> {
 }
 
 /// An address is `host:port`.
-pub fn check_address(address: &str) -> Result<()> {
+pub fn check_address(address: &str) -> Result<(), Usage> {
     let good = address
         .rsplit_once(':')
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0));
     if !good {
-        bail!("{address:?} is not an address: HOST:PORT is expected");
+        return Err(Usage(format!("{address:?} is not an address: HOST:PORT is expected")));
     }
     Ok(())
 }

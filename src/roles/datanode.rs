@@ -103,7 +103,7 @@ fn apply(config: &mut cairn_datanode::Config, args: Datanode) -> Result<()> {
     }
     let advertised = Some(&config.advertise).filter(|address| !address.is_empty());
     for address in advertised.into_iter().chain(&config.namenodes) {
-        check_address(address).map_err(|error| Usage(error.to_string()))?;
+        check_address(address)?;
     }
     Ok(())
 }

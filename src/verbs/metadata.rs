@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::client::Client;
 use crate::config::check_address;
-use crate::exit::{self, PathError, Usage};
+use crate::exit::{self, PathError};
 use crate::output;
 use crate::transfer::{Replacement, replaceable};
 
@@ -107,7 +107,7 @@ fn sync_directory(file: &Path) -> Result<()> {
 
 /// Makes a namenode's directory from such a file.
 pub fn run_restore(args: &RestoreMetadata) -> Result<u8> {
-    check_address(&args.advertise).map_err(|error| Usage(error.to_string()))?;
+    check_address(&args.advertise)?;
     let backup = File::open(&args.file).map_err(PathError::local(&args.file))?;
     let restored = restore(&args.dir, &args.advertise, backup).map_err(|error| anyhow!("{error}"))?;
     let mut out = output::stdout();
