@@ -3,6 +3,8 @@
 // They panic when nobody reads: `output` and `exit::say` say what then happens.
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
+#[cfg(test)]
+mod alone;
 mod args;
 mod bench;
 mod ca;

@@ -1,6 +1,7 @@
 //! A local cluster: its directory, its nodes, and starting and stopping them.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -144,12 +145,7 @@ impl LocalCluster {
         if self.alive(node) {
             bail!("{name} is running; stop it first with `cairn cluster stop {name}`");
         }
-        match fs::remove_dir_all(self.data(name)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot delete the data of {name}"))
-            }
-            _ => Ok(()),
-        }
+        gone(fs::remove_dir_all(self.data(name)), || format!("the data of {name}"))
     }
 
     /// Adds a namenode or datanode and starts it.
@@ -454,18 +450,18 @@ fn check_mount_point(layout: &Layout, mount: &Path, dir: &Path) -> Result<()> {
 }
 
 fn remove_all(dir: &Path) -> Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot delete {}", dir.display()))
-        }
-        _ => Ok(()),
-    }
+    gone(fs::remove_dir_all(dir), || dir.display())
 }
 
 fn remove(file: &Path) -> Result<()> {
-    match fs::remove_file(file) {
+    gone(fs::remove_file(file), || file.display())
+}
+
+/// What was to be removed; what is not there need not be.
+fn gone<D: Display>(removed: std::io::Result<()>, what: impl FnOnce() -> D) -> Result<()> {
+    match removed {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot delete {}", file.display()))
+            Err(error).with_context(|| format!("cannot delete {}", what()))
         }
         _ => Ok(()),
     }

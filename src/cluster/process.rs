@@ -137,6 +137,7 @@ fn end_of(log: &Path) -> std::io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::alone;
 
     #[test]
     fn a_process_is_known_by_its_start_and_arguments() {
@@ -166,13 +167,11 @@ mod tests {
         assert_eq!(last_lines(&log, 2), "two\nthree");
     }
 
-    const ALONE: &str = "CAIRN_TEST_FIRST_THREAD_ENDS";
-
     /// What the next test runs in a process of its own.
     #[test]
     #[ignore = "another test starts and kills it"]
     fn a_first_thread_that_ends_before_another() {
-        if std::env::var_os(ALONE).is_none() {
+        if !alone::is_asked_for() {
             return;
         }
         extern "C" fn end_thread(_: libc::c_int) {
@@ -193,10 +192,7 @@ mod tests {
     #[test]
     fn a_process_runs_until_its_last_thread_has_ended() {
         let name = "cluster::process::tests::a_first_thread_that_ends_before_another";
-        let arguments = ["--ignored", "--exact", name];
-        let program = std::env::current_exe().unwrap();
-        let mut child =
-            Command::new(program).args(arguments).env(ALONE, "1").stdout(Stdio::null()).spawn().unwrap();
+        let mut child = alone::command(name).stdout(Stdio::null()).spawn().unwrap();
         let pid = child.id();
         let identity = Identity { pid, started: stat(pid).unwrap().started };
         let deadline = Instant::now() + Duration::from_secs(60);

@@ -62,6 +62,7 @@ impl Seen {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::alone;
 
     #[test]
     fn every_beat_counts_from_the_beginning() {
@@ -73,13 +74,11 @@ mod tests {
         assert!(seen.still(99), "and one look more");
     }
 
-    const ALONE: &str = "CAIRN_TEST_RUNTIME_STANDS_STILL";
-
     /// What the next test runs in a process of its own.
     #[test]
     #[ignore = "another test starts it, and sees how it ends"]
     fn a_runtime_all_of_whose_threads_wait() {
-        if std::env::var_os(ALONE).is_none() {
+        if !alone::is_asked_for() {
             return;
         }
         let runtime =
@@ -96,12 +95,7 @@ mod tests {
     #[test]
     fn a_process_that_stands_still_ends() {
         let name = "roles::stillness::tests::a_runtime_all_of_whose_threads_wait";
-        let program = std::env::current_exe().unwrap();
-        let ended = std::process::Command::new(program)
-            .args(["--ignored", "--exact", name])
-            .env(ALONE, "1")
-            .output()
-            .unwrap();
+        let ended = alone::command(name).output().unwrap();
         assert_eq!(ended.status.code(), Some(i32::from(exit::FAILED)), "{ended:?}");
     }
 }

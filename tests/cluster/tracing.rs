@@ -130,13 +130,9 @@ fn a_request_is_one_trace_through_all_processes() {
     file.sync_all().unwrap();
     // Each of the chain's datanodes has to sync it.
     let synced = collector.wait_until("fsync", |spans| {
-        let of = |service, name: &str| {
-            spans
-                .iter()
-                .filter(|span| span.service == service && (name.is_empty() || span.name == name))
-                .count()
-        };
-        of("mount", "") > 0 && of("namenode", "") > 0 && of("datanode", "sync") == 3
+        let from = |service| spans.iter().filter(move |span| span.service == service);
+        let syncs = from("datanode").filter(|span| span.name == "sync").count();
+        from("mount").next().is_some() && from("namenode").next().is_some() && syncs == 3
     });
     let root = synced.iter().find(|span| span.parent.is_none()).unwrap();
     assert_eq!(root.service, "mount");
